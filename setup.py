@@ -1,0 +1,58 @@
+"""Installs `bias_clip`: the losses with a minimal base, training and its tools as extras."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+BASE = ["jax>=0.10", "numpy>=2.0", "jaxtyping>=0.3"]
+TRAIN = [
+    "absl-py>=2.1",
+    "etils[epath]>=1.9",
+    "flax>=0.12",
+    "grain>=0.2.18",
+    "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
+    "jinja2>=3.1",
+    "ml_collections>=1.0",
+    "msgpack>=1.0",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12",
+    "pillow>=11",
+    "array_record>=0.8",
+    "sentencepiece>=0.2",
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.10",
+    "tqdm>=4.66",
+]
+TEST = [
+    "beartype>=0.18",
+    "hypothesis>=6.100",
+    "import-linter>=2.1",
+    "mypy>=1.13",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "ruff>=0.9",
+    "scikit-learn>=1.5",
+]
+
+setup(
+    name="bias_clip",
+    version="0.1.0",
+    description="Image-text pretraining in JAX, and control over what the models learn.",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["bias_clip", "bias_clip.*"]),
+    package_data={"bias_clip": ["data/emoji_pack/*", "train/report_page.*"]},
+    install_requires=BASE,
+    extras_require={
+        "train": TRAIN,
+        "test": TRAIN + TEST,
+        "tpu": ["jax[tpu]>=0.10"],
+        "cuda": ["jax[cuda12]>=0.10"],
+        "build": ["resvg-py>=0.2"],  # renders the embedded data set anew
+    },
+)
