@@ -1,0 +1,42 @@
+"""The evaluators by name, as configs name them."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from bias_clip.data.sources import Source
+from bias_clip.evals.bias import make_bias
+from bias_clip.evals.contrastive import make_contrastive
+from bias_clip.evals.encode import Encode
+from bias_clip.evals.probe import make_probe
+from bias_clip.evals.results import EvalResult
+from bias_clip.evals.retrieval import make_retrieval
+from bias_clip.evals.zeroshot import make_zeroshot
+
+EVALUATORS: dict[str, Callable[..., Callable[[Encode], EvalResult]]] = {
+    "bias": make_bias,
+    "contrastive": make_contrastive,
+    "probe": make_probe,
+    "retrieval": make_retrieval,
+    "zeroshot": make_zeroshot,
+}
+
+
+def make_evaluator(name: str, source: Source, **arguments: Any) -> Callable[[Encode], EvalResult]:
+    """Returns the evaluator of that name in `EVALUATORS`, made for the source.
+
+    Raises:
+      ValueError: an unknown name or argument, or a missing one; lists the valid ones.
+    """
+    if name not in EVALUATORS:
+        raise ValueError(f"unknown evaluator {name!r}; expected one of {sorted(EVALUATORS)}.")
+    parameters = inspect.signature(EVALUATORS[name]).parameters
+    valid = [key for key in parameters if key != "source"]
+    unknown = [key for key in arguments if key not in valid]
+    if unknown:
+        raise ValueError(f"evaluator {name!r} got {unknown}; its arguments are {valid}.")
+    needed = [key for key in valid if parameters[key].default is inspect.Parameter.empty]
+    missing = [key for key in needed if key not in arguments]
+    if missing:
+        raise ValueError(f"evaluator {name!r} lacks {missing}; it needs {needed}.")
+    return EVALUATORS[name](source, **arguments)

@@ -1,0 +1,138 @@
+"""A linear probe: how much of an attribute can be read from the image embeddings by a plane?"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from bias_clip.data.sources import Source, column
+from bias_clip.evals.encode import Encode
+from bias_clip.evals.results import EvalResult
+
+
+class Ridge(NamedTuple):
+    """A linear classifier: the class of z is the argmax of z @ weights + intercept."""
+
+    weights: Float[np.ndarray, "d c"]
+    intercept: Float[np.ndarray, " c"]
+
+
+class _Moments(NamedTuple):
+    mean: np.ndarray
+    target_mean: np.ndarray
+    values: np.ndarray
+    vectors: np.ndarray
+    cross: np.ndarray
+
+
+def fit_ridge(
+    z: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    *,
+    num_classes: int,
+    penalty: float,
+) -> Ridge:
+    """Least squares on targets +1 for the class and -1 for the others, in float64.
+
+    ::
+
+        minimise  sum_i ||z_i @ weights + intercept - y_i||^2 + penalty * ||weights||^2
+
+    The intercept is free. The solution is closed and deterministic; it predicts what scikit-learn's
+    RidgeClassifier(alpha=penalty) predicts.
+    """
+    return _solve(_moments(z, labels, num_classes), penalty)
+
+
+def predict(z: Float[np.ndarray, "n d"], ridge: Ridge) -> Int[np.ndarray, " n"]:
+    """The class of each row; equal scores go to the smaller one."""
+    return np.argmax(z.astype(np.float64) @ ridge.weights + ridge.intercept, axis=1)
+
+
+def choose_penalty(
+    z: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    *,
+    num_classes: int,
+    penalties: Sequence[float],
+    seed: int,
+    held_out: float = 0.2,
+) -> float:
+    """The penalty with the best accuracy on a held-out part of the rows; of equals, the largest."""
+    order = np.random.default_rng(seed).permutation(len(z))
+    test, train = np.split(order, [max(1, round(held_out * len(z)))])
+    moments = _moments(z[train], labels[train], num_classes)
+    hits = {p: np.mean(predict(z[test], _solve(moments, p)) == labels[test]) for p in penalties}
+    return max(penalties, key=lambda penalty: (hits[penalty], penalty))
+
+
+def make_probe(
+    source: Source,
+    *,
+    train_source: Source,
+    label: str,
+    penalties: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3),
+    seed: int = 0,
+) -> Callable[[Encode], EvalResult]:
+    """Returns `evaluate(encode)`: a ridge classifier fitted on one source and judged on another.
+
+    Metrics: acc1, class_recall, chance (accuracy of always naming the most frequent class of
+    train_source), penalty, classes, unseen (share of pictures whose class train_source lacks; they
+    count as wrong).
+
+    Args:
+      source: the pictures it is judged on.
+      train_source: the pictures it is fitted on; a fifth of them chooses the penalty, then all fit.
+      label: column of the classes, in both.
+      penalties: to choose from, positive, for embeddings of unit norm and squares summed over rows.
+      seed: which fifth.
+
+    Raises:
+      ValueError: penalties that are not positive, a column with a single class, fewer than 2 rows.
+    """
+    if not penalties or min(penalties) <= 0:
+        raise ValueError(f"penalties are {penalties}; expected at least one, all positive.")
+    classes, train = np.unique(column(train_source, label), return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"column {label!r} holds only {classes.tolist()}; expected two classes.")
+    values = column(source, label)
+    seen = np.isin(values, classes)
+    truth = np.where(seen, np.searchsorted(classes, values), -1)
+    frequent = np.bincount(train).argmax()
+
+    def evaluate(encode: Encode) -> EvalResult:
+        z, shape = encode.images(train_source), {"num_classes": len(classes)}
+        penalty = choose_penalty(z, train, penalties=penalties, seed=seed, **shape)
+        ridge = fit_ridge(z, train, penalty=penalty, **shape)
+        right = predict(encode.images(source), ridge) == truth
+        metrics = {
+            "acc1": float(right.mean()),
+            "class_recall": float(np.mean([right[values == v].mean() for v in np.unique(values)])),
+            "chance": float(np.mean(truth == frequent)),
+            "penalty": float(penalty),
+            "classes": float(len(classes)),
+            "unseen": float(np.mean(~seen)),
+        }
+        return EvalResult(metrics, {"kind": "probe"})
+
+    return evaluate
+
+
+def _moments(z: np.ndarray, labels: np.ndarray, num_classes: int) -> _Moments:
+    """What the solution needs for every penalty, without the n x c matrix of targets."""
+    if len(z) < 1:
+        raise ValueError("no rows are left to fit; expected a train_source of at least 2 records.")
+    mean = z.mean(axis=0, dtype=np.float64)
+    centred = z - mean
+    sums = np.zeros((num_classes, z.shape[1]))
+    np.add.at(sums, labels, centred)
+    share = np.bincount(labels, minlength=num_classes) / len(z)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    return _Moments(mean, 2 * share - 1, values, vectors, vectors.T @ (2 * sums.T))
+
+
+def _solve(moments: _Moments, penalty: float) -> Ridge:
+    damped = np.maximum(moments.values, 0)[:, None] + penalty
+    weights = moments.vectors @ (moments.cross / damped)
+    return Ridge(weights, moments.target_mean - moments.mean @ weights)

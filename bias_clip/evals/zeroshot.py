@@ -1,0 +1,215 @@
+"""Zero-shot classification: does an image prefer the prompt of its own class to those of all others?"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from bias_clip.data.sources import Source, column
+from bias_clip.data.text import canonicalize
+from bias_clip.evals.encode import Encode
+from bias_clip.evals.ranking import best_ranks, row_blocks, similarity, top_columns, unit
+from bias_clip.evals.results import EvalResult, spread, thumbnail
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "plain": ("{}",),
+    "drawing": ("{}", "a drawing of {}", "a picture of {}", "an emoji of {}"),
+    "photo": ("{}", "a photo of {}", "a photo of a {}", "a picture of the {}"),
+}
+
+
+class Accuracy(NamedTuple):
+    """Shares of images; see `accuracy`."""
+
+    acc1: float
+    acc5: float
+    class_recall: float
+
+
+def class_embeddings(prompts: Float[np.ndarray, "c t d"]) -> Float[np.ndarray, "c d"]:
+    """One unit vector per class: unit(mean over templates of unit(prompt)).
+
+    Reference: Radford et al.: Learning Transferable Visual Models From Natural Language
+    Supervision, 2021, section 3.1.4.
+    """
+    return unit(unit(prompts).mean(axis=1))
+
+
+def accuracy(
+    zimg: Float[np.ndarray, "n d"],
+    zcls: Float[np.ndarray, "c d"],
+    labels: Int[np.ndarray, " n"],
+    *,
+    block_size: int | None = None,
+) -> Accuracy:
+    """Top-1 and top-5 accuracy, and recall averaged over the classes that occur in `labels`.
+
+    Classes come by falling cosine, equal cosines by rising index. acc5 is NaN below five classes.
+    """
+    ranks = best_ranks(zimg, zcls, np.arange(len(labels)), labels, block_size=block_size)
+    counts = np.bincount(labels)
+    recalls = np.bincount(labels, ranks == 0)[counts > 0] / counts[counts > 0]
+    return Accuracy(*_top_shares(ranks, len(zcls)), float(recalls.mean()))
+
+
+def average_precision(
+    scores: Float[np.ndarray, "n c"], targets: Bool[np.ndarray, "n c"]
+) -> Float[np.ndarray, " c"]:
+    """Per class, images by falling score: sum of the precision at its images / max(its images, 1).
+
+    Equal scores by rising index. A class without an image has 0, as in CLIP_benchmark.
+    """
+    order = np.argsort(-scores, axis=0, kind="stable")
+    hits = np.take_along_axis(targets, order, axis=0)
+    precision = np.cumsum(hits, axis=0) / np.arange(1, len(scores) + 1)[:, None]
+    return (precision * hits).sum(axis=0) / np.maximum(hits.sum(axis=0), 1)
+
+
+def make_zeroshot(
+    source: Source,
+    *,
+    label: str,
+    templates: str | Sequence[str] = "plain",
+    classes: Sequence[str] | None = None,
+    class_source: Source | None = None,
+    canonical: bool = True,
+    separator: str | None = None,
+    block_size: int | None = None,
+    num_examples: int = 48,
+    seed: int = 0,
+) -> Callable[[Encode], EvalResult]:
+    """Returns `evaluate(encode)`: classification of the source's pictures by the column `label`.
+
+    Metrics: acc1, acc5, class_recall, chance (of acc1; that of acc5 is five times it), classes,
+    images. With `separator`: acc1 and acc5 count an image as right if the class is any of its
+    labels, images without a label are left out, map takes the place of class_recall.
+
+    Args:
+      source: pictures with a column `label` of class names, or of integers into `classes`.
+      label: name of the column; "name" of the emoji has some 3,900 classes.
+      templates: a name in `TEMPLATES`, or strings with one "{}"; a class is their mean.
+      classes: names to choose from. By default the distinct values of the column.
+      class_source: the values of its column are the classes, so that a part of a data set is
+        classified among the labels of the whole.
+      canonical: prompts without punctuation, in lower case; names that become equal by it are one
+        class. Leave it off where captions were trained on with their punctuation.
+      separator: splits the column's strings into several labels.
+      block_size: images scored at a time; None for as many as 32 MB of scores hold.
+      num_examples: pictures in `details`.
+      seed: which pictures.
+
+    Raises:
+      ValueError: unknown templates or column, labels that are not among the classes.
+    """
+    formats = _formats(templates)
+    if classes is not None and class_source is not None:
+        raise ValueError("got both classes and class_source; give one of them, or neither.")
+    form = canonicalize if canonical else str
+    values = column(source, label)
+    if classes is None:
+        among = values if class_source is None else column(class_source, label)
+        classes = _distinct(among, label, form, separator)
+    rows, columns = _targets(values, classes, form, separator)
+    prompts = [form(template.replace("{}", name)) for name in classes for template in formats]
+    shown = spread(len(source), num_examples, seed=seed)
+    pictures = [thumbnail(source[int(i)]) for i in shown]
+
+    def evaluate(encode: Encode) -> EvalResult:
+        zimg = encode.images(source)
+        ztxt = encode.texts(prompts).reshape(len(classes), len(formats), -1)
+        zcls = class_embeddings(ztxt)
+        if separator is None:
+            metrics = accuracy(zimg, zcls, columns, block_size=block_size)._asdict()
+        else:
+            metrics = _multilabel(zimg, zcls, rows, columns, block_size)
+        metrics["chance"] = len(rows) / len(np.unique(rows)) / len(classes)
+        metrics |= {"classes": float(len(classes)), "images": float(len(np.unique(rows)))}
+        top, scores = top_columns(zimg[shown], zcls, 5)
+        truths = [columns[rows == i] for i in shown]
+        examples = [
+            _example(png, truth, classes, t, s)
+            for png, truth, t, s in zip(pictures, truths, top, scores, strict=True)
+        ]
+        return EvalResult(metrics, {"kind": "zeroshot", "examples": examples})
+
+    return evaluate
+
+
+def _formats(templates: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(templates, str):
+        if templates not in TEMPLATES:
+            raise ValueError(f"templates={templates!r}; expected one of {sorted(TEMPLATES)}.")
+        return TEMPLATES[templates]
+    wrong = [template for template in templates if template.count("{}") != 1]
+    if wrong or not templates:
+        raise ValueError(f"templates have {wrong}; expected at least one, each with one '{{}}'.")
+    return tuple(templates)
+
+
+def _split(value: Any, separator: str | None) -> list[str]:
+    return [value] if separator is None else [part for part in value.split(separator) if part]
+
+
+def _distinct(values: np.ndarray, label: str, form: Callable, separator: str | None) -> list[str]:
+    if values.dtype.kind not in "UO":
+        raise ValueError(
+            f"column {label!r} holds {values.dtype} and no names; give classes, which it indexes."
+        )
+    return sorted({form(part) for value in values for part in _split(value, separator)})
+
+
+def _targets(
+    values: np.ndarray, classes: Sequence[str], form: Callable, separator: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (image, class): all that is true."""
+    if values.dtype.kind in "iu":
+        if values.min() < 0 or values.max() >= len(classes):
+            raise ValueError(
+                f"labels go from {values.min()} to {values.max()}; expected 0 to "
+                f"{len(classes) - 1}, one for each of the {len(classes)} classes."
+            )
+        return np.arange(len(values)), values.astype(np.int64)
+    index = {form(name): i for i, name in reversed(list(enumerate(classes)))}
+    names = [(i, form(part)) for i, value in enumerate(values) for part in _split(value, separator)]
+    unknown = sorted({name for _, name in names if name not in index})
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} labels are not among the {len(index)} classes, such as {unknown[:5]}; "
+            "add them to classes, or take them out of the source."
+        )
+    pairs = np.array([(i, index[name]) for i, name in names], np.int64).reshape(-1, 2)
+    if not len(pairs):
+        raise ValueError("no image has a label; expected at least one that is not empty.")
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _top_shares(ranks: Int[np.ndarray, " n"], num_classes: int) -> tuple[float, float]:
+    top5 = float(np.mean(ranks < 5)) if num_classes >= 5 else float("nan")
+    return float(np.mean(ranks < 1)), top5
+
+
+def _multilabel(
+    zimg: np.ndarray,
+    zcls: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    block_size: int | None,
+) -> dict[str, float]:
+    ranks = best_ranks(zimg, zcls, rows, columns, block_size=block_size)[np.unique(rows)]
+    precisions = []
+    for block in row_blocks(len(zcls), len(zimg), block_size):
+        inside = (columns >= block.start) & (columns < block.stop)
+        targets = np.zeros((len(zimg), block.stop - block.start), bool)
+        targets[rows[inside], columns[inside] - block.start] = True
+        precisions.append(average_precision(similarity(zimg, zcls[block]), targets))
+    acc1, acc5 = _top_shares(ranks, len(zcls))
+    return {"acc1": acc1, "acc5": acc5, "map": float(np.concatenate(precisions).mean())}
+
+
+def _example(
+    png: str, truth: np.ndarray, classes: Sequence[str], top: np.ndarray, scores: np.ndarray
+) -> dict[str, Any]:
+    found = [{"text": classes[i], "score": float(s)} for i, s in zip(top, scores, strict=True)]
+    names = ", ".join(classes[i] for i in truth)
+    return {"png": png, "truth": names, "correct": bool(top[0] in truth), "top": found}

@@ -1,0 +1,59 @@
+import json
+
+import numpy as np
+import pytest
+
+from bias_clip.evals import EVALUATORS, EvalResult, make_evaluator
+from tests.evals.cases import ListSource, fixed_encode, normal, record
+
+ARGUMENTS = {
+    "bias": {},
+    "contrastive": {},
+    "probe": {"label": "concept"},
+    "retrieval": {},
+    "zeroshot": {"label": "concept"},
+}
+
+
+def make_case():
+    """Sixteen people: two concepts, two genders."""
+    source = ListSource(
+        record(
+            i,
+            [f"caption {i}"],
+            concept=("cook", "judge")[i % 2],
+            gender=("woman", "man", "person", "none")[i // 2 % 4],
+            name=f"person {i}",
+            role=1,
+            tone=0,
+        )
+        for i in range(16)
+    )
+    texts = type("Texts", (dict,), {"__missing__": lambda _, text: normal(len(text), 4)})()
+    return source, fixed_encode(normal(0, 16, 4), texts, scale=10.0, bias=-10.0)
+
+
+@pytest.mark.parametrize("name", sorted(EVALUATORS))
+def test_every_evaluator_returns_numbers_and_json(name):
+    source, encode = make_case()
+    arguments = dict(ARGUMENTS[name])
+    if name == "probe":
+        arguments["train_source"] = source
+    evaluate = make_evaluator(name, source, **arguments)
+    result = evaluate(encode)
+    assert isinstance(result, EvalResult)
+    assert result.details["kind"] == name
+    json.dumps(result.details, allow_nan=False)
+    assert result.metrics
+    assert all(type(value) is float for value in result.metrics.values()), result.metrics
+    np.testing.assert_equal(evaluate(encode).metrics, result.metrics)  # NaN equals NaN here
+
+
+def test_unknown_names_and_arguments_list_the_valid_ones():
+    source, _ = make_case()
+    with pytest.raises(ValueError, match="'bias', 'contrastive', 'probe', 'retrieval', 'zeroshot'"):
+        make_evaluator("zero_shot", source)
+    with pytest.raises(ValueError, match=r"lable.*'label', 'templates'"):
+        make_evaluator("zeroshot", source, lable="name")
+    with pytest.raises(ValueError, match=r"lacks \['label'\]"):
+        make_evaluator("zeroshot", source)
