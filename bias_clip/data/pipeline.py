@@ -1,0 +1,268 @@
+"""The training stream: an endless, seeded, resumable sequence of fixed-shape batches.
+
+What stands at a position is a pure function of (seed, position), see `examples`. Hosts, threads and
+restarts only decide who computes it and when.
+"""
+
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from jaxtyping import Int32
+
+from bias_clip.data.examples import Example, make_example_fn
+from bias_clip.data.image import ImageFn
+from bias_clip.data.records import Source
+from bias_clip.data.text import TextFn
+
+Batch = dict[str, np.ndarray]
+
+# Rows that one task of the thread pool makes: large enough to hide its cost, small enough that a
+# per-host batch of thousands is spread over all threads.
+_CHUNK = 32
+# Below this many examples a share is not yet measured: what counts is the number it would allow.
+_SHARE_OVER = 1000
+_MAX_NAMED = 100
+
+
+class Stats(NamedTuple):
+    """What the stream has met so far, on this host.
+
+    `examples` rows were handed out, `replaced` of them stand in for a bad record; `bad` names the
+    first hundred bad records, each with the reason.
+    """
+
+    examples: int
+    replaced: int
+    bad: dict[str, str]
+
+
+def make_train_iterator(
+    source: Source,
+    *,
+    image_fn: ImageFn,
+    text_fn: TextFn,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+    prefetch: int = 2,
+    max_bad_share: float = 0.01,
+) -> "TrainIterator":
+    """Makes the stream of training batches of this host.
+
+    Global batch `t` is positions `[t B, (t + 1) B)` of the shuffled source, reshuffled at each
+    repeat, `B = batch_size`; host `h` of `p` holds its rows `[h B / p, (h + 1) B / p)`. A batch is
+
+        image   float32 [b, h, w, 3]
+        text    int32 [b, l]
+        labels  int32 [b]   hash of the tokens: equal where the model reads the same caption
+        index   int32 [b]   the record in the source
+
+    A record that raises ValueError on the way (a broken picture, no caption) is replaced by
+    another, drawn from (seed, position), counted and named. `prefetch` is in batches; with
+    `num_threads=0` everything runs in the caller.
+
+    Returns: the iterator; close it, or use it in a `with`.
+    Raises: ValueError at once for arguments that do not fit together, an empty source, or a first
+      example of the wrong form; later, when the share of bad records passes `max_bad_share`.
+
+        with make_train_iterator(source, image_fn=image_fn, text_fn=text_fn, batch_size=256,
+                                 seed=0) as batches:
+            next(batches)["image"].shape   # (256, 48, 48, 3)
+    """
+    _check_arguments(batch_size, process_index, process_count, num_threads, prefetch, max_bad_share)
+    _check_source(source, seed)
+    make_example = make_example_fn(source, image_fn=image_fn, text_fn=text_fn, seed=seed)
+    _check_example(make_example(0))
+    return TrainIterator(
+        make_example,
+        identity={"records": len(source), "batch_size": batch_size, "seed": seed},
+        host=(process_index, process_count),
+        reading=(num_threads, prefetch),
+        max_bad_share=max_bad_share,
+    )
+
+
+class TrainIterator(Iterator[Batch]):
+    """Batches of one host from a position on; holds grain's threads until `close`."""
+
+    def __init__(
+        self,
+        make_example: Callable[[int], Example],
+        *,
+        identity: Mapping[str, int],
+        host: tuple[int, int],
+        reading: tuple[int, int],
+        max_bad_share: float,
+    ):
+        self._make_example = make_example
+        self._identity = identity
+        self._host = host
+        self._reading = reading
+        self._max_bad_share = max_bad_share
+        self._step = 0
+        self._stats = Stats(0, 0, {})
+        self._batches: Any = None
+
+    def __next__(self) -> Batch:
+        """Returns the next batch; raises ValueError when too many records are bad."""
+        if self._batches is None:
+            self._batches = self._open(self._step)
+        batch, bad = next(self._batches)
+        self._step += 1
+        self._stats = _count(self._stats, len(batch["index"]), bad)
+        _check_share(self._stats, self._max_bad_share)
+        return batch
+
+    def __enter__(self) -> "TrainIterator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the threads; the next batch, if asked for, starts them again."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+    def stats(self) -> Stats:
+        """Returns the counts of examples and bad records up to the last batch handed out."""
+        return self._stats
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the place in the stream as JSON; the same on all hosts but for the counts."""
+        counts = {**self._stats._asdict(), "bad": dict(self._stats.bad)}
+        return {"step": self._step, **self._identity, "stats": counts}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes to a saved place; the next batch is the one that followed it, bit for bit.
+
+        Raises: ValueError when the state is of another source, batch size or seed.
+        """
+        saved = {key: state.get(key) for key in self._identity}
+        if saved != self._identity:
+            raise ValueError(
+                f"the saved input state is of {saved}, this run has {self._identity}: the order of "
+                "examples would differ. Use the saved values, or start without the input state."
+            )
+        self.close()
+        self._step = int(state["step"])
+        self._stats = Stats(**{**state["stats"], "bad": dict(state["stats"]["bad"])})
+
+    def _open(self, step: int) -> Any:
+        """Starts grain's threads at a step: chunks of rows in parallel, joined to batches."""
+        batch_size, (process_index, process_count) = self._identity["batch_size"], self._host
+        rows = batch_size // process_count
+        size = max(c for c in range(1, min(rows, _CHUNK) + 1) if rows % c == 0)
+        per_batch = rows // size
+
+        def chunk(number: int) -> tuple[Batch, list]:
+            step, part = divmod(number, per_batch)
+            first = step * batch_size + process_index * rows + part * size
+            return _collate([self._make_example(p) for p in range(first, first + size)])
+
+        num_threads, prefetch = self._reading
+        ahead = max(prefetch * per_batch, num_threads) if num_threads else 0
+        options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
+        numbers = grain.MapDataset.range(step * per_batch, 2**62)
+        chunks = numbers.map(chunk).to_iter_dataset(options)
+        batches = chunks.batch(per_batch, batch_fn=_join)
+        if num_threads:  # joining copies the batch: not in the loop's time
+            batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1)
+        return iter(batches)
+
+
+def _collate(examples: Sequence[Example]) -> tuple[Batch, list]:
+    shapes = {e.image.shape for e in examples}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"pictures of different shapes in one batch: {sorted(shapes)}; expected one: end the "
+            "image operations with a resize or crop to a fixed size."
+        )
+    text = np.stack([e.text for e in examples])
+    batch = {
+        "image": np.stack([e.image for e in examples]),
+        "text": text,
+        "labels": np.fromiter((_label(t) for t in text), np.int32, len(text)),
+        "index": np.fromiter((e.record for e in examples), np.int32, len(examples)),
+    }
+    return batch, [e.bad for e in examples if e.bad]
+
+
+def _label(tokens: Int32[np.ndarray, " l"]) -> int:
+    # Of the tokens, not the string: captions that differ only where they are cut are the same text
+    # to the model. 31 bits: two of 32,768 captions collide in one batch of four, harmlessly.
+    return zlib.crc32(tokens.tobytes()) & 0x7FFFFFFF
+
+
+def _join(chunks: Sequence[tuple[Batch, list]]) -> tuple[Batch, list]:
+    if len(chunks) == 1:
+        return chunks[0]
+    batch = {k: np.concatenate([c[k] for c, _ in chunks]) for k in chunks[0][0]}
+    return batch, [bad for _, bads in chunks for bad in bads]
+
+
+def _count(stats: Stats, rows: int, bad: Sequence[tuple[tuple[str, str], ...]]) -> Stats:
+    named = dict(stats.bad)
+    for name, reason in (pair for row in bad for pair in row):
+        if name not in named and len(named) < _MAX_NAMED:
+            named[name] = reason
+            logging.getLogger(__name__).warning("bad record %s: %s", name, reason)
+    return Stats(stats.examples + rows, stats.replaced + len(bad), named)
+
+
+def _check_share(stats: Stats, max_bad_share: float) -> None:
+    allowed = max_bad_share * max(stats.examples, _SHARE_OVER)
+    if stats.replaced > allowed:
+        names = "; ".join(f"{name}: {reason}" for name, reason in list(stats.bad.items())[:10])
+        raise ValueError(
+            f"{stats.replaced} of {stats.examples} examples were bad records, more than "
+            f"max_bad_share={max_bad_share} allows. Repair or leave them out, or raise the share. "
+            f"The first: {names}"
+        )
+
+
+def _check_arguments(
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+    num_threads: int,
+    prefetch: int,
+    share: float,
+) -> None:
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"got batch_size={batch_size} for {process_count} processes, expected a positive "
+            "multiple of the number of processes: batch_size is that of all together."
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"got process_index={process_index} of {process_count} processes.")
+    if num_threads < 0 or prefetch < 1 or not 0 <= share <= 1:
+        raise ValueError(
+            f"got num_threads={num_threads}, prefetch={prefetch}, max_bad_share={share}; expected "
+            "at least 0, at least 1, and a share between 0 and 1."
+        )
+
+
+def _check_source(source: Source, seed: int) -> None:
+    if not 0 < len(source) < 2**31:
+        raise ValueError(f"the source has {len(source)} records, expected 1 to 2^31 - 1.")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"got seed={seed}, expected 0 to 2^63 - 1.")
+
+
+def _check_example(example: Example) -> None:
+    image, text = example.image, example.text
+    if image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"the image operations give {image.dtype}{list(image.shape)}, expected "
+            'float32 [h, w, 3]: end them with "value_range(-1,1)".'
+        )
+    if text.dtype != np.int32 or text.ndim != 1:
+        raise ValueError(f"text_fn gives {text.dtype}{list(text.shape)}, expected int32 [length].")

@@ -1,0 +1,49 @@
+"""Where records come from: one random-access interface over every format.
+
+A source has `__len__` and `__getitem__(int) -> Record`, cheap, pure and safe to call from threads.
+A broken record raises ValueError when it is read, which the pipeline counts and replaces; a broken
+source raises ValueError when it is made.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from bias_clip.data.array_record import array_record_source
+from bias_clip.data.emoji import emoji_source
+from bias_clip.data.records import Record, Source, column
+from bias_clip.data.tfds import tfds_source
+
+__all__ = ["SOURCES", "Record", "Source", "column", "make_source"]
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "array_record": array_record_source,
+    "emoji": emoji_source,
+    "tfds": tfds_source,
+}
+
+
+def make_source(*, name: str, **arguments: Any) -> Source:
+    """Makes a source by name: "emoji", "tfds" or "array_record".
+
+    Raises: ValueError for an unknown name or argument, listing the valid ones, and what the source
+      itself raises.
+
+        source = make_source(name="emoji", split="train")
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown source {name!r}, expected one of {sorted(SOURCES)}.")
+    make = SOURCES[name]
+    signature = inspect.signature(make)
+    unknown = sorted(set(arguments) - set(signature.parameters))
+    if unknown:
+        raise ValueError(
+            f"source {name!r} has no arguments {unknown}; it has {list(signature.parameters)}."
+        )
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"source {name!r}: {error}; arguments: {list(signature.parameters)}."
+        ) from error
+    return make(**arguments)
