@@ -1,0 +1,44 @@
+"""`python -m bias_clip.train --config=configs/emoji.py --workdir=runs/emoji`."""
+
+import shlex
+import sys
+import traceback
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from bias_clip.train.config import load_config, validate
+from bias_clip.train.loop import Interrupted, train
+
+RUN_AGAIN = 75  # exit status after a signal: everything is saved, start the same line again
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.key=value.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the report go.")
+
+
+def main(_argv: list[str]) -> None:
+    """Flags, validation, training. Our own errors say what to do and come without a stack."""
+    logging.set_verbosity(logging.WARNING)
+    command = shlex.join(["python", "-m", "bias_clip.train", *sys.argv[1:]])
+    schema = Path(flags.FLAGS["config"].config_filename).parent / "default.py"
+    try:
+        validate(_CONFIG.value, load_config(schema))
+        train(_CONFIG.value, Path(_WORKDIR.value), command=command)
+    except (ValueError, FloatingPointError) as error:
+        if not _is_ours(error):
+            raise
+        sys.exit(f"error: {error}")
+    except Interrupted as stopped:
+        print(f"{stopped} Run the same line again to continue.", file=sys.stderr)
+        sys.exit(RUN_AGAIN)
+
+
+def _is_ours(error: BaseException) -> bool:
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    return Path(__file__).resolve().parent.parent in raised_in.parents
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

@@ -1,0 +1,195 @@
+"""Is this config one that the code can run? Answered before any data is read or compiled."""
+
+import difflib
+import inspect
+import json
+import runpy
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from bias_clip.data.image import make_image_fn
+from bias_clip.data.sources import SOURCES
+from bias_clip.data.text import make_text_fn, vocab_size
+from bias_clip.evals import EVALUATORS
+from bias_clip.models.two_towers import make_model
+from bias_clip.train.objective import TERMS
+from bias_clip.train.schedule import SCHEDULES
+from bias_clip.train.sharding import make_mesh
+
+
+def validate(config: ml_collections.ConfigDict, schema: ml_collections.ConfigDict) -> None:
+    """Checks every section of `config` against the function that will receive it.
+
+    Args:
+      config: what the run was given.
+      schema: `configs/default.py`'s config, which holds every key there is.
+
+    Raises:
+      ValueError: for a key that is unknown, missing or of another type, an unknown name (loss,
+        source, optimiser, evaluator, op) or argument, and for sections that contradict each other;
+        says what was got and what is valid.
+    """
+    _check_keys("config", config, schema)
+    for section in ("data", "evaluation", "checkpoint"):
+        _check_keys(f"config.{section}", config[section], schema[section])
+    _check_choice("config.data.source", config.data.source, SOURCES)
+    make_image_fn(config.data.image)
+    make_image_fn(config.evaluation.image)
+    check_arguments("config.data.text", make_text_fn, config.data.text)
+    check_arguments("config.model", make_model, config.model)
+    _check_choice("config.schedule", config.schedule, SCHEDULES, given=("total_steps",))
+    check_arguments("config.mesh", make_mesh, config.mesh, given=("devices",))
+    _check_objective(config.objective)
+    for name, arguments in config.evals.items():
+        _check_evaluator(f"config.evals.{name}", arguments)
+    _check_agreement(config)
+
+
+def check_arguments(
+    where: str, function: Callable, arguments: Mapping[str, Any], *, given: Iterable[str] = ()
+) -> None:
+    """Raises ValueError unless `function(**arguments)` is a call that its signature allows.
+
+    Args:
+      where: name of the section, for the message.
+      function: the receiver; parameters before `*` and those in `given` are supplied by the caller.
+      arguments: the section.
+      given: keyword parameters that do not come from the config.
+    """
+    if not isinstance(arguments, Mapping | ml_collections.ConfigDict):
+        raise ValueError(f"{where} is {arguments!r}; expected a dict of arguments.")
+    parameters = inspect.signature(function).parameters.values()
+    keyword = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
+    takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if not takes_more:
+        refuse_unknown(where, arguments, keyword)
+    required = [name for name, p in keyword.items() if p.default is p.empty]
+    missing = [name for name in required if name not in arguments]
+    if missing:
+        raise ValueError(f"{where} lacks {missing}; {function.__name__} needs {required}.")
+    hints = typing.get_type_hints(function)
+    for name in set(arguments) & set(keyword):
+        _check_type(f"{where}.{name}", arguments[name], hints.get(name, Any))
+
+
+def refuse_unknown(where: str, got: Iterable[str], valid: Iterable[str]) -> None:
+    """Raises ValueError for the first of `got` that is not in `valid`, with the nearest spelling."""
+    valid = sorted(valid)
+    for name in got:
+        if name not in valid:
+            near = difflib.get_close_matches(str(name), valid, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{where} has {name!r}; expected one of {valid}.{hint}")
+
+
+def load_config(path: Path) -> ml_collections.ConfigDict:
+    """Returns `get_config()` of a config file, which may import from its own folder's name.
+
+    Raises:
+      ValueError: if there is no such file.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise ValueError(
+            f"there is no config file {path}; the schema, configs/default.py, must lie beside "
+            "every config."
+        )
+    root = str(path.parent.parent)
+    sys.path.insert(0, root)
+    try:
+        return runpy.run_path(str(path))["get_config"]()
+    finally:
+        sys.path.remove(root)
+
+
+def to_plain(value: Any) -> Any:
+    """Returns a config, or part of one, as dicts and lists that JSON can hold."""
+    if isinstance(value, ml_collections.ConfigDict | Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(value: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Returns the config that `to_plain` was given."""
+    return ml_collections.ConfigDict(json.loads(json.dumps(value)))
+
+
+def _check_keys(where: str, config: Mapping, schema: Mapping) -> None:
+    refuse_unknown(where, config, schema)
+    missing = [key for key in schema if key not in config]
+    if missing:
+        raise ValueError(f"{where} lacks {missing}; start from configs/default.py.")
+    for key, default in schema.items():
+        if default is not None and not isinstance(default, Mapping | ml_collections.ConfigDict):
+            kind = float if isinstance(default, float) else type(default)
+            expected = kind | list if kind is tuple else kind
+            _check_type(f"{where}.{key}", config[key], expected)
+
+
+def _check_choice(where: str, section: Mapping, table: Mapping, given: Iterable[str] = ()) -> None:
+    if "name" not in section:
+        raise ValueError(f"{where} has no 'name'; expected one of {sorted(table)}.")
+    refuse_unknown(f"{where}.name", [section["name"]], table)
+    rest = {key: value for key, value in section.items() if key != "name"}
+    check_arguments(where, table[section["name"]], rest, given=given)
+
+
+def _check_objective(objective: Mapping) -> None:
+    if not objective:
+        raise ValueError(f"config.objective is empty; expected at least one of {sorted(TERMS)}.")
+    refuse_unknown("config.objective", objective, TERMS)
+    for name, arguments in objective.items():
+        where = f"config.objective.{name}"
+        if "coef" not in arguments:
+            raise ValueError(f"{where} lacks 'coef', the factor of this term in the sum.")
+        rest = {key: value for key, value in arguments.items() if key != "coef"}
+        check_arguments(where, TERMS[name], rest, given=("axis_name",))
+
+
+def _check_evaluator(where: str, arguments: Mapping) -> None:
+    for key in ("type", "source"):
+        if key not in arguments:
+            raise ValueError(f"{where} lacks {key!r}; types are {sorted(EVALUATORS)}.")
+    refuse_unknown(f"{where}.type", [arguments["type"]], EVALUATORS)
+    rest = {key: value for key, value in arguments.items() if key not in ("type", "source")}
+    check_arguments(where, EVALUATORS[arguments["type"]], rest)
+    for key, value in arguments.items():
+        if key.endswith("source"):
+            _check_choice(f"{where}.{key}", value, SOURCES)
+
+
+def _check_agreement(config: Mapping) -> None:
+    if config.batch_size < 1:
+        raise ValueError(f"config.batch_size is {config.batch_size}; expected at least 1.")
+    length, expected = config.data.text.length, config.model.text.length
+    if length != expected:
+        raise ValueError(
+            f"config.data.text.length is {length}, config.model.text.length {expected}; "
+            "the text tower sees what the tokeniser makes: set both to the same."
+        )
+    pieces = vocab_size(config.data.text.tokenizer)
+    if config.model.text.vocab_size < pieces:
+        raise ValueError(
+            f"config.model.text.vocab_size is {config.model.text.vocab_size}, but the tokenizer "
+            f"{config.data.text.tokenizer!r} has {pieces} pieces; set vocab_size to at least that."
+        )
+
+
+def _check_type(where: str, value: Any, hint: Any) -> None:
+    plain = {int, float, str, bool, type(None), tuple, list}
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if not options or not set(options) <= plain:
+        return
+    wide = set(options) | ({int} if float in options else set())
+    wrong_bool = isinstance(value, bool) and bool not in wide
+    if wrong_bool or not isinstance(value, tuple(wide)):
+        names = " or ".join(sorted(option.__name__ for option in options))
+        raise ValueError(f"{where} is {value!r} ({type(value).__name__}); expected {names}.")

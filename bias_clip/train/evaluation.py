@@ -1,0 +1,98 @@
+"""All evaluators of a config, as one function of the parameters."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from bias_clip.data.image import make_image_fn
+from bias_clip.data.sources import make_source
+from bias_clip.data.text import make_text_fn
+from bias_clip.evals import EvalResult, make_encoder, make_evaluator
+from bias_clip.models.two_towers import Model
+from bias_clip.train.config import to_plain
+from bias_clip.train.sharding import batch_sharding, replicated
+
+
+def make_evaluation(
+    evals: Mapping[str, Mapping[str, Any]],
+    *,
+    model: Model,
+    mesh: Mesh,
+    image: str,
+    text: Mapping[str, Any],
+    batch_size: int,
+) -> Callable[[Any], dict[str, EvalResult]]:
+    """Returns `evaluate(params) -> {name: EvalResult}`.
+
+    Evaluators that read the same source share one object, so each picture is embedded once.
+
+    Args:
+      evals: `{name: dict(type=..., source=..., **arguments of make_<type>)}`.
+      model: from `make_model`.
+      mesh: the batch is split over it.
+      image: ops that make a picture an array.
+      text: arguments of `make_text_fn`.
+      batch_size: pictures or texts embedded at a time.
+    """
+    rows = batch_sharding(mesh)
+    embed_image = jax.jit(
+        lambda params, image: model.apply(params, image=image).zimg, out_shardings=replicated(mesh)
+    )
+    embed_text = jax.jit(
+        lambda params, text: model.apply(params, text=text).ztxt, out_shardings=replicated(mesh)
+    )
+    encoder = make_encoder(
+        embed_image=lambda params, x: embed_image(params, jax.device_put(x, rows)),
+        embed_text=lambda params, x: embed_text(params, jax.device_put(x, rows)),
+        image_fn=make_image_fn(image),
+        text_fn=make_text_fn(**text),
+        batch_size=batch_size,
+    )
+    evaluators = _make_evaluators(evals)
+
+    def evaluate(params):
+        logit = model.apply(params)  # no tower: only what makes cosines logits
+        encode = encoder(params, float(logit.scale), float(logit.bias))
+        return {name: run(encode) for name, run in evaluators.items()}
+
+    return evaluate
+
+
+def flat_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
+    """Returns `{"eval/<evaluator>/<metric>": value}`, as `metrics.jsonl` holds them."""
+    return {
+        f"eval/{name}/{metric}": value
+        for name, result in results.items()
+        for metric, value in result.metrics.items()
+    }
+
+
+def write_results(directory: Path, step: int, results: Mapping[str, EvalResult]) -> None:
+    """Writes `<evaluator>.json` with step, metrics and details for each result."""
+    directory.mkdir(exist_ok=True)
+    for name, result in results.items():
+        record = {"step": step, "metrics": result.metrics, "details": result.details}
+        (directory / f"{name}.json").write_text(json.dumps(record))
+
+
+def _make_evaluators(evals: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable]:
+    sources: dict[str, Any] = {}
+
+    def shared_source(arguments):
+        key = json.dumps(to_plain(arguments), sort_keys=True)
+        if key not in sources:
+            sources[key] = make_source(**arguments)
+        return sources[key]
+
+    made = {}
+    for name, section in evals.items():
+        arguments = {key: value for key, value in section.items() if key not in ("type", "source")}
+        for key in [key for key in arguments if key.endswith("source")]:
+            arguments[key] = shared_source(arguments[key])
+        source = shared_source(section["source"])
+        made[name] = make_evaluator(section["type"], source, **arguments)
+    return made

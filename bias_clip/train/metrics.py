@@ -1,0 +1,157 @@
+"""What a run says of itself: health of the towers, a file of metrics, a line of progress."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from bias_clip.models.two_towers import Outputs
+
+HEALTH_ANCHORS = 1024  # rows of the batch that are compared with all of it
+QUIET_SECONDS = 30.0  # between progress lines where the output is not a terminal
+
+
+def health(outputs: Outputs, batch: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
+    """Returns the signals that tell a healthy contrastive run from a sick one.
+
+    `scale`, `bias`; mean and extreme logit of the pairs and of the non-pairs; the share of pictures
+    whose own caption has the highest logit of the batch (`acc_img`), and of captions (`acc_txt`).
+    Non-pairs with an equal caption (`labels`) are left out. The first 1024 rows are anchors, the
+    whole batch are candidates, so that the cost grows linearly with the batch.
+    """
+    zimg, ztxt = outputs.zimg.astype(jnp.float32), outputs.ztxt.astype(jnp.float32)
+    anchors = min(len(zimg), HEALTH_ANCHORS)
+    rows = jnp.arange(anchors)
+    own = rows[:, None] == jnp.arange(len(zimg))
+    other = ~own
+    if "labels" in batch:
+        other &= batch["labels"][:anchors, None] != batch["labels"]
+    by_image = outputs.scale * zimg[:anchors] @ ztxt.T + outputs.bias
+    by_text = outputs.scale * ztxt[:anchors] @ zimg.T + outputs.bias
+    positive = jnp.sum(jnp.where(own, by_image, 0.0), axis=1)
+    hardest_text = jnp.max(jnp.where(other, by_image, -jnp.inf), axis=1)
+    hardest_image = jnp.max(jnp.where(other, by_text, -jnp.inf), axis=1)
+    return {
+        "scale": outputs.scale,
+        "bias": outputs.bias,
+        "logit_pos": jnp.mean(positive),
+        "logit_pos_min": jnp.min(positive),
+        "logit_neg": jnp.mean(by_image, where=other),
+        "logit_neg_max": jnp.max(hardest_text),
+        "acc_img": jnp.mean(positive > hardest_text),
+        "acc_txt": jnp.mean(positive > hardest_image),
+    }
+
+
+class MetricWriter:
+    """Metrics of one run on disk: `metrics.jsonl`, an object a line, and TensorBoard events."""
+
+    def __init__(self, workdir: Path, *, start_step: int):
+        """Opens the files; lines of steps after `start_step`, which will be run again, are cut."""
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            _cut_after(path, start_step)
+        self._file: TextIO = path.open("a")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one line and the same scalars as events."""
+        plain = {name: _number(value) for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **plain}) + "\n")
+        self._file.flush()
+        for name, value in plain.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes what is buffered."""
+        self._file.close()
+        self._events.close()
+
+
+class Progress:
+    """A live line on a terminal; elsewhere a line every half minute."""
+
+    def __init__(self, *, total_steps: int, start_step: int):
+        """Shows nothing until the first `update`."""
+        self._quiet = not sys.stderr.isatty()
+        self._last = 0.0
+        self._bar = tqdm(
+            total=total_steps,
+            initial=start_step,
+            unit="step",
+            disable=self._quiet,
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+
+    def update(self, step: int, text: str) -> None:
+        """Moves to `step`; `text` says how the run is doing."""
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(step - self._bar.n if not self._quiet else 0)
+        now = time.monotonic()
+        if self._quiet and (now - self._last > QUIET_SECONDS or step == self._bar.total):
+            self._last = now
+            print(f"step {step}/{self._bar.total}  {text}", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays."""
+        self._bar.write(text, file=sys.stderr)
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Leaves the line as it stands."""
+        self._bar.close()
+
+
+class Clock:
+    """Seconds since the last report, and how many of them were spent in a part of the work."""
+
+    def __init__(self):
+        """Starts now."""
+        self._start = time.perf_counter()
+        self._parts: dict[str, float] = {}
+
+    def timed(self, part: str, function: Callable, *args: Any) -> Any:
+        """Returns `function(*args)`; its time counts for `part`."""
+        start = time.perf_counter()
+        result = function(*args)
+        self._parts[part] = self._parts.get(part, 0.0) + time.perf_counter() - start
+        return result
+
+    def report(self) -> tuple[float, dict[str, float]]:
+        """Returns (seconds since the last report, seconds by part) and starts anew."""
+        seconds, parts = time.perf_counter() - self._start, self._parts
+        self._start, self._parts = time.perf_counter(), {}
+        return seconds, parts
+
+
+def format_duration(seconds: float) -> str:
+    """Returns "1 h 02 min", "3 min 20 s" or "20 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _number(value: Any) -> float | int:
+    value = jax.device_get(value)
+    return value if isinstance(value, int) else float(value)
+
+
+def _cut_after(path: Path, step: int) -> None:
+    kept = []
+    for line in path.read_text().splitlines():
+        if not line.endswith("}"):
+            continue  # the last line of a run that was killed while it wrote
+        if json.loads(line)["step"] <= step:
+            kept.append(line + "\n")
+    path.write_text("".join(kept))

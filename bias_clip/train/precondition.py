@@ -1,0 +1,252 @@
+"""What turns gradients into directions: Adafactor, Adam, Lion, Muon, momentum.
+
+Each is `f(params, stacked, *, ...) -> optax.GradientTransformation`. Both trees may have
+`optax.MaskedNode`s in place of parameters that are not trained. `stacked` tells of each leaf whether
+its first axis counts layers: such a leaf is treated as that many parameters.
+"""
+
+import inspect
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from bias_clip.train.sharding import path_name
+
+KERNEL = "(^|/)kernel$"
+"""Found in the path of a weight matrix, and of nothing else."""
+
+
+def make_preconditioner(
+    params: PyTree, stacked: PyTree, *, name: str, **arguments: Any
+) -> optax.GradientTransformation:
+    """Calls one of `PRECONDITIONERS`.
+
+    Raises:
+      ValueError: an unknown name or argument; lists the valid ones.
+    """
+    if name not in PRECONDITIONERS:
+        raise ValueError(f"Unknown optimiser {name!r}; expected one of {sorted(PRECONDITIONERS)}.")
+    valid = set(inspect.signature(PRECONDITIONERS[name]).parameters) - {"params", "stacked"}
+    unknown = sorted(set(arguments) - valid)
+    if unknown:
+        raise ValueError(f"Optimiser {name!r} has no {unknown}; its arguments are {sorted(valid)}.")
+    return PRECONDITIONERS[name](params, stacked, **arguments)
+
+
+def adafactor(
+    params: PyTree,
+    stacked: PyTree,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    exponent: float = 0.8,
+    min_size: int = 32,
+    eps: float = 1e-30,
+    mu_dtype: str = "bfloat16",
+) -> optax.GradientTransformation:
+    """Adafactor as in the ViT recipes: factored second moment, plain first moment, nothing else.
+
+        v = beta * v + (1 - beta) * (g^2 + eps),  beta = min(b2, 1 - (step + 1)^-exponent)
+        m = b1 * m + (1 - b1) * g / sqrt(v);  the update is m
+
+    v is kept as its row and column means over the two largest axes when both have at least `min_size`
+    entries. m starts at zero without bias correction, so that the first steps are short, and is stored
+    in `mu_dtype`. There is no clipping of updates and no scaling by the size of the parameter.
+
+    Reference: Shazeer and Stern, Adafactor, 2018; Zhai et al., Scaling Vision Transformers, 2022,
+    section 3.4.
+    **Differs from the authors' code:** their default cap b2 is 0.999, though the papers use 0.95; and
+    layers stacked along a first axis never share a factor, however deep the stack.
+    """
+    del params
+
+    def beta(step, exponent):
+        return jnp.minimum(b2, 1.0 - (step + 1.0) ** -exponent)
+
+    rms = optax.scale_by_factored_rms(
+        decay_rate=exponent, min_dim_size_to_factor=min_size, epsilon=eps, decay_rate_fn=beta
+    )
+    momentum = optax.ema(b1, debias=False, accumulator_dtype=_dtype(mu_dtype))
+    return optax.chain(_layer_by_layer(rms, stacked), momentum)
+
+
+def adamw(
+    params: PyTree,
+    stacked: PyTree,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+    mu_dtype: str = "float32",
+) -> optax.GradientTransformation:
+    """Adam; the decay of AdamW is in the chain. b2 is 0.95, as in SigLIP, not the usual 0.999."""
+    del params, stacked
+    return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=_dtype(mu_dtype))
+
+
+def lion(
+    params: PyTree,
+    stacked: PyTree,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    mu_dtype: str = "bfloat16",
+) -> optax.GradientTransformation:
+    """Lion: the sign of an interpolated momentum. Takes an lr about ten times smaller than Adam's."""
+    del params, stacked
+    return optax.scale_by_lion(b1=b1, b2=b2, mu_dtype=_dtype(mu_dtype))
+
+
+def sgd(
+    params: PyTree, stacked: PyTree, *, momentum: float = 0.9, mu_dtype: str = "float32"
+) -> optax.GradientTransformation:
+    """Gradient descent with heavy-ball momentum, `m = momentum * m + g`."""
+    del params, stacked
+    if not momentum:
+        return optax.identity()
+    return optax.trace(momentum, accumulator_dtype=_dtype(mu_dtype))
+
+
+def muon(
+    params: PyTree,
+    stacked: PyTree,
+    *,
+    momentum: float = 0.95,
+    num_iterations: int = 5,
+    rms: float | None = 0.2,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+    mu_dtype: str = "float32",
+) -> optax.GradientTransformation:
+    """Muon for weight matrices: Nesterov momentum, orthogonalised; Adam for everything else.
+
+    A leaf is a matrix if it is called "kernel" and, beside the axis of `stacked`, has two axes, or a
+    neighbour "bias" that tells which of its axes are outputs (`[width, heads, head_dim]` is one matrix
+    of `width` rows, `[patch, patch, 3, width]` one of `width` columns).
+
+    Args:
+      params, stacked: trees of shapes and of bools.
+      momentum: of the average that is orthogonalised.
+      num_iterations: of Newton and Schulz.
+      rms: scales an update by `rms * sqrt(max(inputs, outputs))`, so that its entries are as large as
+        Adam's and one lr serves both. None: by `sqrt(max(1, outputs / inputs))`, as Jordan does.
+      b1, b2, eps: of Adam; eps of Muon too.
+      mu_dtype: of both first moments.
+
+    Reference: Jordan et al., Muon, 2024; Liu et al., Muon is Scalable for LLM Training, 2025.
+    """
+    axes = _matrix_axes(params, stacked)
+    shapes = {path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(params)}
+
+    def matrices(value: Callable[[str], Any]) -> PyTree:  # other leaves become nodes without leaves
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: (
+                value(path_name(path)) if path_name(path) in axes else optax.MaskedNode()
+            ),
+            params,
+        )
+
+    def size(name: str) -> float:
+        fan_in, fan_out = (math.prod(shapes[name][i] for i in group) for group in axes[name])
+        return math.sqrt(max(1, fan_out / fan_in) if rms is None else rms**2 * max(fan_in, fan_out))
+
+    dtype = _dtype(mu_dtype)
+    orthogonal = optax.contrib.scale_by_muon(
+        ns_steps=num_iterations,
+        beta=momentum,
+        eps=eps,
+        mu_dtype=dtype,
+        weight_dimension_numbers=matrices(axes.__getitem__),
+    )
+    return optax.partition(
+        {
+            "muon": optax.chain(orthogonal, scale_leaves(matrices(size))),
+            "adam": optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=dtype),
+        },
+        jax.tree_util.tree_map_with_path(
+            lambda path, _: "muon" if path_name(path) in axes else "adam", params
+        ),
+    )
+
+
+PRECONDITIONERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adafactor": adafactor,
+    "adamw": adamw,
+    "lion": lion,
+    "muon": muon,
+    "sgd": sgd,
+}
+"""Name to `f(params, stacked, *, ...)`; the keyword arguments are those of `make_optimizer`."""
+
+
+def _layer_by_layer(
+    rms: optax.GradientTransformation, stacked: PyTree
+) -> optax.GradientTransformation:
+    """`rms`, an `optax.scale_by_factored_rms`, that does not see the first axis of stacked leaves."""
+    axes = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
+
+    def init(params):
+        states = jax.tree.map(
+            lambda p, s: (jax.vmap(rms.init, out_axes=axes) if s else rms.init)(p), params, stacked
+        )
+        return _unzip(states, params, axes._replace(count=0))._replace(
+            count=jnp.zeros((), jnp.int32)
+        )
+
+    def update(grads, state, params=None):
+        one = jax.vmap(rms.update, in_axes=(0, axes, 0), out_axes=(0, axes))
+
+        def leaf(grad, v_row, v_col, v, param, s):
+            inner = optax.FactoredState(state.count, v_row, v_col, v)
+            return (one if s else rms.update)(grad, inner, param)
+
+        pairs = jax.tree.map(leaf, grads, state.v_row, state.v_col, state.v, params, stacked)
+        updates, states = _unzip(pairs, grads, (0, axes._replace(count=0)))
+        return updates, states._replace(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _unzip(tree: PyTree, outer: PyTree, inner: Any) -> Any:
+    """Turns a tree like `outer`, with nodes like `inner`, inside out."""
+    return jax.tree.transpose(jax.tree.structure(outer), jax.tree.structure(inner), tree)
+
+
+def _matrix_axes(params: PyTree, stacked: PyTree) -> dict[str, optax.contrib.MuonDimensionNumbers]:
+    """Input and output axes of every leaf that Muon takes, by path."""
+    ranks = jax.tree.map(lambda x, s: x.ndim - s, params, stacked)
+    rank = {path_name(path): r for path, r in jax.tree_util.tree_leaves_with_path(ranks)}
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = path_name(path)
+        outputs = rank.get(re.sub("kernel$", "bias", name), 1 if rank[name] == 2 else 0)
+        if re.search(KERNEL, name) and 0 < outputs < rank[name]:
+            axes = range(leaf.ndim - rank[name], leaf.ndim)
+            found[name] = optax.contrib.MuonDimensionNumbers(
+                reduction_axis=tuple(axes[:-outputs]), output_axis=tuple(axes[-outputs:])
+            )
+    return found
+
+
+def scale_leaves(mults: PyTree) -> optax.GradientTransformation:
+    """Multiplies each update by its own static number."""
+
+    def scale(updates, params):
+        del params
+        return jax.tree.map(lambda u, m: u if m == 1 else u * m, updates, mults)
+
+    return optax.stateless(scale)
+
+
+def _dtype(name: str) -> Any:
+    valid = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    if name not in valid:
+        raise ValueError(f"mu_dtype must be one of {sorted(valid)}, got {name!r}.")
+    return valid[name]

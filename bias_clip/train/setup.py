@@ -1,0 +1,124 @@
+"""From a config and a mesh to the compiled pieces of a run; reads no data and touches no disk."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from jax.sharding import Mesh
+
+from bias_clip.models.two_towers import Model, make_model
+from bias_clip.train.metrics import health
+from bias_clip.train.objective import make_objective
+from bias_clip.train.optim import make_optimizer
+from bias_clip.train.schedule import make_schedule, parse_duration
+from bias_clip.train.sharding import batch_sharding, check_batch_size, replicated, tree_shardings
+from bias_clip.train.state import TrainState, init_state
+from bias_clip.train.step import make_train_step
+
+
+class Setup(NamedTuple):
+    """A run before its first batch."""
+
+    mesh: Mesh
+    model: Model
+    schedule: Callable  # step -> multiplier of the learning rate
+    total_steps: int
+    log_every: int
+    evaluate_every: int
+    save_every: int
+    abstract_state: TrainState  # ShapeDtypeStructs with shardings
+    abstract_batch: dict[str, jax.ShapeDtypeStruct]
+    init: Callable  # jitted: key -> TrainState
+    train_step: Callable  # jitted: (state, batch) -> (state, metrics); the state is donated
+
+
+def make_setup(
+    config: ml_collections.ConfigDict, *, mesh: Mesh, examples_per_epoch: int | None
+) -> Setup:
+    """Returns the pieces of the run that `config` describes, on `mesh`.
+
+    Args:
+      config: validated.
+      mesh: from `make_mesh`; its devices may be a topology that is only compiled for.
+      examples_per_epoch: length of the source; None if no duration of the config is in epochs.
+
+    Raises:
+      ValueError: if the batch does not divide over the mesh, or a duration cannot be resolved.
+    """
+    check_batch_size(config.batch_size, mesh)
+    check_batch_size(config.evaluation.batch_size, mesh)
+    known = {"batch_size": config.batch_size, "examples_per_epoch": examples_per_epoch}
+    total_steps = parse_duration(config.total, **known)
+
+    def steps(text):
+        return parse_duration(text, total_steps=total_steps, **known)
+
+    schedule = make_schedule(total_steps=total_steps, **known, **config.schedule.to_dict())
+    model = make_model(**config.model.to_dict())
+    params_shape = jax.eval_shape(model.init, jax.random.key(0))
+    tx = make_optimizer(params_shape, schedule=schedule, **config.optimizer.to_dict())
+    log_every = max(1, steps(config.log_every))
+    train_step = make_train_step(
+        apply=model.apply,
+        objective=make_objective(config.objective.to_dict(), mesh),
+        tx=tx,
+        health=health,
+        log_every=log_every,
+        total_steps=total_steps,
+        ema_decay=config.ema_decay,
+    )
+    init = _make_init(model, tx, with_ema=config.ema_decay is not None)
+    abstract_state = _with_shardings(init, config.sharding, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
+    return Setup(
+        mesh=mesh,
+        model=model,
+        schedule=schedule,
+        total_steps=total_steps,
+        log_every=log_every,
+        evaluate_every=max(1, steps(config.evaluation.every)),
+        save_every=max(1, steps(config.checkpoint.every)),
+        abstract_state=abstract_state,
+        abstract_batch=_abstract_batch(config, mesh),
+        init=jax.jit(init, out_shardings=shardings),
+        train_step=jax.jit(
+            train_step,
+            in_shardings=(shardings, batch_sharding(mesh)),
+            out_shardings=(shardings, replicated(mesh)),
+            donate_argnums=0,
+        ),
+    )
+
+
+def _make_init(
+    model: Model, tx: optax.GradientTransformation, *, with_ema: bool
+) -> Callable[[jax.Array], TrainState]:
+    return lambda key: init_state(key, init=model.init, tx=tx, with_ema=with_ema)
+
+
+def _with_shardings(init: Callable, rules: Any, mesh: Mesh) -> TrainState:
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        tree_shardings(shapes, rules, mesh),
+    )
+
+
+def _abstract_batch(
+    config: ml_collections.ConfigDict, mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    rows, size = config.batch_size, config.model.image.size
+    shapes = {
+        "image": ((rows, size, size, 3), jnp.float32),
+        "text": ((rows, config.model.text.length), jnp.int32),
+        "labels": ((rows,), jnp.int32),
+    }
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+    }

@@ -1,0 +1,69 @@
+"""The schema: every key of a config, its default, its unit.
+
+An experiment starts from `get_config()` of this file and changes what is its idea. Keys that this
+file does not have are refused; sections marked "arguments of f" are checked against f's signature.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+
+    config.seed = 0  # of everything: initial parameters, order of examples, augmentation
+    config.total = "10_000 steps"  # how long: "N steps", "N epochs" or "N examples"
+    config.batch_size = 256  # examples per step, over all devices and hosts
+
+    # Where examples come from, and how each becomes arrays (bias_clip/data).
+    config.data = dict(
+        source=dict(name="emoji", split="train", unit="entry"),  # arguments of make_source
+        image="decode|background(white)|resize(64)|value_range(-1,1)",  # ops, left to right
+        text=dict(tokenizer="emoji", length=16),  # arguments of make_text_fn
+        num_threads=1,  # threads that decode and augment, per host
+        prefetch=4,  # batches held ready, per host
+        max_bad_share=0.01,  # share of undecodable records that is borne before the run stops
+    )
+
+    # Arguments of make_model (bias_clip/models/two_towers.py).
+    config.model = dict(
+        image=dict(variant="Ti/8", size=64, pool="map"),
+        text=dict(variant="Ti", vocab_size=2_000, length=16, out_dim=192),
+        scale_init=10.0,  # t = exp(t'), SigLIP's start
+        bias_init=-10.0,  # SigLIP's start
+        dtype="float32",  # of the towers' arithmetic; parameters are always float32
+        remat="none",  # what the backward pass recomputes
+        scan=True,  # over depth: one layer compiled, or all of them unrolled
+    )
+
+    # What is minimised: the sum of coef * term. A term is on when it is here (train/objective.py).
+    config.objective = dict(sigmoid=dict(coef=1.0, duplicates="keep", chunk_size=None))
+
+    # Arguments of make_optimizer (train/optim.py) and make_schedule (train/schedule.py).
+    config.optimizer = dict(
+        name="adamw",
+        lr=1e-3,
+        weight_decay=1e-4,  # decoupled: multiplied by the schedule, not by lr
+        clip_norm=1.0,  # of the gradient over all parameters; None: no clipping
+        decay=(("kernel$", 1.0),),  # (regex, multiplier) of weight_decay; first match, else 0
+        lr_mults=(),  # (regex, multiplier) of lr; first match, else 1
+        freeze=(),  # regexes of parameters that stay as they are
+        b2=0.95,
+    )
+    config.schedule = dict(name="cosine", warmup="10%")  # warmup: a duration
+    config.ema_decay = None  # of an average of the parameters that is evaluated instead; or a float
+
+    # Devices: axes of the mesh (-1: all that are left), and which parameter goes where.
+    config.mesh = dict(data=-1, fsdp=1)
+    config.sharding = ((".*", "fsdp"),)  # (regex, "replicate" | "fsdp" | axis per dimension)
+
+    # Evaluators run every so often and at the end. Each: type and arguments of its make_<type>.
+    config.evaluation = dict(
+        every="25%",
+        batch_size=256,  # pictures or texts embedded at a time
+        image="decode|background(white)|resize(64)|value_range(-1,1)",
+    )
+    config.evals = dict()
+
+    config.log_every = "20 steps"
+    config.checkpoint = dict(every="25%", keep=2)  # keep: the newest ones that stay on disk
+    return config

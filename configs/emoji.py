@@ -1,0 +1,87 @@
+"""The main job: a small SigLIP on emoji in five styles, judged on a sixth, in ten minutes on a laptop.
+
+    python -m bias_clip.train --config=configs/emoji.py --workdir=runs/emoji
+
+Expected result: see the table in README.md. `configs/emoji_biased.py` is the same run on data that
+are thinned until gender, tone and occupation go together.
+"""
+
+from configs.default import get_config as get_default
+
+SIZE = 48
+LENGTH = 16
+TRAIN_OPS = (
+    f"decode|affine({SIZE}, scale=(0.8, 1.15), shift=0.08, rotate=8)|background(random)"
+    "|gray(0.15)|value_range(-1,1)"
+)
+TEST_OPS = f"decode|background(white)|resize({SIZE}, antialias=True)|value_range(-1,1)"
+
+
+def emoji(split, **arguments):
+    return dict(name="emoji", split=split, **arguments)
+
+
+def get_config():
+    config = get_default()
+    config.total = "40 epochs"  # an epoch visits each of the concept variants once
+    config.batch_size = 256
+
+    # One record per concept variant, in a style drawn at each visit: none is twice in a batch.
+    config.data.source = emoji("train", unit="entry")
+    config.data.image = TRAIN_OPS
+    config.data.text = dict(tokenizer="emoji", length=LENGTH)
+
+    config.model = dict(
+        image=dict(
+            variant="Ti/8", size=SIZE, pool="map", stem="conv", width=128, depth=4, num_heads=4
+        ),
+        text=dict(
+            variant="Ti",
+            vocab_size=2_000,
+            length=LENGTH,
+            width=128,
+            depth=3,
+            num_heads=4,
+            out_dim=128,
+        ),
+        scale_init=10.0,
+        bias_init=-6.0,  # near the logit of one positive in 256
+        dtype="float32",
+        remat="none",
+        scan=True,
+    )
+    config.objective = dict(sigmoid=dict(coef=1.0, duplicates="mask", chunk_size=None))
+    config.optimizer = dict(
+        name="adamw",
+        lr=2e-3,
+        weight_decay=1e-4,
+        clip_norm=1.0,
+        decay=(("kernel$", 1.0),),
+        lr_mults=(),
+        freeze=(),
+        b2=0.95,
+    )
+    config.schedule = dict(name="cosine", warmup="5%")
+
+    config.evaluation = dict(every="50%", batch_size=256, image=TEST_OPS)
+    everything = emoji("all", unit="entry")  # the classes: every name there is
+    config.evals = dict(
+        images=dict(type="zeroshot", source=emoji("images"), label="name", class_source=everything, canonical=False),
+        style=dict(type="zeroshot", source=emoji("style"), label="name", class_source=everything, canonical=False),
+        concepts=dict(
+            type="zeroshot", source=emoji("concepts"), label="name", class_source=everything, canonical=False
+        ),
+        style_retrieval=dict(type="retrieval", source=emoji("style")),
+        style_contrastive=dict(type="contrastive", source=emoji("style"), loss="sigmoid"),
+        gender=dict(type="bias", source=emoji("style"), attribute="gender"),
+        tone=dict(type="bias", source=emoji("style"), attribute="tone"),
+        gender_probe=dict(
+            type="probe",
+            source=emoji("style"),
+            train_source=emoji("train", unit="image"),
+            label="gender",
+        ),
+    )
+    config.log_every = "10 steps"
+    config.checkpoint = dict(every="25%", keep=2)
+    return config

@@ -1,0 +1,14 @@
+"""As configs/emoji.py, on training data thinned until gender, tone and occupation go together.
+
+    python -m bias_clip.train --config=configs/emoji_biased.py --workdir=runs/emoji_biased
+
+Expected result: the bias metrics of README.md's table, clearly apart from those of the plain run.
+"""
+
+from configs.emoji import get_config as get_emoji
+
+
+def get_config():
+    config = get_emoji()
+    config.data.source.variant = "biased"
+    return config

@@ -1,0 +1,147 @@
+"""Whole runs: what they write, how they stop, and that they continue as if nothing had happened."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from bias_clip.train import checkpoint, loop
+from bias_clip.train.loop import Interrupted, train
+from bias_clip.train.setup import make_setup
+from bias_clip.train.sharding import make_mesh
+from tests.train.tiny import tiny_config, use_squares
+
+TIMED = {"seconds", "examples_per_second", "mfu", "input_wait"}
+
+
+@pytest.fixture(autouse=True)
+def _squares(monkeypatch):
+    use_squares(monkeypatch)
+
+
+def lines(workdir):
+    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in record.items() if k not in TIMED} for record in records]
+
+
+def final_state(workdir, config=None):
+    setup = make_setup(config or tiny_config(), mesh=make_mesh(), examples_per_epoch=40)
+    with checkpoint.open_checkpoints(workdir / "checkpoints", keep=2) as manager:
+        return checkpoint.restore(manager, manager.latest_step(), setup.abstract_state)
+
+
+def assert_same_run(one, other):
+    assert lines(one) == lines(other)
+    for a, b in zip(*(jax.tree.leaves(final_state(w)) for w in (one, other)), strict=True):
+        if not isinstance(a, float):  # seconds
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        use_squares(patch)
+        metrics = train(tiny_config(), workdir, command="a command")
+    return workdir, metrics
+
+
+def test_run_leaves_everything_that_is_promised(whole_run):
+    workdir, metrics = whole_run
+    names = {path.name for path in workdir.iterdir()}
+    assert names >= {"config.json", "run.json", "metrics.jsonl", "evals", "checkpoints"}
+    assert "a command" in (workdir / "report.html").read_text()
+    assert json.loads((workdir / "run.json").read_text())["command"] == "a command"
+    assert json.loads((workdir / "evals" / "color.json").read_text())["step"] == 8
+    assert 0 <= metrics["eval/color/acc1"] <= 1
+
+
+def test_metrics_have_a_line_per_logged_step_and_evaluation(whole_run):
+    records = lines(whole_run[0])
+    assert [r["step"] for r in records if "train/loss" in r] == [2, 4, 6, 8]
+    assert [r["step"] for r in records if "eval/color/acc1" in r] == [4, 8]
+    assert all(r["examples"] == 16 * r["step"] for r in records if "train/loss" in r)
+
+
+@pytest.mark.parametrize("crash_at", [1, 4, 5, 7])
+def test_crashed_run_continues_bit_for_bit(whole_run, tmp_path, monkeypatch, crash_at):
+    make = loop.make_train_iterator
+
+    def failing(*args, **kwargs):
+        iterator = make(*args, **kwargs)
+        original, count = type(iterator).__next__, 0
+
+        class Failing(type(iterator)):
+            def __next__(self):
+                nonlocal count
+                count += 1
+                if count > crash_at:
+                    raise RuntimeError("power cut")
+                return original(self)
+
+        iterator.__class__ = Failing
+        return iterator
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_train_iterator", failing)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(tiny_config(), tmp_path, command="")
+    train(tiny_config(), tmp_path, command="")
+    assert_same_run(whole_run[0], tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_the_same_line_continues_bit_for_bit(
+    whole_run, tmp_path, monkeypatch, number
+):
+    evaluate = loop._evaluate
+
+    def evaluate_then_signal(run, state, step):
+        os.kill(os.getpid(), number)
+        return evaluate(run, state, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_evaluate", evaluate_then_signal)
+        with pytest.raises(Interrupted, match="after step 4; state saved"):
+            train(tiny_config(), tmp_path, command="")
+    train(tiny_config(), tmp_path, command="")
+    assert_same_run(whole_run[0], tmp_path)
+
+
+def test_finished_run_is_not_trained_again(whole_run):
+    workdir, metrics = whole_run
+    before = lines(workdir)
+    assert train(tiny_config(), workdir, command="a command") == metrics
+    assert lines(workdir) == before
+
+
+def test_workdir_of_another_config_is_refused(whole_run):
+    with pytest.raises(ValueError, match=r"another config.*seed: 0 there, 1 now"):
+        train(tiny_config(seed=1), whole_run[0], command="")
+
+
+def test_workdir_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="cannot be written"):
+        train(tiny_config(), tmp_path / "file" / "run", command="")
+
+
+def test_checkpoint_of_another_model_is_refused_with_what_differs(whole_run):
+    other = tiny_config()
+    other.model.image.width = 64
+    other.model.text.out_dim = 64
+    with pytest.raises(ValueError, match=r"another model.*\n.*saved \(.*this config makes \("):
+        final_state(whole_run[0], other)
+
+
+def test_diverged_run_stops_with_step_and_values_and_keeps_what_was_saved(tmp_path):
+    config = tiny_config(
+        optimizer__lr=1e30, schedule__warmup="4 steps", checkpoint__every="1 steps"
+    )
+    with pytest.raises(FloatingPointError, match=r"at step [2-8]; the state is in"):
+        train(config, tmp_path, command="")
+    assert any((tmp_path / "nonfinite").iterdir())
+    assert any((tmp_path / "checkpoints").iterdir())
