@@ -20,8 +20,14 @@ def open_checkpoints(directory: Path, *, keep: int) -> ocp.CheckpointManager:
       directory: is made if it is not there.
       keep: how many of the newest stay on disk.
     """
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-    return ocp.CheckpointManager(directory.resolve(), options=options, item_names=("state", "data"))
+    return ocp.CheckpointManager(
+        directory.resolve(),
+        item_handlers={
+            "state": ocp.StandardCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+        },
+        options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
+    )
 
 
 def save(

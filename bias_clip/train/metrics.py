@@ -1,6 +1,7 @@
 """What a run says of itself: health of the towers, a file of metrics, a line of progress."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -63,8 +64,9 @@ class MetricWriter:
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one line and the same scalars as events."""
+        """Appends one line and the same scalars as events; a NaN, no number, is left out."""
         plain = {name: _number(value) for name, value in values.items()}
+        plain = {name: value for name, value in plain.items() if not math.isnan(value)}
         self._file.write(json.dumps({"step": step, **plain}) + "\n")
         self._file.flush()
         for name, value in plain.items():

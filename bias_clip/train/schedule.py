@@ -109,8 +109,8 @@ def make_schedule(
 
     Example:
       >>> schedule = make_schedule(name="cosine", total_steps=1000, warmup="10%")
-      >>> float(schedule(50)), float(schedule(550))
-      (0.5, 0.5)
+      >>> float(schedule(50)), float(schedule(100))
+      (0.5, 1.0)
     """
     if name not in SCHEDULES:
         raise ValueError(f"Unknown schedule {name!r}; expected one of {sorted(SCHEDULES)}.")
