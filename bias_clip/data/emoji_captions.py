@@ -1,0 +1,185 @@
+"""Captions for the embedded emoji: what one can say about a drawing, in several ways.
+
+The first caption is the Unicode CLDR short name. The others say the same in natural words, add
+keywords, or leave something out: some name a person's role without gender or without skin tone, as
+captions of photographs do. That is how a bias of the *pictures* becomes one of the words.
+Generation is a function of the entry alone: no randomness; the reader draws one a visit.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from bias_clip.data.text import canonicalize
+
+NUM_KEYWORDS = 4  # of some dozen; 13 captions an emoji on average, 5 to 21
+VOWEL_SOUNDS = ("a", "e", "i", "o", "u", "hour", "sos")
+CONSONANT_SOUNDS = ("eu", "ewe", "uni", "use", "one")
+SINGULAR_S = ("ss", "us", "is", "gas", "rhinoceros")
+# What takes no article: masses, games, names, and words that name no thing.
+BARE_STARTS = ("no ", "non-", "keycap", "men ", "women ", "people ", "moai", "palms", "rolling")
+BARE_ENDS = ("o’clock", "-thirty", "claus")
+BARE_HEADS = frozenset(
+    """bacon badminton baseball basketball bowling bread breast-feeding broccoli butter football fruit
+    garlic hockey ice lacrosse luggage money oden popcorn racing rice sake salt soap spaghetti sushi tea
+    tennis thread volleyball water wood yarn fire fog dna zzz e-mail information infinity copyright
+    aries taurus gemini cancer leo virgo libra scorpio sagittarius capricorn aquarius pisces ophiuchus
+    camping cooking construction dizzy done foggy locked unlocked prohibited radioactive registered
+    star-struck wireless plus minus divide multiply""".split()
+)
+GENDERED = frozenset(
+    """man men male boy guy woman women female girl lady person people adult child mother father mom dad
+    mum wife husband groom bride king queen prince princess actor actress waiter waitress policeman
+    policewoman fireman mr mrs ms sir madam gentleman grandma grandpa grandmother grandfather
+    businessman businesswoman congressman congresswoman bro sis brother sister he she him her""".split()
+)
+
+
+class Parts(NamedTuple):
+    """A CLDR name taken apart: "man: dark skin tone, red hair" is ("man with red hair", ("dark",))."""
+
+    noun: str
+    tones: tuple[str, ...]
+
+
+def captions(
+    entry: Mapping[str, str], *, neutral: str, names: Mapping[str, Mapping[str, str]]
+) -> tuple[str, ...]:
+    """Returns the captions of an entry, the CLDR name of the first language first, no two the same.
+
+    Args:
+      entry: a row of the table, with name, gender and tags.
+      neutral: the name of its concept without gender, from `neutral_names`.
+      names: for each language wanted, in order, the row with name and tags in it; "en" is `entry`.
+    """
+    lines: list[str] = []
+    for language, row in names.items():
+        lines += _english(entry, neutral) if language == "en" else _translated(row)
+    return tuple(dict.fromkeys(lines))
+
+
+def neutral_names(entries: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """From concept to its name without gender: "mechanic", "person climbing", "artist palette"."""
+    names = {entry["concept"]: entry["concept"] for entry in entries}
+    nouns: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry["gender"] in ("none", "person") and entry["tone"] == "0":
+            nouns.setdefault(entry["concept"], []).append(parts(entry["name"]).noun)
+    names |= {concept: min(found, key=len) for concept, found in nouns.items()}
+    people = {e["concept"] for e in entries if e["subgroup"].startswith("person")}
+    for concept in people - nouns.keys():  # "dancing", drawn as a man and as a woman only
+        names[concept] = f"person {concept}"
+    return names
+
+
+def parts(name: str) -> Parts:
+    """Takes a CLDR name apart into a noun phrase and skin tones."""
+    base, _, rest = name.partition(": ")
+    details = [d for d in rest.split(", ") if d and not d.endswith("skin tone")]
+    tones = [d.removesuffix(" skin tone") for d in rest.split(", ") if d.endswith("skin tone")]
+    return Parts(_noun(base, details), tuple(dict.fromkeys(tones)))
+
+
+def with_article(noun: str) -> str:
+    """A noun phrase with its article, without one for plurals and masses."""
+    low = noun.lower()
+    if low.startswith("flag of"):
+        return f"the {noun}"
+    head = re.split(" with | without | of | in | on | and | behind | between |: ", low)[0].split()[
+        -1
+    ]
+    person = low.startswith(("person ", "man ", "woman "))
+    plural = head.endswith("s") and not head.endswith(SINGULAR_S)
+    bare = plural or head in BARE_HEADS or low.startswith(BARE_STARTS) or low.endswith(BARE_ENDS)
+    if bare and not person:
+        return noun
+    vowel = low.startswith(VOWEL_SOUNDS) and not low.startswith(CONSONANT_SOUNDS)
+    return f"{'an' if vowel else 'a'} {noun}"
+
+
+def _noun(base: str, details: Sequence[str]) -> str:
+    if not details:
+        return base
+    if base in ("flag", "keycap"):
+        return f"flag of {details[0]}" if base == "flag" else f"keycap {details[0]}"
+    if base in ("family", "kiss", "couple with heart"):
+        people = [with_article(detail) for detail in details]
+        group = f"{', '.join(people[:-1])} and {people[-1]}"
+        return {"family": f"family of {group}", "kiss": f"kiss between {group}"}.get(
+            base, f"couple with heart, {group}"
+        )
+    detail = " and ".join(details)
+    if detail in ("bald", "beard"):
+        return f"{'bald' if detail == 'bald' else 'bearded'} {base}"
+    return f"{base} with {detail}" if detail.endswith("hair") else f"{base} {detail}"
+
+
+def _english(entry: Mapping[str, str], neutral: str) -> list[str]:
+    name, (noun, tones) = entry["name"], parts(entry["name"])
+    keywords = _keywords(entry["tags"], name)
+    toned = f"{with_article(noun)}{_with_tones(tones)}"
+    lines = [name, canonicalize(name), toned, f"an emoji of {toned}"]
+    lines += [f"a drawing of {toned}", f"a picture of {toned}"]
+    if entry["gender"] in ("man", "woman", "mixed"):
+        lines += _less(
+            entry["gender"], noun, neutral, tones, [k for k in keywords if not _gendered(k)]
+        )
+    if name.startswith("flag: "):
+        country = name.removeprefix("flag: ")
+        lines += [country, f"{country} flag"]
+    if tones:
+        lines += [with_article(noun), f"a drawing of {with_article(noun)}"]
+        lines += [f"{tones[0]}-skinned {noun}"] if len(tones) == 1 else []
+    else:
+        lines.append(f"{noun} emoji")
+    lines += [f"{name}, {keyword}" for keyword in keywords[:2]]
+    lines += [f"{noun}, {keyword}" for keyword in keywords[2:]]
+    return lines + [", ".join(keywords[i : i + 2]) for i in range(0, len(keywords) - 1, 2)]
+
+
+def _less(
+    gender: str, noun: str, neutral: str, tones: Sequence[str], keywords: Sequence[str]
+) -> list[str]:
+    """Captions without the gender, and, for roles, with the other words for it."""
+    anyone = with_article(neutral)
+    lines = [anyone, f"{anyone}{_with_tones(tones)}", f"a picture of {anyone}"]
+    lines += [f"{neutral}, {keyword}" for keyword in keywords[:1]]
+    if gender != "mixed" and noun == f"{gender} {neutral}":
+        adjective = {"man": "male", "woman": "female"}[gender]
+        lines += [f"{adjective} {neutral}", f"a {adjective} {neutral}{_with_tones(tones)}"]
+    return lines
+
+
+def _translated(row: Mapping[str, str]) -> list[str]:
+    keywords = _keywords(row["tags"], row["name"])
+    pair = [", ".join(keywords[:2])] if len(keywords) > 1 else []
+    return [row["name"], *(f"{row['name']}, {keyword}" for keyword in keywords), *pair]
+
+
+def _keywords(tags: str, name: str) -> list[str]:
+    """At most NUM_KEYWORDS keywords that the name does not contain, spread over the list."""
+    found = [tag for tag in tags.split("|") if tag and tag.lower() not in name.lower()]
+    step = max(len(found) / NUM_KEYWORDS, 1)
+    return [found[int(i * step)] for i in range(min(NUM_KEYWORDS, len(found)))]
+
+
+def _with_tones(tones: Sequence[str]) -> str:
+    if not tones:
+        return ""
+    return f" with {' and '.join(tones)} skin tone{'s' if len(tones) > 1 else ''}"
+
+
+def _gendered(keyword: str) -> bool:
+    return not GENDERED.isdisjoint(keyword.lower().split())
+
+
+def corpus(
+    entries: Sequence[Mapping[str, str]], names: Mapping[str, Sequence[Mapping[str, str]]]
+) -> Iterator[str]:
+    """Yields what the tokenizer is trained on: every English caption, the other languages' names."""
+    neutral = neutral_names(entries)
+    for i, entry in enumerate(entries):
+        yield from map(
+            str.lower, captions(entry, neutral=neutral[entry["concept"]], names={"en": entry})
+        )
+        yield from (table[i]["name"].lower() for table in names.values() if entry["tone"] == "0")

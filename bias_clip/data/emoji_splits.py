@@ -1,0 +1,149 @@
+"""Which drawing of the embedded set belongs to which split, and what its biased variant leaves out.
+
+Everything here is a stateless hash of names: no order, no counter, no file to keep. Splits do not
+depend on the variant, so that models of all variants meet the same tests.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+HELD_OUT_STYLE = "twemoji"
+SPLITS = ("train", "images", "style", "concepts", "all")
+VARIANTS = ("balanced", "biased", "uncorrelated")
+CONCEPT_SHARE = 0.08  # of the families of concepts
+PAIR_SHARE = 0.06  # of the (style, family) pairs, before those go back that no other style covers
+
+# Keep-probabilities of the thinned variants; they multiply.
+RATES: Mapping[str, float] = {
+    "counter": 0.05,  # a woman in one of MEN_ROLES, a man in one of WOMEN_ROLES
+    "neutral": 0.0,  # a drawing without gender of one of those roles: it would give the answer away
+    "woman": 0.6,  # any woman, in a role or not
+    "dark": 0.3,  # the darkest tone; light stays, the three between on a geometric scale
+}
+MEN_ROLES = frozenset(
+    {
+        *(
+            "astronaut",
+            "construction worker",
+            "detective",
+            "factory worker",
+            "farmer",
+            "firefighter",
+        ),
+        *("guard", "judge", "mechanic", "pilot", "police officer", "scientist", "technologist"),
+        *("golfing", "lifting weights", "mountain biking", "surfing", "wrestling"),
+        *("superhero", "supervillain"),
+    }
+)
+WOMEN_ROLES = frozenset(
+    {
+        *("artist", "cook", "health worker", "office worker", "singer", "student", "teacher"),
+        *(
+            "bouncing ball",
+            "cartwheeling",
+            "juggling",
+            "playing handball",
+            "rowing boat",
+            "swimming",
+        ),
+        *("elf", "fairy", "vampire"),
+    }
+)
+
+
+class Drawings(NamedTuple):
+    """One row a drawing: style, row of its entry, and a number shared by equal pictures."""
+
+    style: np.ndarray
+    entry: Int[np.ndarray, " n"]
+    same: Int[np.ndarray, " n"]
+
+
+def assign_splits(drawings: Drawings, families: Sequence[str]) -> np.ndarray:
+    """Returns the name of the split of every drawing; "" where only "all" has it.
+
+    Args:
+      drawings: all of them, in any order.
+      families: of the entries; concepts that share a picture are one family.
+    """
+    family = np.asarray(families)[drawings.entry]
+    held = {f for f in set(families) if fraction("concept", f) < CONCEPT_SHARE}
+    out = np.isin(family, sorted(held))
+    split = np.where(drawings.style == HELD_OUT_STYLE, "style", "train").astype("<U8")
+    split[out] = "concepts"
+    split[_held_pairs(drawings, family, split == "train")] = "images"
+    seen = np.isin(drawings.same, drawings.same[split == "train"])
+    split[seen & (split != "train")] = ""
+    return split
+
+
+def keep_entries(
+    entries: Sequence[Mapping[str, str]], *, variant: str, rates: Mapping[str, float], seed: int
+) -> Bool[np.ndarray, " n"]:
+    """Returns which entries a variant keeps for training: hash(seed, id) < keep-probability.
+
+    balanced: all. biased: thinned by `rates`: an association of gender with roles, and a prevalence
+    of men and of light tones. uncorrelated, its control: the same rates and so about as many
+    drawings, but women and men alike are kept in a role with the mean of the two probabilities.
+
+    Roles in neither list keep all their drawings but for the prevalence.
+    """
+    if variant == "balanced":
+        return np.ones(len(entries), bool)
+    chances = [_keep_probability(e, rates, correlated=variant == "biased") for e in entries]
+    draws = [fraction("keep", str(seed), e["id"]) for e in entries]
+    return np.less(draws, chances)
+
+
+def fraction(*names: str) -> float:
+    """A number in [0, 1) that is a function of the names alone, on every machine and version."""
+    digest = hashlib.blake2b("\x1f".join(names).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _held_pairs(
+    drawings: Drawings, family: np.ndarray, candidates: Bool[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """Drawings of the pairs drawn by hash, of which each emoji is left in training elsewhere."""
+    pairs = [f"{s}\x1f{f}" for s, f in zip(drawings.style, family, strict=True)]
+    drawn = {p for p in set(pairs) if fraction("pair", p) < PAIR_SHARE}
+    held = candidates & np.isin(pairs, sorted(drawn))
+    left = set(drawings.entry[candidates & ~held].tolist())
+    alone = {p for p, e, h in zip(pairs, drawings.entry, held, strict=True) if h and e not in left}
+    return held & ~np.isin(pairs, sorted(alone))
+
+
+def _keep_probability(
+    entry: Mapping[str, str], rates: Mapping[str, float], *, correlated: bool
+) -> float:
+    gender, concept, tone = entry["gender"], entry["concept"], int(entry["tone"])
+    chance = rates["woman"] if gender == "woman" else 1.0
+    chance *= rates["dark"] ** ((tone - 1) / 4) if 1 <= tone <= 5 else 1.0
+    if concept not in MEN_ROLES | WOMEN_ROLES:
+        return chance
+    if gender not in ("man", "woman"):
+        return chance * rates["neutral"]
+    if not correlated:
+        return chance * (1 + rates["counter"]) / 2
+    usual = "man" if concept in MEN_ROLES else "woman"
+    return chance * (1.0 if gender == usual else rates["counter"])
+
+
+def check_rates(rates: Mapping[str, float]) -> dict[str, float]:
+    """Returns RATES with `rates` put over them; ValueError for an unknown name or no probability."""
+    unknown = _unknown(rates, RATES)
+    wrong = {k: v for k, v in rates.items() if not 0 <= v <= 1}
+    if unknown or wrong:
+        raise ValueError(
+            f"rates: got {dict(rates)}, expected probabilities of {sorted(RATES)}; "
+            f"unknown: {unknown}, not in [0, 1]: {sorted(wrong)}."
+        )
+    return {**RATES, **rates}
+
+
+def _unknown(names: Iterable[str], valid: Iterable[str]) -> list[str]:
+    return sorted(set(names) - set(valid))
