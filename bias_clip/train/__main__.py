@@ -5,9 +5,11 @@ import sys
 import traceback
 from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from bias_clip.train.allocator import keep_pages
 from bias_clip.train.config import load_config, validate
 from bias_clip.train.loop import Interrupted, train
 
@@ -20,6 +22,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and 
 def main(_argv: list[str]) -> None:
     """Flags, validation, training. Our own errors say what to do and come without a stack."""
     logging.set_verbosity(logging.WARNING)
+    if jax.default_backend() == "cpu":
+        keep_pages()
     command = shlex.join(["python", "-m", "bias_clip.train", *sys.argv[1:]])
     schema = Path(flags.FLAGS["config"].config_filename).parent / "default.py"
     try:

@@ -1,0 +1,9 @@
+from bias_clip.models.layers import REMAT_POLICIES as REMAT_POLICIES
+from bias_clip.models.text import TextTransformer as TextTransformer
+from bias_clip.models.two_towers import Model as Model
+from bias_clip.models.two_towers import Outputs as Outputs
+from bias_clip.models.two_towers import count_parameters as count_parameters
+from bias_clip.models.two_towers import make_model as make_model
+from bias_clip.models.two_towers import unit_norm as unit_norm
+from bias_clip.models.vit import VARIANTS as VARIANTS
+from bias_clip.models.vit import ViT as ViT

@@ -1,0 +1,235 @@
+"""The parts both towers are made of: linear maps, norms, attention, the encoder and its pooling.
+
+Every parameter may carry a leading depth axis (`stack=(depth,)`): the encoder stores one block whose
+leaves are stacked over depth, and `scan` only chooses how that stack is walked.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from bias_clip.models import initial
+
+REMAT_POLICIES = ("none", "minimal", "dots", "full")
+"""From most memory to most recomputation; see `remat_block`."""
+
+_EPSILON = 1e-6  # of every LayerNorm, as in ViT and SigLIP
+
+
+def remat_block(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
+    """Wraps one block so that the backward pass recomputes what `policy` does not keep.
+
+    * "none": everything is kept, nothing is recomputed.
+    * "minimal": results of all matrix products are kept, what lies between them is recomputed.
+    * "dots": only products with a weight matrix are kept; attention is recomputed.
+    * "full": only the input of each block is kept.
+
+    Returns:
+      `body`, or `body` under `jax.checkpoint`.
+
+    Raises:
+      ValueError: the policy is not one of `REMAT_POLICIES`.
+    """
+    policies = jax.checkpoint_policies
+    keep = {
+        "minimal": policies.dots_saveable,
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "full": policies.nothing_saveable,
+    }
+    if policy == "none":
+        return body
+    if policy not in keep:
+        raise ValueError(
+            f"Unknown remat policy: got {policy!r}, expected one of {', '.join(REMAT_POLICIES)}."
+        )
+    # Inside scan the loop itself keeps XLA from merging the recomputation with the forward pass.
+    return jax.checkpoint(body, policy=keep[policy], prevent_cse=False)
+
+
+class Linear(nnx.Module):
+    """`x @ kernel + bias` over the last axes of `x`, for inputs and outputs of any rank.
+
+    The kernel keeps its axes (`[width, heads, head_dim]` for a query), because optimisers that factor
+    a matrix and sharding rules by head both look at them; the product sees two of them.
+    """
+
+    def __init__(
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        *,
+        start: str = "xavier",
+        bias_deviation: float = 0.0,
+        stack: tuple[int, ...] = (),
+    ):
+        self.inputs, self.outputs = inputs, outputs
+        shape, fans = (*stack, *inputs, *outputs), (math.prod(inputs), math.prod(outputs))
+        if start == "xavier":
+            self.kernel = initial.xavier_uniform(shape, *fans)
+        else:
+            self.kernel = initial.lecun_normal(shape, fans[0])
+        shape = (*stack, *outputs)
+        plain = bias_deviation == 0.0
+        self.bias = initial.constant(shape, 0.0) if plain else initial.normal(shape, bias_deviation)
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Maps the last axes of `x`."""
+        lead = x.shape[: x.ndim - len(self.inputs)]
+        kernel = self.kernel[...].astype(x.dtype).reshape(math.prod(self.inputs), -1)
+        y = x.reshape(-1, kernel.shape[0]) @ kernel + self.bias[...].astype(x.dtype).reshape(-1)
+        return y.reshape(*lead, *self.outputs)
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU in its tanh form, as in ViT and SigLIP."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+class LayerNorm(nnx.Module):
+    """`(x - mean) / sqrt(var + 1e-6) * scale + bias`, statistics in float32."""
+
+    def __init__(self, width: int, *, stack: tuple[int, ...] = ()):
+        self.scale = initial.constant((*stack, width), 1.0)
+        self.bias = initial.constant((*stack, width), 0.0)
+
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """Normalises the last axis."""
+        wide = x.astype(jnp.float32)
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + _EPSILON)
+        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of `queries` over `x`, softmax in float32, no mask."""
+
+    def __init__(self, width: int, num_heads: int, *, stack: tuple[int, ...] = ()):
+        if width % num_heads:
+            raise ValueError(
+                f"width must divide by num_heads: got width {width}, num_heads {num_heads}; "
+                "override num_heads or width."
+            )
+        heads = (num_heads, width // num_heads)
+        self.query = Linear((width,), heads, stack=stack)
+        self.key = Linear((width,), heads, stack=stack)
+        self.value = Linear((width,), heads, stack=stack)
+        self.out = Linear(heads, (width,), stack=stack)
+
+    def __call__(
+        self, queries: Float[Array, "b q d"], x: Float[Array, "b l d"]
+    ) -> Float[Array, "b q d"]:
+        """Mixes `x` for each query."""
+        q, k, v = self.query(queries), self.key(x), self.value(x)
+        logits = jnp.einsum("bqhk,blhk->bhql", q, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=-1).astype(x.dtype)
+        return self.out(jnp.einsum("bhql,blhk->bqhk", weights, v))
+
+
+class Mlp(nnx.Module):
+    """Linear, GELU (the tanh form), linear."""
+
+    def __init__(self, width: int, mlp_dim: int, *, stack: tuple[int, ...] = ()):
+        self.fc1 = Linear((width,), (mlp_dim,), bias_deviation=1e-6, stack=stack)
+        self.fc2 = Linear((mlp_dim,), (width,), bias_deviation=1e-6, stack=stack)
+
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """Maps each token by itself."""
+        return self.fc2(gelu(self.fc1(x)))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block: `x += attention(norm1(x)); x += mlp(norm2(x))`."""
+
+    def __init__(
+        self,
+        width: int,
+        mlp_dim: int,
+        num_heads: int,
+        *,
+        stack: tuple[int, ...] = (),
+    ):
+        self.norm1 = LayerNorm(width, stack=stack)
+        self.attention = Attention(width, num_heads, stack=stack)
+        self.norm2 = LayerNorm(width, stack=stack)
+        self.mlp = Mlp(width, mlp_dim, stack=stack)
+
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        """One step of the residual stream."""
+        y = self.norm1(x)
+        x = x + self.attention(y, y)
+        return x + self.mlp(self.norm2(x))
+
+
+class Encoder(nnx.Module):
+    """`depth` blocks and a last norm; the blocks' leaves are stacked over depth.
+
+    `scan=True` walks the stack in `lax.scan` (one block is compiled), `scan=False` in a Python loop
+    (every block is compiled); values and gradients are the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        depth: int,
+        mlp_dim: int,
+        num_heads: int,
+        remat: str = "none",
+        scan: bool = True,
+    ):
+        remat_block(lambda x: x, remat)  # an unknown policy is an error before anything compiles
+        self.depth, self.remat, self.scan = depth, remat, scan
+        self.blocks = Block(width, mlp_dim, num_heads, stack=(depth,))
+        self.norm = LayerNorm(width)
+
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        """All blocks, then the norm."""
+        graph, stacked = nnx.split(self.blocks)
+
+        def body(x: Array, layer: Any) -> tuple[Array, None]:
+            return nnx.merge(graph, layer)(x), None
+
+        body = remat_block(body, self.remat)
+        if self.scan:
+            x, _ = jax.lax.scan(body, x, stacked)
+        else:
+            for i in range(self.depth):
+                x, _ = body(x, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+        return self.norm(x)
+
+
+class MapHead(nnx.Module):
+    """Attention pooling: a learned probe attends over the tokens, then a residual MLP."""
+
+    def __init__(self, width: int, mlp_dim: int, num_heads: int):
+        # Glorot for the shape [1, 1, width]: one input, `width` outputs.
+        self.probe = initial.xavier_uniform((1, 1, width), 1, width)
+        self.attention = Attention(width, num_heads)
+        self.norm = LayerNorm(width)
+        self.mlp = Mlp(width, mlp_dim)
+
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b d"]:
+        """One vector for all tokens."""
+        probe = self.probe[...].astype(x.dtype)
+        y = self.attention(jnp.broadcast_to(probe, (x.shape[0], *probe.shape[1:])), x)
+        return (y + self.mlp(self.norm(y)))[:, 0]
+
+
+def positions(length: int, width: int) -> nnx.Param:
+    """A learned position table `[1, length, width]`, normal with deviation `1 / sqrt(width)`."""
+    return initial.normal((1, length, width), width**-0.5)
+
+
+def head(width: int, out_dim: int | None) -> Linear | None:
+    """The last projection of a tower, or None where the tower ends at its own width."""
+    if out_dim is None:
+        return None
+    if out_dim < 1:
+        raise ValueError(f"out_dim must be positive, or None for no projection: got {out_dim}.")
+    return Linear((width,), (out_dim,), start="lecun")

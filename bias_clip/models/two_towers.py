@@ -1,0 +1,174 @@
+"""The model of this library: an image tower, a text tower, and the loss's scale and bias.
+
+Parameters are a nested dict of float32 arrays. Leaves of one block are stacked over depth. Where
+they are in the public SigLIP tree (big_vision, `{i}` a layer, absent in its scanned checkpoints):
+
+| here | there |
+|---|---|
+| `log_scale`, `bias` (shape `()`) | `t`, `b` (shape `(1,)`) |
+| `img/embedding/*`, `img/pos_embedding` | same |
+| `img/encoder/blocks/norm1/*`, `norm2` | `img/Transformer/encoderblock_{i}/LayerNorm_0/*`, `_1` |
+| `.../attention/{query,key,value,out}/*` | `.../MultiHeadDotProductAttention_0/{query,...}/*` |
+| `.../mlp/fc1/*`, `fc2` | `.../MlpBlock_0/Dense_0/*`, `Dense_1` |
+| `img/encoder/norm/*` | `img/Transformer/encoder_norm/*` |
+| `img/map/{probe,attention,norm,mlp}` | `img/MAPHead_0/{probe,MultiHead...,LayerNorm_0,MlpBlock_0}` |
+| `txt/embedding` | `txt/Embed_0/embedding` |
+| `txt/pos_embedding`, `txt/head/*` | same |
+| `txt/encoder/...` | `txt/Encoder_0/...` |
+
+All shapes agree but for the depth axis in front and the two scalars. `img/stem/*` (the "conv" stem)
+has no counterpart.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from bias_clip.models import initial
+from bias_clip.models.text import TextTransformer
+from bias_clip.models.vit import ViT, choose
+
+DTYPES = ("float32", "bfloat16")
+
+
+class Outputs(NamedTuple):
+    """Unit-norm float32 embeddings, and what turns their products into logits."""
+
+    zimg: Float[Array, "b d"] | None
+    ztxt: Float[Array, "b d"] | None
+    scale: Float[Array, ""]
+    bias: Float[Array, ""]
+
+
+class Model(NamedTuple):
+    """Two pure functions: `init(key) -> params`, `apply(params, image, text) -> Outputs`."""
+
+    init: Callable[..., Any]
+    apply: Callable[..., Outputs]
+
+
+def make_model(
+    *,
+    image: Mapping[str, Any],
+    text: Mapping[str, Any],
+    scale_init: float = 10.0,
+    bias_init: float = -10.0,
+    dtype: str = "float32",
+    remat: str = "none",
+    scan: bool = True,
+) -> Model:
+    """Two towers that meet in one space: `logits = scale * zimg @ ztxt.T + bias`.
+
+    `image` holds the arguments of `ViT`, `text` those of `TextTransformer`. Matrix products run in
+    `dtype`; parameters, norms, softmax and the embeddings' norm are float32. `remat` is one of
+    `layers.REMAT_POLICIES`; `scan` chooses between a compiled loop over depth and an unrolled one.
+    An absent input leaves its embedding None, and its tower uncomputed.
+
+    Returns:
+      `Model`; its `init` works under `jax.eval_shape` and `jax.jit` with `out_shardings`.
+
+    Raises:
+      ValueError: an unknown name or argument, sizes that do not fit, towers of different widths.
+
+    Reference: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023.
+    Differs from the authors' code: a zero vector normalises to zero with a zero gradient, where
+    they divide by the norm plus 1e-8; a projection of the image tower does not start at zero.
+
+    Example:
+      model = make_model(
+          image=dict(variant="B/16", size=224), text=dict(variant="B", vocab_size=32_000, out_dim=768)
+      )
+      params = jax.eval_shape(model.init, jax.random.key(0))
+    """
+    choose("dtype", dtype, DTYPES)
+    if scale_init <= 0:
+        raise ValueError(
+            f"scale_init must be positive, since its log is learned: got {scale_init}."
+        )
+    shared = {"remat": remat, "scan": scan}
+    img = _make_tower("image", ViT, image, shared)
+    txt = _make_tower("text", TextTransformer, text, shared)
+    _check_widths(img, txt)
+    img_graph, img_shapes = nnx.split(img)
+    txt_graph, txt_shapes = nnx.split(txt)
+
+    def init(key: Array) -> dict[str, Any]:
+        key_img, key_txt = jax.random.split(key)
+        return {
+            "img": initial.draw(key_img, img_shapes),
+            "txt": initial.draw(key_txt, txt_shapes),
+            "log_scale": jnp.full((), math.log(scale_init), jnp.float32),
+            "bias": jnp.full((), bias_init, jnp.float32),
+        }
+
+    def apply(
+        params: Mapping[str, Any],
+        image: Float[Array, "b s s 3"] | None = None,
+        text: Int[Array, "b l"] | None = None,
+    ) -> Outputs:
+        zimg = ztxt = None
+        if image is not None:
+            _check_shape("image", image.shape[1:], (img.size, img.size, 3))
+            zimg = unit_norm(nnx.merge(img_graph, params["img"])(image.astype(dtype)))
+        if text is not None:
+            _check_shape("text", text.shape[1:], (txt.length,))
+            ztxt = unit_norm(nnx.merge(txt_graph, params["txt"])(text, dtype=dtype))
+        return Outputs(zimg, ztxt, jnp.exp(params["log_scale"]), params["bias"])
+
+    return Model(init, apply)
+
+
+def unit_norm(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
+    """`x / |x|` in float32; a zero row stays zero, with a zero gradient."""
+    x = x.astype(jnp.float32)
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    empty = square == 0  # not `> 0` negated: a NaN must stay one
+    return jnp.where(empty, 0.0, x * jax.lax.rsqrt(jnp.where(empty, 1.0, square)))
+
+
+def count_parameters(params: Any) -> int:
+    """The number of numbers in a tree of arrays or of shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _make_tower(
+    what: str, module: type[Any], arguments: Mapping[str, Any], shared: Mapping[str, Any]
+) -> Any:
+    """The module, after the names of its arguments were checked."""
+    known = inspect.signature(module.__init__).parameters.values()
+    valid = {
+        argument.name: argument for argument in known if argument.kind is argument.KEYWORD_ONLY
+    }
+    free = [name for name in valid if name not in shared]
+    if unknown := sorted(set(arguments) - set(free)):
+        raise ValueError(f"Unknown arguments in {what}: got {unknown}, expected some of {free}.")
+    needed = [name for name in free if valid[name].default is inspect.Parameter.empty]
+    if missing := [name for name in needed if name not in arguments]:
+        raise ValueError(f"Missing arguments in {what}: {missing} must be given.")
+    return module(**arguments, **shared)
+
+
+def _check_widths(img: ViT, txt: TextTransformer) -> None:
+    widths = [
+        tower.encoder.norm.bias.shape[0] if tower.head is None else tower.head.outputs[0]
+        for tower in (img, txt)
+    ]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"The towers must end in one width: got {widths[0]} for images and {widths[1]} for "
+            "texts; set out_dim of one of them."
+        )
+
+
+def _check_shape(what: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if tuple(got) != expected:
+        raise ValueError(
+            f"Wrong {what} shape: got {tuple(got)} after the batch axis, this model was made for "
+            f"{expected}; change the preprocessing or the model's config."
+        )

@@ -1,0 +1,200 @@
+"""The image tower: a Vision Transformer with attention or mean pooling."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from bias_clip.models import layers
+
+
+class Sizes(NamedTuple):
+    """What a variant name stands for."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+
+
+VARIANTS = {
+    "mu": Sizes(32, 1, 128, 2),
+    "Ti": Sizes(192, 12, 768, 3),
+    "S": Sizes(384, 12, 1536, 6),
+    "M": Sizes(512, 12, 2048, 8),
+    "B": Sizes(768, 12, 3072, 12),
+    "L": Sizes(1024, 24, 4096, 16),
+    "So400m": Sizes(1152, 27, 4304, 16),
+    "H": Sizes(1280, 32, 5120, 16),
+    "g": Sizes(1408, 40, 6144, 16),
+    "g-opt": Sizes(1536, 40, 6144, 16),
+    "G": Sizes(1664, 48, 8192, 16),
+    "G-opt": Sizes(1536, 48, 8192, 16),
+    "e": Sizes(1792, 56, 15360, 16),
+}
+"""Scaling Vision Transformers, table 2 (Zhai et al., 2022); So400m: SigLIP (Zhai et al., 2023)."""
+
+POOLS = ("map", "gap")
+POSEMBS = ("learned", "sincos2d")
+STEMS = ("patch", "conv")
+
+
+def choose(what: str, got: str, valid: tuple[str, ...]) -> str:
+    """`got`, if it is one of the `valid` names of `what`; else a ValueError that lists them."""
+    if got not in valid:
+        raise ValueError(f"Unknown {what}: got {got!r}, expected one of {', '.join(valid)}.")
+    return got
+
+
+def parse_variant(
+    variant: str,
+    *,
+    width: int | None = None,
+    depth: int | None = None,
+    mlp_dim: int | None = None,
+    num_heads: int | None = None,
+) -> tuple[Sizes, int | None]:
+    """Sizes and patch of "B/16"; the patch is None in a plain "B".
+
+    Each size given overrides the variant's. A new width without a new mlp_dim brings `4 * width`.
+
+    Raises:
+      ValueError: no such variant, or a patch that is no positive whole number.
+    """
+    name, slash, patch = variant.partition("/")
+    sizes = VARIANTS[choose("variant", name, tuple(VARIANTS))]
+    if slash and not (patch.isdecimal() and int(patch) > 0):
+        raise ValueError(f"Bad patch in variant {variant!r}: expected a form like '{name}/16'.")
+    if width is not None and mlp_dim is None:
+        mlp_dim = 4 * width
+    given = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": num_heads}
+    sizes = sizes._replace(**{key: size for key, size in given.items() if size is not None})
+    if min(sizes) < 1:
+        raise ValueError(f"Sizes must be positive: got {sizes._asdict()}.")
+    return sizes, int(patch) if slash else None
+
+
+def sincos2d(side: int, width: int, temperature: float = 10_000.0) -> Float[np.ndarray, "l d"]:
+    """Fixed sine and cosine positions of a `side` x `side` grid, as in MoCo v3.
+
+    Raises:
+      ValueError: the width does not divide by four (sine and cosine of two coordinates).
+    """
+    if width % 4 or width < 8:
+        raise ValueError(f"sincos2d needs a width that divides by 4, at least 8: got {width}.")
+    omega = temperature ** -(np.arange(width // 4) / (width // 4 - 1))
+    y, x = (grid.reshape(-1, 1) * omega for grid in np.mgrid[:side, :side])
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype(np.float32)
+
+
+class ConvStem(nnx.Module):
+    """Stride-2 3x3 convolutions, each with norm and GELU: an image as a smaller grid of features.
+
+    `patch = 2 ** n` takes n convolutions; the last has `width / 2` channels, each one before it half
+    as many (at least 8). Overlapping windows learn from fewer pictures than one matrix per patch.
+    Reference: Xiao et al., Early Convolutions Help Transformers See Better, 2021; here LayerNorm
+    stands for their BatchNorm, so that the tower has no state.
+    """
+
+    def __init__(self, patch: int, width: int):
+        num = patch.bit_length() - 1
+        if patch < 2 or patch != 2**num:
+            raise ValueError(f"stem 'conv' needs a patch that is a power of 2: got {patch}.")
+        channels = [3, *(max(8, width >> (num - i)) for i in range(num))]
+        self.num, self.channels = num, channels[-1]
+        for i in range(num):
+            conv = layers.Linear((3, 3, channels[i]), (channels[i + 1],), start="lecun")
+            setattr(self, f"conv{i}", conv)
+            setattr(self, f"norm{i}", layers.LayerNorm(channels[i + 1]))
+
+    def __call__(self, x: Float[Array, "b s s c"]) -> Float[Array, "b h h k"]:
+        """A grid smaller by the patch."""
+        for i in range(self.num):
+            x = getattr(self, f"conv{i}")(_windows(x))
+            x = layers.gelu(getattr(self, f"norm{i}")(x))
+        return x
+
+
+def _windows(x: Float[Array, "b s s c"]) -> Float[Array, "b h h 3 3 c"]:
+    """The 3x3 windows around every second pixel: makes a convolution one matrix product."""
+    side = x.shape[1] // 2
+    x = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
+    rows = [[x[:, i::2, j::2][:, :side, :side] for j in range(3)] for i in range(3)]
+    return jnp.stack([jnp.stack(row, axis=3) for row in rows], axis=3)
+
+
+def _patches(x: Float[Array, "b s s c"], patch: int) -> Float[Array, "b l p p c"]:
+    """The image cut into squares, row by row: makes the patch convolution one matrix product."""
+    b, side, c = x.shape[0], x.shape[1] // patch, x.shape[3]
+    x = x.reshape(b, side, patch, side, patch, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, side * side, patch, patch, c)
+
+
+class ViT(nnx.Module):
+    """Vision Transformer: `[b, size, size, 3]` in [-1, 1] to `[b, out_dim or width]`.
+
+    Image tower of SigLIP at `variant="B/16", size=224, pool="map", out_dim=None`.
+
+    Raises:
+      ValueError: an unknown name, a variant without a patch, a size that the patch does not divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        variant: str,
+        size: int,
+        pool: str = "map",
+        posemb: str = "learned",
+        stem: str = "patch",
+        out_dim: int | None = None,
+        width: int | None = None,
+        depth: int | None = None,
+        mlp_dim: int | None = None,
+        num_heads: int | None = None,
+        remat: str = "none",
+        scan: bool = True,
+    ):
+        sizes, patch = parse_variant(
+            variant, width=width, depth=depth, mlp_dim=mlp_dim, num_heads=num_heads
+        )
+        side = _grid_side(variant, size, patch)
+        width, heads = sizes.width, sizes.num_heads
+        conv = choose("stem", stem, STEMS) == "conv"
+        learned = choose("posemb", posemb, POSEMBS) == "learned"
+        attend = choose("pool", pool, POOLS) == "map"
+        if not learned:
+            sincos2d(side, width)  # a width without such positions is an error here, not in apply
+        self.size, self.side, self.patch = size, side, 1 if conv else size // side
+        self.stem = ConvStem(size // side, width) if conv else None
+        inputs = (self.patch, self.patch, self.stem.channels if self.stem else 3)
+        self.embedding = layers.Linear(inputs, (width,), start="lecun")
+        self.pos_embedding = layers.positions(side * side, width) if learned else None
+        self.encoder = layers.Encoder(**sizes._asdict(), remat=remat, scan=scan)
+        self.map = layers.MapHead(width, sizes.mlp_dim, heads) if attend else None
+        self.head = layers.head(width, out_dim)
+
+    def __call__(self, image: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
+        """Pooled and projected, not yet normalised."""
+        x = image if self.stem is None else self.stem(image)
+        x = self.embedding(_patches(x, self.patch))
+        if self.pos_embedding is None:
+            table = jnp.asarray(sincos2d(self.side, x.shape[-1]))[None]
+        else:
+            table = self.pos_embedding[...]
+        x = self.encoder(x + table.astype(x.dtype))
+        x = jnp.mean(x, axis=1) if self.map is None else self.map(x)
+        return x if self.head is None else self.head(x)
+
+
+def _grid_side(variant: str, size: int, patch: int | None) -> int:
+    if patch is None:
+        raise ValueError(f"An image tower needs a patch: got {variant!r}, expected e.g. 'B/16'.")
+    if size < patch or size % patch:
+        raise ValueError(
+            f"Image size must divide by the patch: got size {size}, patch {patch}; "
+            f"nearest sizes are {max(1, size // patch) * patch} and {(size // patch + 1) * patch}."
+        )
+    return size // patch

@@ -1,0 +1,192 @@
+"""The blocks against flax's own layers, and the laws that scan and remat must keep."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+
+from bias_clip.models import initial, layers
+from tests.models.cases import (
+    assert_close,
+    build,
+    call,
+    normal,
+    pure,
+    scalar_and_grads,
+    value_and_grads,
+)
+
+WIDTH, MLP, HEADS, LENGTH, DEPTH = 16, 24, 4, 5, 3
+
+
+def attention():
+    return build(layers.Attention(WIDTH, HEADS))
+
+
+def encoder(*, scan=True, remat="none"):
+    sizes = {"width": WIDTH, "depth": DEPTH, "mlp_dim": MLP, "num_heads": HEADS}
+    return build(layers.Encoder(**sizes, scan=scan, remat=remat))
+
+
+def test_attention_is_flax_attention_in_value_and_gradient():
+    ours, theirs = attention(), linen.MultiHeadDotProductAttention(num_heads=HEADS)
+    q, x = normal(2, 2, WIDTH), normal(2, LENGTH, WIDTH, seed=2)
+    expected = scalar_and_grads(
+        lambda p, q, x: theirs.apply({"params": p}, q, x, x), pure(ours), q, x
+    )
+    assert_close(value_and_grads(ours, q, x), expected)
+
+
+def test_layer_norm_is_flax_layer_norm_in_value_and_gradient():
+    ours = build(layers.LayerNorm(WIDTH))
+    theirs = linen.LayerNorm(epsilon=1e-6, use_fast_variance=False)
+    x = 3 * normal(2, LENGTH, WIDTH) + 1
+    expected = scalar_and_grads(lambda p, x: theirs.apply({"params": p}, x), pure(ours), x)
+    assert_close(value_and_grads(ours, x), expected)
+
+
+def test_layer_norm_statistics_are_float32_whatever_comes_in():
+    x = (200 + normal(LENGTH, WIDTH)).astype(jnp.bfloat16)
+    graph, shapes = nnx.split(layers.LayerNorm(WIDTH))
+    norm = nnx.merge(graph, initial.draw(jax.random.key(0), shapes))
+    y = call(norm, x)
+    assert y.dtype == jnp.bfloat16
+    exact = np.asarray(x, np.float64)
+    exact = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(np.asarray(y, np.float64), exact, atol=0.02)  # bf16 has 8 bits
+
+
+def test_softmax_is_float32_whatever_comes_in():
+    ours = attention()
+    q, x = normal(2, 2, WIDTH), normal(2, LENGTH, WIDTH, seed=2)
+    q, x = q.astype(jnp.bfloat16), x.astype(jnp.bfloat16)
+    y = call(ours, q, x)
+    assert y.dtype == jnp.bfloat16
+    exact = call(ours, q.astype(jnp.float32), x.astype(jnp.float32))
+    np.testing.assert_allclose(np.asarray(y, np.float32), exact, atol=0.05)
+
+
+def test_gelu_is_the_tanh_form_with_its_gradient():
+    x = jnp.asarray(np.concatenate([np.linspace(-6, 6, 97), [-1e4, 1e4]]), jnp.float32)
+
+    def both(f):
+        return jax.jit(lambda x: (f(x), jax.vmap(jax.grad(f))(x)))(x)
+
+    expected = both(functools.partial(jax.nn.gelu, approximate=True))
+    assert_close(both(layers.gelu), expected, atol=2e-6)
+
+
+def test_block_is_pre_norm_attention_then_mlp():
+    block = build(layers.Block(WIDTH, MLP, HEADS))
+
+    def by_hand(x):
+        y = block.norm1(x)
+        x = x + block.attention(y, y)
+        hidden = jax.nn.gelu(block.mlp.fc1(block.norm2(x)), approximate=True)
+        return x + block.mlp.fc2(hidden)
+
+    x = normal(2, LENGTH, WIDTH)
+    assert_close(call(block, x), jax.jit(by_hand)(x))
+
+
+def test_encoder_does_not_know_the_order_of_tokens():
+    order, ours, x = np.array([3, 0, 4, 1, 2]), encoder(), normal(2, LENGTH, WIDTH)
+    assert_close(call(ours, x[:, order]), call(ours, x)[:, order])
+
+
+def test_map_head_does_not_know_the_order_of_tokens_but_their_content():
+    head = build(layers.MapHead(WIDTH, MLP, HEADS))
+    x = normal(2, LENGTH, WIDTH)
+    y = call(head, x)
+    assert_close(call(head, x[:, ::-1]), y)
+    assert np.abs(call(head, x.at[:, 1].multiply(2.0)) - y).max() > 1e-2
+
+
+@functools.cache
+def unrolled():
+    return value_and_grads(encoder(scan=False), normal(2, LENGTH, WIDTH))
+
+
+@pytest.mark.parametrize("remat", layers.REMAT_POLICIES)
+@pytest.mark.parametrize("scan", [True, False])
+def test_scan_and_remat_change_neither_value_nor_gradient(scan, remat):
+    got = value_and_grads(encoder(scan=scan, remat=remat), normal(2, LENGTH, WIDTH))
+    assert_close(got, unrolled(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_remat_policies_keep_less_and_less(scan):
+    def kept(remat):
+        graph, state = nnx.split(encoder(scan=scan, remat=remat))
+
+        def backward(state, x):
+            return jax.vjp(lambda state, x: nnx.merge(graph, state)(x), state, x)[1]
+
+        residuals = jax.eval_shape(backward, state, normal(2, LENGTH, WIDTH))
+        return sum(leaf.size for leaf in jax.tree.leaves(residuals))
+
+    sizes = [kept(remat) for remat in layers.REMAT_POLICIES]
+    assert sizes == sorted(set(sizes), reverse=True)
+
+
+def test_every_layer_counts_and_in_order():
+    ours = encoder()
+    graph, stacked = nnx.split(ours.blocks)
+
+    def by_hand(x):
+        for i in range(DEPTH):
+            x = nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))(x)
+        return ours.norm(x)
+
+    x = normal(2, LENGTH, WIDTH)
+    assert_close(call(ours, x), jax.jit(by_hand)(x))
+
+
+@functools.cache
+def started():
+    class Parts(nnx.Module):
+        def __init__(self):
+            self.block = layers.Block(64, 256, 4, stack=(8,))
+            self.head = layers.MapHead(64, 256, 4)
+            self.positions = layers.positions(50, 64)
+            self.last = layers.head(64, 100)
+
+    parts = jax.jit(lambda key: initial.draw(key, nnx.state(Parts())))(jax.random.key(0))
+    return jax.tree.map(np.asarray, parts)
+
+
+@pytest.mark.parametrize("name", ["query", "out"])
+def test_attention_starts_glorot_over_the_flattened_heads_of_each_layer(name):
+    kernel = started()["block"]["attention"][name]["kernel"]
+    bound = np.sqrt(6 / (64 + 64))
+    assert np.abs(kernel).max() <= bound
+    np.testing.assert_allclose(kernel.std(axis=(1, 2, 3)), bound / np.sqrt(3), rtol=0.05)
+    assert np.abs(kernel[0] - kernel[1]).max() > bound / 2  # layers start apart
+    assert not np.any(started()["block"]["attention"][name]["bias"])
+
+
+def test_mlp_norm_probe_and_positions_start_as_in_siglip():
+    block, head, table, last = (started()[name] for name in ("block", "head", "positions", "last"))
+    bound = np.sqrt(6 / (64 + 256))
+    assert 0.95 * bound < np.abs(block["mlp"]["fc1"]["kernel"]).max() <= bound
+    np.testing.assert_allclose(np.std(block["mlp"]["fc2"]["bias"]), 1e-6, rtol=0.2)
+    assert np.all(block["norm1"]["scale"] == 1)
+    assert not np.any(block["norm1"]["bias"])
+    assert np.sqrt(6 / 65) * 0.8 < np.abs(head["probe"]).max() <= np.sqrt(6 / 65)
+    np.testing.assert_allclose(np.std(table), 1 / np.sqrt(64), rtol=0.05)
+    np.testing.assert_allclose(np.std(last["kernel"]), 1 / np.sqrt(64), rtol=0.05)
+    assert np.abs(last["kernel"]).max() <= 2 / 0.8796 / np.sqrt(64)  # cut at two deviations
+    assert 3 / np.sqrt(64) < np.abs(table).max()  # not cut
+
+
+def test_unknown_policy_lists_the_valid_ones():
+    with pytest.raises(ValueError, match=r"'some'.*none, minimal, dots, full"):
+        encoder(remat="some")
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="width 16, num_heads 3"):
+        layers.Attention(16, 3)

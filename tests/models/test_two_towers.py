@@ -1,0 +1,196 @@
+"""The whole model: its size, its tree, its norms, its errors, and how it is started on a mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from bias_clip.losses import sigmoid_loss
+from bias_clip.models import count_parameters, make_model, unit_norm
+
+IMAGE = {"variant": "mu/8", "size": 16, "depth": 2}
+TEXT = {"variant": "mu", "vocab_size": 11, "length": 6, "depth": 2, "out_dim": 32}
+
+
+def tiny(image=None, text=None, **arguments):
+    return make_model(image={**IMAGE, **(image or {})}, text={**TEXT, **(text or {})}, **arguments)
+
+
+def batch(b=4):
+    random = np.random.default_rng(7)
+    return {
+        "image": jnp.asarray(random.uniform(-1, 1, (b, 16, 16, 3)), jnp.float32),
+        "text": jnp.asarray(random.integers(0, 11, (b, 6)), jnp.int32),
+    }
+
+
+def start(model, seed=0):
+    return jax.jit(model.init)(jax.random.key(seed))
+
+
+@functools.cache
+def params():
+    return start(tiny())
+
+
+def run(model, params, **inputs):
+    return jax.jit(model.apply)(params, **inputs)
+
+
+def paths(params):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def siglip_b16():
+    return make_model(
+        image={"variant": "B/16", "size": 224},
+        text={"variant": "B", "vocab_size": 32_000, "length": 64, "out_dim": 768},
+    )
+
+
+def test_siglip_b16_has_its_published_parameters():
+    params = jax.eval_shape(siglip_b16().init, jax.random.key(0))
+    assert count_parameters(params) == 203_155_970
+    assert count_parameters(params["img"]) == 92_884_224
+    assert count_parameters(params["txt"]) == 110_271_744
+
+
+def test_tree_is_plain_float32_and_matrices_are_called_kernel():
+    tree = start(tiny(image={"stem": "conv"}))
+    kinds = jax.tree.leaves(jax.tree.map(type, tree, is_leaf=lambda node: type(node) is not dict))
+    assert set(kinds) == {type(jnp.zeros(()))}
+    found = paths(tree)
+    assert {leaf.dtype for leaf in found.values()} == {jnp.dtype("float32")}
+    names = {path.rsplit("/", 1)[-1] for path in found}
+    assert names == {
+        *("kernel", "bias", "scale", "probe", "pos_embedding", "embedding", "log_scale")
+    }
+    assert found["img/encoder/blocks/attention/query/kernel"].shape == (2, 32, 2, 16)
+    assert found["txt/encoder/blocks/mlp/fc2/kernel"].shape == (2, 128, 32)
+
+
+def test_embeddings_have_unit_norm_and_the_loss_starts_near_ten():
+    model = tiny(image={"width": 64}, text={"width": 64, "out_dim": 64})
+    out = run(model, start(model), **batch(16))
+    for z in (out.zimg, out.ztxt):
+        assert z.dtype == jnp.float32
+        np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(out.scale, 10.0, rtol=1e-6)
+    assert out.bias == -10.0
+    loss = sigmoid_loss(out.zimg, out.ztxt, scale=out.scale, bias=out.bias).mean()
+    assert 7 < loss < 13  # -log sigmoid(b) = 10 where the cosine is near 0
+
+
+def test_one_tower_alone_is_the_tower_of_both():
+    both = run(tiny(), params(), **batch())
+    alone = run(tiny(), params(), image=batch()["image"])
+    assert alone.ztxt is None
+    np.testing.assert_allclose(alone.zimg, both.zimg, atol=1e-6)
+    alone = run(tiny(), params(), text=batch()["text"])
+    assert alone.zimg is None
+    np.testing.assert_allclose(alone.ztxt, both.ztxt, atol=1e-6)
+
+
+def test_unit_norm_of_zero_is_zero_with_zero_gradient_and_nan_stays():
+    x = jnp.array([[0.0, 0.0], [3.0, 4.0], [jnp.nan, 1.0], [1e-15, 0.0]])
+    y = unit_norm(x)
+    np.testing.assert_allclose(y[:2], [[0, 0], [0.6, 0.8]], rtol=1e-6)
+    assert np.all(np.isnan(y[2]))
+    np.testing.assert_allclose(y[3], [1, 0], rtol=1e-5)
+    slope = jax.grad(lambda x: jnp.sum(unit_norm(x) * jnp.array([1.0, 2.0])))(x[:2])
+    np.testing.assert_allclose(slope, [[0, 0], [-0.064, 0.048]], atol=1e-6)
+
+
+def test_rows_do_not_see_each_other():
+    whole = run(tiny(), params(), **batch())
+    part = run(tiny(), params(), **{key: value[2:] for key, value in batch().items()})
+    np.testing.assert_allclose(part.zimg, whole.zimg[2:], atol=1e-5)
+    np.testing.assert_allclose(part.ztxt, whole.ztxt[2:], atol=1e-5)
+
+
+def gradients(model):
+    def scalar(params):
+        out = model.apply(params, **batch())
+        return jnp.sum(sigmoid_loss(out.zimg, out.ztxt, scale=out.scale, bias=out.bias))
+
+    return jax.jit(jax.value_and_grad(scalar))(params())
+
+
+def test_scan_and_unrolled_agree_on_the_same_parameters_and_all_of_them_learn():
+    expected, got = gradients(tiny(scan=False)), gradients(tiny(scan=True, remat="dots"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), got, expected)
+    for path, leaf in paths(got[1]).items():  # softmax does not see what a key's bias adds
+        assert np.any(leaf) or path.endswith("key/bias"), path
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters_and_results():
+    half = run(tiny(dtype="bfloat16"), params(), **batch())
+    full = run(tiny(), params(), **batch())
+    assert half.zimg.dtype == half.ztxt.dtype == jnp.float32
+    assert np.sum(half.zimg * full.zimg, axis=1).min() > 0.999
+    assert np.sum(half.ztxt * full.ztxt, axis=1).min() > 0.999
+    assert np.abs(half.zimg - full.zimg).max() > 1e-6  # it did compute in bfloat16
+    np.testing.assert_allclose(np.linalg.norm(half.zimg, axis=1), 1, rtol=1e-5)
+
+
+def test_init_is_a_function_of_the_key_and_the_towers_differ():
+    init = jax.jit(tiny(text={"pool": "map"}).init)
+    a, b, c = (init(jax.random.key(seed)) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    towers = [tree[tower] for tree in (a, c) for tower in ("img", "txt")]
+    kernels = [tower["encoder"]["blocks"]["mlp"]["fc1"]["kernel"] for tower in towers]
+    for i in range(4):
+        for j in range(i):
+            assert np.abs(kernels[i] - kernels[j]).max() > 0.01
+
+
+def test_init_writes_straight_into_its_shards():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    model = tiny()
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+
+    def sharding(leaf):
+        split = leaf.ndim > 1 and leaf.shape[-1] % 8 == 0
+        axes = [None] * (leaf.ndim - 1) + ["data"] if split else []
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    shardings = jax.tree.map(sharding, shapes)
+    sharded = jax.jit(model.init, out_shardings=shardings)(jax.random.key(0))
+    table = sharded["txt"]["embedding"]
+    assert table.sharding.shard_shape(table.shape) == (11, 4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), sharded, params())
+    out, alone = run(model, sharded, **batch(8)), run(model, params(), **batch(8))
+    np.testing.assert_allclose(out.zimg, alone.zimg, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image": {"widht": 5}}, "arguments in image: got .'widht'.*'width'"),
+        ({"text": {"remat": "full"}}, "arguments in text: got .'remat'"),
+        ({"text": {"out_dim": 16}}, "got 32 for images and 16 for texts"),
+        ({"dtype": "float16"}, "float32, bfloat16"),
+        ({"remat": "all"}, "none, minimal, dots, full"),
+        ({"scale_init": 0.0}, "scale_init"),
+    ],
+)
+def test_what_cannot_be_is_an_error_before_anything_runs(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**arguments)
+
+
+def test_missing_arguments_are_named():
+    with pytest.raises(ValueError, match=r"in text: .'vocab_size'"):
+        make_model(image=IMAGE, text={"variant": "mu"})
+
+
+def test_wrong_shapes_are_named():
+    shapes = jax.eval_shape(tiny().init, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"image shape: got \(24, 24, 3\).*\(16, 16, 3\)"):
+        jax.eval_shape(tiny().apply, shapes, image=jnp.zeros((2, 24, 24, 3)))
+    with pytest.raises(ValueError, match=r"text shape: got \(8,\).*\(6,\)"):
+        jax.eval_shape(tiny().apply, shapes, text=jnp.zeros((2, 8), jnp.int32))

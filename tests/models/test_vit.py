@@ -1,0 +1,112 @@
+"""The image tower: stems as convolutions, sizes by name, positions, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bias_clip.models import vit
+from bias_clip.models.two_towers import count_parameters
+from tests.models.cases import build, call, normal, scalar_and_grads
+
+
+def make(**arguments):
+    arguments = {"variant": "mu/4", "size": 16, **arguments}
+    return build(vit.ViT(**arguments))
+
+
+def image():
+    return normal(2, 16, 16, 3)
+
+
+def convolve(x, kernel, stride, padding):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def test_patches_times_kernel_is_the_strided_convolution():
+    kernel = normal(4, 4, 3, 7)
+    got = jnp.einsum("blijc,ijcd->bld", vit._patches(image(), 4), kernel)
+    expected = convolve(image(), kernel, 4, "VALID").reshape(2, 16, 7)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_windows_times_kernel_is_the_stride_two_convolution():
+    kernel = normal(3, 3, 3, 7)
+    got = jnp.einsum("bhwijc,ijcd->bhwd", vit._windows(image()), kernel)
+    np.testing.assert_allclose(got, convolve(image(), kernel, 2, ((1, 0), (1, 0))), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("variant", "millions"),
+    # Published sizes of the encoder with patch 16 at 224 px, without a head.
+    [("Ti/16", 5.5), ("S/16", 21.7), ("B/16", 85.8), ("L/16", 303.3), ("So400m/14", 412.4)],
+)
+def test_variants_have_their_published_sizes(variant, millions):
+    count = count_parameters(nnx.state(vit.ViT(variant=variant, size=224, pool="gap")))
+    assert count / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+@pytest.mark.parametrize("pool", vit.POOLS)
+@pytest.mark.parametrize("posemb", vit.POSEMBS)
+@pytest.mark.parametrize("stem", vit.STEMS)
+def test_every_form_sees_every_pixel(pool, posemb, stem):
+    tower = make(pool=pool, posemb=posemb, stem=stem, out_dim=5)
+    assert jax.eval_shape(tower, image()).shape == (2, 5)
+    slope = scalar_and_grads(tower, image())[1][0]
+    assert np.all(np.abs(slope).max(axis=(0, 3)) > 0)
+
+
+@pytest.mark.parametrize("posemb", vit.POSEMBS)
+def test_positions_tell_where_a_patch_is(posemb):
+    tower, x = make(posemb=posemb), image()
+    turned = jnp.concatenate([x[:, 4:], x[:, :4]], axis=1)  # the same patches elsewhere
+    assert np.abs(call(tower, turned) - call(tower, x)).max() > 1e-3
+
+
+def test_sincos_positions():
+    table = vit.sincos2d(4, 32)
+    assert table.shape == (16, 32)
+    np.testing.assert_allclose(np.sum(table**2, axis=1), 16, rtol=1e-5)  # sin² + cos² of 16 angles
+    grid = table.reshape(4, 4, 32)
+    np.testing.assert_array_equal(grid[0, :, 16:], grid[0, :1, 16:].repeat(4, 0))  # y: second half
+    np.testing.assert_allclose(grid[0, 3, 0], np.sin(3.0), rtol=1e-5)  # x: first, slowest last
+    np.testing.assert_allclose(grid[2, 0, 16 + 7], np.sin(2e-4), rtol=1e-5)
+
+
+def test_fixed_positions_are_not_parameters():
+    learned, fixed = (nnx.state(make(posemb=posemb)) for posemb in vit.POSEMBS)
+    assert count_parameters(learned) - count_parameters(fixed) == 16 * 32
+
+
+def test_sizes_can_be_overridden_one_by_one():
+    sizes, patch = vit.parse_variant("Ti/8", depth=6)
+    assert (sizes, patch) == (vit.Sizes(192, 6, 768, 3), 8)
+    assert vit.parse_variant("Ti", width=256, num_heads=4) == (vit.Sizes(256, 12, 1024, 4), None)
+    assert vit.parse_variant("Ti", width=256, mlp_dim=512)[0].mlp_dim == 512
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"variant": "XL/16"}, "'XL', expected one of mu, Ti, S"),
+        ({"variant": "mu"}, "needs a patch"),
+        ({"variant": "mu/x"}, "'mu/16'"),
+        ({"variant": "mu/0"}, "'mu/16'"),
+        ({"size": 18}, "size 18, patch 4; nearest sizes are 16 and 20"),
+        ({"size": 2}, "size 2, patch 4"),
+        ({"pool": "tok"}, "'tok', expected one of map, gap"),
+        ({"posemb": "rope"}, "learned, sincos2d"),
+        ({"stem": "resnet"}, "patch, conv"),
+        ({"stem": "conv", "variant": "mu/6", "size": 18}, "power of 2: got 6"),
+        ({"width": 30, "posemb": "sincos2d"}, "width that divides by 4, at least 8: got 30"),
+        ({"num_heads": 5}, "width 32, num_heads 5"),
+        ({"depth": 0}, "positive"),
+        ({"out_dim": 0}, "out_dim"),
+    ],
+)
+def test_what_cannot_be_is_an_error(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
