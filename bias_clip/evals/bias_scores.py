@@ -143,7 +143,9 @@ def _cell_gaps(
     return np.where(enough, means[:, 1] - means[:, 0], np.nan)
 
 
-def _gap_by_chance(found: Int[np.ndarray, " k"], counts: Int[np.ndarray, "k 2"], seed: int) -> float:
+def _gap_by_chance(
+    found: Int[np.ndarray, " k"], counts: Int[np.ndarray, "k 2"], seed: int
+) -> float:
     """Mean |gap| when `found` hits of each role fall on its images at random: hypergeometric."""
     if not len(found):
         return float("nan")

@@ -1,0 +1,195 @@
+"""How a loss meets every other device's rows: the fold over blocks, and the only reduction."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bias_clip.losses._checks import check_weights
+
+AxisName: TypeAlias = str | tuple[str, ...] | None
+Tree: TypeAlias = Any
+
+
+def fold_blocks(
+    step: Callable[[Tree, Tree], Tree],
+    init: Tree,
+    block: Tree,
+    axis_name: AxisName = None,
+    *,
+    chunk_size: int | None = None,
+) -> Tree:
+    """Folds `step` over this device's block and then over every other device's.
+
+    ::
+
+        carry = init
+        for k in range(devices):  carry = step(carry, block of the k-th device upstream)
+
+    Blocks travel round a ring, so a device holds two of them at a time, and the step is recomputed
+    in the backward pass, so that no step's logits are kept. With `chunk_size` a block is walked in
+    chunks of that many rows by the same fold. Without `axis_name` and `chunk_size` this is
+    `step(init, block)` and nothing else.
+
+    Args:
+      step: maps (carry, block or chunk) to a carry of the same shapes. The last chunk is filled up
+        with rows of zeros, which the step must leave out (`row_numbers` start at 1 for this).
+      init: the carry to start with, any tree of arrays. Make it from local rows (`zeros_like`, not
+        `zeros`): `shard_map` wants the start to differ between devices as the result does.
+      block: any tree of arrays with the same number of rows in front; it travels as one.
+      axis_name: mapped axis, or a tuple of them taken as one ring; None for one device.
+      chunk_size: rows of a chunk; need not divide the rows of the block. None for the whole block.
+
+    Returns:
+      The carry after all blocks.
+
+    Raises:
+      ValueError: chunk_size below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.losses import fold_blocks
+      >>> total = fold_blocks(lambda total, x: total + x.sum(), 0.0, jnp.arange(5.0), chunk_size=2)
+      >>> float(total)
+      10.0
+    """
+
+    def one_sided(carry, block, _):
+        return step(carry, block), ()
+
+    return fold_blocks_both(one_sided, init, block, (), axis_name, chunk_size=chunk_size)[0]
+
+
+def fold_blocks_both(
+    step: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]],
+    init: Tree,
+    block: Tree,
+    block_init: Tree,
+    axis_name: AxisName = None,
+    *,
+    chunk_size: int | None = None,
+) -> tuple[Tree, Tree]:
+    """`fold_blocks` with a second statistic that belongs to the block and travels with it.
+
+    ::
+
+        carry, block_carry = step(carry, block, block_carry)
+
+    One set of logits then serves both sides: rows reduce into the carry, columns into the block's,
+    which is home again after a full turn of the ring. A second fold with the roles swapped would
+    compute all logits twice; this costs a message of one number per row and turn.
+
+    Args:
+      step: maps (carry, block, block_carry) to the new (carry, block_carry).
+      init: as for `fold_blocks`; it stays on this device.
+      block: as for `fold_blocks`.
+      block_init: the block's own carry, a tree with the block's number of rows in front.
+      axis_name: as for `fold_blocks`.
+      chunk_size: as for `fold_blocks`.
+
+    Returns:
+      The carry and the block's carry after all blocks.
+    """
+    rows = jax.tree.leaves(block)[0].shape[0]
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(
+            f"chunk_size: got {chunk_size}, expected a positive number of rows or None"
+        )
+    chunk_size = rows if chunk_size is None else min(chunk_size, rows)
+    chunked = chunk_size < rows
+    ring = axis_name is not None and jax.lax.axis_size(axis_name) > 1
+    if chunked or ring:
+        step = jax.checkpoint(step, prevent_cse=False)  # inside a scan nothing can be merged
+    walk = _in_chunks(step, rows, chunk_size) if chunked else step
+    if not ring:
+        return walk(init, block, block_init)
+
+    def turn(state, _):
+        carry, block, block_carry = state
+        # Asked for before the step, so that the message travels while the step computes.
+        next_block = _rotate(block, axis_name)
+        carry, block_carry = walk(carry, block, block_carry)
+        return (carry, next_block, _rotate(block_carry, axis_name)), ()
+
+    state = (init, block, block_init)
+    (carry, _, block_carry), _ = jax.lax.scan(turn, state, length=jax.lax.axis_size(axis_name))
+    return carry, block_carry
+
+
+def row_numbers(rows: int, axis_name: AxisName = None) -> Int[Array, " b"]:
+    """Numbers the rows of all devices from 1, so that 0 is nobody and marks a filled-up row."""
+    first = 1 if axis_name is None else 1 + rows * jax.lax.axis_index(axis_name)
+    return first + jnp.arange(rows, dtype=jnp.int32)
+
+
+def weighted_mean(
+    values: Float[Array, " b"],
+    weights: Float[Array, " b"] | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
+    """Averages rows over all devices: the anchor weights, and the only reduction of a loss.
+
+    ::
+
+        sum(weights * values) / sum(weights)
+
+    A loss is a sum over pairs for each row; this divides by the number of rows, or by the sum of
+    their weights, and never by the number of pairs. A row of weight 0 is out of both sums. If all
+    weights are 0 the result is 0. Under `axis_name` every device holds its own rows and gets the
+    same result.
+
+    Args:
+      values: one value per local row.
+      weights: one non-negative anchor weight per local row; None weighs all rows alike.
+      axis_name: mapped axis or tuple of axes to reduce over; None for one device.
+
+    Returns:
+      The average, equal on all devices.
+
+    Raises:
+      ValueError: weights that are negative or not one per row.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.losses import weighted_mean
+      >>> float(weighted_mean(jnp.array([1.0, 2.0, 9.0]), jnp.array([1.0, 1.0, 0.0])))
+      1.5
+    """
+    if weights is None:
+        mean = values.mean()
+        return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+    check_weights(values.shape[0], weights=weights)
+    weights = jnp.asarray(weights, values.dtype)
+    total = jnp.where(weights > 0, weights * values, 0).sum()
+    norm = weights.sum()
+    if axis_name is not None:
+        total, norm = jax.lax.psum((total, norm), axis_name)
+    return jnp.where(norm > 0, total / jnp.where(norm > 0, norm, 1), 0)
+
+
+def _in_chunks(step, rows: int, chunk_size: int):
+    """Makes of a step over a chunk a step over a block."""
+    chunks = -(-rows // chunk_size)
+
+    def split(x):
+        filled = jnp.pad(x, [(0, chunks * chunk_size - rows)] + [(0, 0)] * (x.ndim - 1))
+        return filled.reshape(chunks, chunk_size, *x.shape[1:])
+
+    def join(x):
+        return x.reshape(chunks * chunk_size, *x.shape[2:])[:rows]
+
+    def walk(carry, block, block_carry):
+        chunk_trees = jax.tree.map(split, (block, block_carry))
+        carry, out = jax.lax.scan(lambda carry, x: step(carry, *x), carry, chunk_trees)
+        return carry, jax.tree.map(join, out)
+
+    return walk
+
+
+def _rotate(tree: Tree, axis_name: str | tuple[str, ...]) -> Tree:
+    """Hands the tree to the next device and takes the previous one's."""
+    size = jax.lax.axis_size(axis_name)
+    ring = [(source, (source + 1) % size) for source in range(size)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, ring), tree)

@@ -1,0 +1,136 @@
+"""The rows of a batch, which pairs of them are positives and negatives, and their logits."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bias_clip.losses._blocks import AxisName, row_numbers
+from bias_clip.losses._checks import check_ids, check_pairs, check_prior, check_weights
+
+
+class Rows(NamedTuple):
+    """One tower's local rows and what decides about their pairs; travels round the ring as one."""
+
+    z: Float[Array, "b d"]
+    number: Int[Array, " b"]
+    labels: Int[Array, " b"] | None
+    cells: Int[Array, " b"] | None
+    weights: Float[Array, " b"] | None
+
+
+def make_rows(
+    z: Float[Array, "b d"],
+    *,
+    labels: Int[Array, " b"] | None,
+    cells: Int[Array, " b"] | None,
+    candidate_weights: Float[Array, " b"] | None,
+    axis_name: AxisName,
+) -> Rows:
+    """Checks and numbers the local rows of one tower."""
+    rows = z.shape[0]
+    check_ids(rows, labels=labels, cells=cells)
+    check_weights(rows, candidate_weights=candidate_weights)
+    weights = candidate_weights
+    if weights is not None:
+        weights = jnp.asarray(weights, logit_dtype(z.dtype))
+    return Rows(z, row_numbers(rows, axis_name), labels, cells, weights)
+
+
+def make_row_pairs(
+    za: Float[Array, "b d"],
+    zb: Float[Array, "b d"],
+    *,
+    names: tuple[str, str] = ("zimg", "ztxt"),
+    **of_rows: Any,
+) -> tuple[Rows, Rows]:
+    """Checks a batch of pairs and gives the rows of either tower, in one dtype."""
+    za, zb = jnp.asarray(za), jnp.asarray(zb)
+    check_pairs(**dict(zip(names, (za, zb), strict=True)))
+    dtype = jnp.promote_types(za.dtype, zb.dtype)
+    a = make_rows(za.astype(dtype), **of_rows)
+    return a, a._replace(z=zb.astype(dtype))
+
+
+def is_other(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"]:
+    """Tells candidates from the anchor itself and from rows that only fill up a chunk."""
+    return ~_equal(anchors.number, candidates.number) & (candidates.number > 0)[None, :]
+
+
+def is_same_label(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"] | bool:
+    """Tells which candidates are known to be of the anchor's label."""
+    if anchors.labels is None or candidates.labels is None:
+        return False
+    return _equal(anchors.labels, candidates.labels) & (candidates.labels >= 0)[None, :]
+
+
+def is_same_cell(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"] | bool:
+    """Tells which candidates are in the anchor's cell; without cells all are."""
+    if anchors.cells is None or candidates.cells is None:
+        return True
+    return _equal(anchors.cells, candidates.cells)
+
+
+def is_negative(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"]:
+    """Tells the negatives: other rows, not of the same label, within the anchor's cell."""
+    other = is_other(anchors, candidates)
+    if anchors.labels is not None:
+        other &= ~is_same_label(anchors, candidates)
+    return other & is_same_cell(anchors, candidates)
+
+
+def logit_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """Logits are float32 at least, whatever the embeddings are."""
+    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
+def pair_logits(anchors: Rows, candidates: Rows, scale: Float[Array, ""]) -> Float[Array, "b c"]:
+    """`scale * <anchor i, candidate j>` for all pairs."""
+    z = anchors.z
+    # Scaling rows saves a pass over the logits, but would round bfloat16 rows a second time.
+    early = z.dtype == scale.dtype
+    dimensions = (((1,), (1,)), ((), ()))
+    dots = jax.lax.dot_general(
+        scale * z if early else z, candidates.z, dimensions, preferred_element_type=scale.dtype
+    )
+    return dots if early else scale * dots
+
+
+def negative_logits(
+    anchors: Rows, candidates: Rows, scale: Float[Array, ""]
+) -> Float[Array, "b c"]:
+    """`pair_logits` of the negatives, and `nothing` for all other pairs."""
+    logits = pair_logits(anchors, candidates, scale)
+    return jnp.where(is_negative(anchors, candidates), logits, nothing(scale.dtype))
+
+
+def own_logits(a: Rows, b: Rows, scale: Float[Array, ""]) -> Float[Array, " b"]:
+    """`scale * <a_i, b_i>`, the logits of the positives."""
+    dimensions = (((1,), (1,)), ((0,), (0,)))
+    return scale * jax.lax.dot_general(a.z, b.z, dimensions, preferred_element_type=scale.dtype)
+
+
+def nothing(dtype: jnp.dtype) -> Float[Array, ""]:
+    """The logarithm of nothing: finite, since two infinities that meet give no gradient."""
+    return jnp.asarray(jnp.finfo(dtype).min / 4, dtype)
+
+
+def log_weights(weights: Float[Array, " b"]) -> Float[Array, " b"]:
+    """log(weights), with `nothing` and no gradient at 0."""
+    present = weights > 0
+    return jnp.where(present, jnp.log(jnp.where(present, weights, 1)), nothing(weights.dtype))
+
+
+def prior_of_anchors(prior, own: Float[Array, " a"]) -> Float[Array, " a"]:
+    """The class prior of each of the 2b anchors of b pairs, first those of the first tower."""
+    rows = own.shape[0] // 2
+    check_prior(rows, prior)
+    prior = jnp.asarray(prior, own.dtype)
+    if prior.ndim < 2:
+        return jnp.concatenate([jnp.broadcast_to(prior, rows)] * 2)
+    return prior.T.reshape(-1)
+
+
+def _equal(a: Int[Array, " b"], b: Int[Array, " c"]) -> Bool[Array, "b c"]:
+    return a[:, None] == b[None, :]

@@ -1,0 +1,296 @@
+"""Contrastive losses that take the false negatives out of the negatives, in expectation."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bias_clip.losses._blocks import AxisName, fold_blocks, fold_blocks_both
+from bias_clip.losses._checks import check_choice
+from bias_clip.losses._pairs import (
+    Rows,
+    is_negative,
+    log_weights,
+    logit_dtype,
+    make_row_pairs,
+    nothing,
+    own_logits,
+    pair_logits,
+    prior_of_anchors,
+)
+
+
+def debiased_loss(
+    za: Float[Array, "b d"],
+    zb: Float[Array, "b d"],
+    *,
+    prior: Float[Array, ""] | Float[Array, " b"] | Float[Array, "b 2"] | float,
+    scale: Float[Array, ""] | float,
+    negatives: str = "cross",
+    cells: Int[Array, " b"] | None = None,
+    candidate_weights: Float[Array, " b"] | None = None,
+    chunk_size: int | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, " b"]:
+    """Debiased contrastive loss, with one class probability or one per example.
+
+    ::
+
+        z_ij   = scale * <za_i, zb_j>,   S_i = sum over negatives j of w_j exp(z_ij)
+        N_i    = sum over negatives j of w_j
+        G_i    = max((S_i - prior_i N_i exp(z_ii)) / (1 - prior_i), N_i exp(-scale))
+        a_i    = log(exp(z_ii) + G_i) - z_ii
+        loss_i = (a_i + b_i) / 2, b_i the same with the towers swapped
+
+    A candidate drawn at random is of the anchor's class with probability `prior`; taking that
+    share of the positive's exponential out of the sum leaves, on average, the true negatives. A
+    sample-specific prior makes that so for every class of a long-tailed set; a constant one takes
+    too little out for frequent classes and too much for rare ones. The floor is the smallest
+    value that N_i negatives can have; the scale gets no gradient through it. `debiased_floor`
+    tells how often it binds: where it does, the negatives of the row get no gradient. Prior 0 is
+    InfoNCE. The prior is that of the distribution the candidates come from, after weighting.
+
+    Memory: logits of one block at a time, b x b under `axis_name`, b x chunk_size with chunks,
+    recomputed in the backward pass; without either the plain b x b product is kept. With negatives
+    of both towers these are four products.
+
+    Args:
+      za: embeddings of unit norm of one tower or view; local rows under `axis_name`.
+      zb: embeddings of unit norm of the other; row i is the partner of row i of `za`.
+      prior: probability in [0, 1) that a random candidate is of the anchor's class: a number, one
+        per row, or two per row, for its anchor in `za` and its anchor in `zb`.
+      scale: multiplies the cosine; 1/temperature.
+      negatives: "cross" takes them from the anchor's other tower (image and text), "both" from
+        both towers (two views of one kind; the authors' setting).
+      cells: negatives count only within the anchor's cell; any integers.
+      candidate_weights: w_j, non-negative; None is 1. The anchors' weights enter in
+        `weighted_mean`; weight 0 in both is the row removed.
+      chunk_size: candidates per chunk; need not divide the batch. None for no chunks.
+      axis_name: mapped axis or tuple of axes over which the batch is spread; None for one device.
+
+    Returns:
+      One value per local row, float32 (float64 for float64 embeddings).
+
+    Raises:
+      ValueError: a prior outside [0, 1) or of another shape; unknown negatives; embeddings of
+        different shapes or not [rows, width]; cells that are not one integer per row; weights that
+        are negative or not one per row; chunk_size below 1.
+
+    Reference:
+      Chuang et al.: Debiased Contrastive Learning, 2020 (constant prior, negatives="both");
+      Wang et al.: Sample-Specific Debiasing for Better Image-Text Models, 2023 (a prior per
+      example). The image-text form, negatives="cross", is this project's.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.losses import debiased_loss
+      >>> rows = debiased_loss(jnp.eye(3), jnp.eye(3), prior=jnp.array([0.0, 0.1, 0.3]), scale=1.0)
+      >>> print([round(float(x), 4) for x in rows])
+      [0.5514, 0.4671, 0.2395]
+    """
+    sums = _negative_sums(
+        za, zb, scale, None, negatives, cells, candidate_weights, chunk_size, axis_name
+    )
+    return _debias(sums, prior, scale)[0]
+
+
+def hard_debiased_loss(
+    za: Float[Array, "b d"],
+    zb: Float[Array, "b d"],
+    *,
+    prior: Float[Array, ""] | Float[Array, " b"] | Float[Array, "b 2"] | float,
+    concentration: Float[Array, ""] | float,
+    scale: Float[Array, ""] | float,
+    negatives: str = "cross",
+    cells: Int[Array, " b"] | None = None,
+    candidate_weights: Float[Array, " b"] | None = None,
+    chunk_size: int | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, " b"]:
+    """Debiased contrastive loss whose negatives count the more, the nearer they are.
+
+    `debiased_loss` with, in place of S_i,
+
+    ::
+
+        H_i = N_i (sum_j w_j exp((1 + concentration) z_ij)) / (sum_j w_j exp(concentration z_ij))
+
+    over the same negatives. The importance exp(concentration z_ij) gets its gradient, as in the
+    authors' code. Concentration 0 is `debiased_loss`. As the importances are normalised, candidate
+    weights equal subsampling only for many candidates.
+
+    Args:
+      za: as `debiased_loss`.
+      zb: as `debiased_loss`.
+      prior: as `debiased_loss`.
+      concentration: multiplies the logits in the importance; 0 or more.
+      scale: as `debiased_loss`.
+      negatives: as `debiased_loss`.
+      cells: as `debiased_loss`.
+      candidate_weights: as `debiased_loss`.
+      chunk_size: as `debiased_loss`.
+      axis_name: as `debiased_loss`.
+
+    Returns:
+      One value per local row, float32 (float64 for float64 embeddings).
+
+    Raises:
+      ValueError: as `debiased_loss`.
+
+    Reference:
+      Robinson et al.: Contrastive Learning with Hard Negative Samples, 2021.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.losses import hard_debiased_loss
+      >>> z = jnp.eye(3)
+      >>> rows = hard_debiased_loss(z, z, prior=0.1, concentration=1.0, scale=1.0)
+      >>> print([round(float(x), 4) for x in rows])
+      [0.4671, 0.4671, 0.4671]
+    """
+    sums = _negative_sums(
+        za, zb, scale, concentration, negatives, cells, candidate_weights, chunk_size, axis_name
+    )
+    return _debias(sums, prior, scale)[0]
+
+
+def debiased_floor(
+    za: Float[Array, "b d"],
+    zb: Float[Array, "b d"],
+    *,
+    prior: Float[Array, ""] | Float[Array, " b"] | Float[Array, "b 2"] | float,
+    scale: Float[Array, ""] | float,
+    concentration: Float[Array, ""] | float | None = None,
+    negatives: str = "cross",
+    cells: Int[Array, " b"] | None = None,
+    candidate_weights: Float[Array, " b"] | None = None,
+    chunk_size: int | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, " b"]:
+    """Tells where the floor of `debiased_loss` or, with a concentration, `hard_debiased_loss` binds.
+
+    Takes the arguments of the loss; in one `jit` with it the sums are computed once. The
+    `weighted_mean` of the rows is the share to log: near 1 the prior is too large.
+
+    Returns:
+      Per local row the share of its two anchors at the floor: 0, 0.5 or 1.
+
+    Raises:
+      ValueError: as `debiased_loss`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.losses import debiased_floor
+      >>> z, prior = jnp.eye(3), jnp.array([0.0, 0.3, 0.9])
+      >>> print([float(x) for x in debiased_floor(z, z, prior=prior, scale=1.0)])
+      [0.0, 1.0, 1.0]
+    """
+    sums = _negative_sums(
+        za, zb, scale, concentration, negatives, cells, candidate_weights, chunk_size, axis_name
+    )
+    return _debias(sums, prior, scale)[1]
+
+
+class _Sums(NamedTuple):
+    """Of the 2b anchors, first those of `za`: own logit, log(S), and N."""
+
+    own: Float[Array, " a"]
+    log_sum: Float[Array, " a"]
+    weight: Float[Array, " a"]
+
+
+def _debias(sums: _Sums, prior, scale) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """Losses and shares at the floor of the rows, both the mean of a row's two anchors."""
+    own, log_sum, weight = sums
+    prior = prior_of_anchors(prior, own)
+    floor_logit = -jax.lax.stop_gradient(jnp.asarray(scale, own.dtype))
+    # Exponentials relative to the largest: at scale 100 they overflow float32 otherwise.
+    top = jax.lax.stop_gradient(jnp.maximum(own, log_sum))
+    positive = jnp.exp(own - top)
+    corrected = (jnp.exp(log_sum - top) - prior * weight * positive) / (1 - prior)
+    floor = weight * jnp.exp(floor_logit - top)
+    floored = corrected < floor
+    loss = jnp.log(positive + jnp.where(floored, floor, corrected)) - (own - top)
+    return loss.reshape(2, -1).mean(axis=0), floored.astype(own.dtype).reshape(2, -1).mean(axis=0)
+
+
+def _negative_sums(
+    za, zb, scale, concentration, negatives, cells, candidate_weights, chunk_size, axis_name
+) -> _Sums:
+    """Folds the negatives of all anchors; `concentration` None is 0 with nothing computed."""
+    check_choice(negatives=negatives, choices=("cross", "both"))
+    a, b = make_row_pairs(
+        za,
+        zb,
+        names=("za", "zb"),
+        labels=None,
+        cells=cells,
+        candidate_weights=candidate_weights,
+        axis_name=axis_name,
+    )
+    dtype = logit_dtype(a.z.dtype)
+    scale = jnp.asarray(scale, dtype)
+    beta = None if concentration is None else jnp.asarray(concentration, dtype)
+    own = own_logits(a, b, scale)
+    if negatives == "both":
+        own = jnp.concatenate([own, own])
+        both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), a, b)
+        start = _start(own, beta)
+
+        def one_sided(stats, candidates):
+            return _add(stats, both, candidates, pair_logits(both, candidates, scale), beta, 1)
+
+        stats = fold_blocks(one_sided, start, both, axis_name, chunk_size=chunk_size)
+    else:
+        start = _start(own, beta)
+
+        def two_sided(stats, candidates, candidate_stats):
+            s = pair_logits(a, candidates, scale)
+            return (
+                _add(stats, a, candidates, s, beta, 1),
+                _add(candidate_stats, a, candidates, s, beta, 0),
+            )
+
+        stats = fold_blocks_both(two_sided, start, b, start, axis_name, chunk_size=chunk_size)
+        stats = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), *stats)
+        own = jnp.concatenate([own, own])
+    return _Sums(own, _log_sum(stats), stats.weight)
+
+
+class _Stats(NamedTuple):
+    """What is summed over negatives, the sums of exponentials as logarithms."""
+
+    log_sum: Float[Array, " b"]
+    log_importance: Float[Array, " b"] | None
+    weight: Float[Array, " b"]
+
+
+def _start(own: Float[Array, " b"], beta) -> _Stats:
+    none = jnp.full_like(own, nothing(own.dtype))
+    return _Stats(none, None if beta is None else none, jnp.zeros_like(own))
+
+
+def _add(stats: _Stats, a: Rows, b: Rows, s: Float[Array, "b c"], beta, axis: int) -> _Stats:
+    """Adds the candidates along `axis` of the logits, b's rows (1) or a's (0), to the others'."""
+    negative = is_negative(a, b)
+    weights = b.weights if axis == 1 else a.weights
+    weights = jnp.ones_like(s, shape=s.shape[axis]) if weights is None else weights
+    log_weight = jnp.expand_dims(log_weights(weights), 1 - axis)
+
+    def plus(log_sum, factor):
+        masked = jnp.where(negative, factor * s + log_weight, nothing(s.dtype))
+        return jnp.logaddexp(log_sum, jax.nn.logsumexp(masked, axis=axis))
+
+    return _Stats(
+        plus(stats.log_sum, 1.0 if beta is None else 1 + beta),
+        None if beta is None else plus(stats.log_importance, beta),
+        stats.weight + jnp.where(negative, jnp.expand_dims(weights, 1 - axis), 0).sum(axis=axis),
+    )
+
+
+def _log_sum(stats: _Stats) -> Float[Array, " a"]:
+    """log(S), or log(H) = log(N) + log(mean, by importance, of exp(logit))."""
+    if stats.log_importance is None:
+        return stats.log_sum
+    return log_weights(stats.weight) + stats.log_sum - stats.log_importance

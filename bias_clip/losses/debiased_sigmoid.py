@@ -1,0 +1,115 @@
+"""The sigmoid loss with the false negatives taken out of its negatives, in expectation."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bias_clip.losses._blocks import AxisName, fold_blocks_both
+from bias_clip.losses._pairs import (
+    is_negative,
+    logit_dtype,
+    make_row_pairs,
+    own_logits,
+    pair_logits,
+    prior_of_anchors,
+)
+
+
+def debiased_sigmoid_loss(
+    zimg: Float[Array, "b d"],
+    ztxt: Float[Array, "b d"],
+    *,
+    prior: Float[Array, ""] | Float[Array, " b"] | Float[Array, "b 2"] | float,
+    scale: Float[Array, ""] | float,
+    bias: Float[Array, ""] | float,
+    cells: Int[Array, " b"] | None = None,
+    candidate_weights: Float[Array, " b"] | None = None,
+    chunk_size: int | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, " b"]:
+    """Sample-specific debiasing of the sigmoid loss: a design of this project, in no paper.
+
+    ::
+
+        z_ij   = scale * <zimg_i, ztxt_j> + bias
+        S_i    = sum over negatives j of w_j softplus(z_ij),  N_i = sum over negatives j of w_j
+        G_i    = max((S_i - prior_i N_i softplus(z_ii)) / (1 - prior_i),
+                     N_i softplus(bias - scale))
+        loss_i = softplus(-z_ii) + (G_i + G'_i) / 2, G' the same with the towers swapped
+
+    Read as learning from positive and unlabelled pairs: a random text is of the image's class with
+    probability `prior`, and then its softplus is, on average, the positive's. Without the floor,
+    the least that N_i negatives can have, the subtracted term would pull positives without end;
+    scale and bias get no gradient through it. Each pair belongs half to its image and half to its
+    text as anchor, so with prior 0 the rows differ from those of `sigmoid_loss`, but not their sum.
+
+    Memory: as `sigmoid_loss`; one set of logits serves both directions.
+
+    Args:
+      zimg: image embeddings of unit norm; local rows under `axis_name`.
+      ztxt: text embeddings of unit norm; row i describes image i.
+      prior: probability in [0, 1) that a random candidate is of the anchor's class: a number, one
+        per row, or two per row, for its image and its text as anchor.
+      scale: multiplies the cosine.
+      bias: is added to every logit.
+      cells: negatives count only within the anchor's cell; any integers.
+      candidate_weights: w_j, non-negative; None is 1. The anchors' weights enter in
+        `weighted_mean`; weight 0 in both is the row removed.
+      chunk_size: rows of text per chunk; need not divide the batch. None for no chunks.
+      axis_name: mapped axis or tuple of axes over which the batch is spread; None for one device.
+
+    Returns:
+      One value per local row, float32 (float64 for float64 embeddings).
+
+    Raises:
+      ValueError: a prior outside [0, 1) or of another shape; and as `sigmoid_loss`.
+
+    Reference:
+      None; from Zhai et al.: Sigmoid Loss for Language Image Pre-Training, 2023, and Wang et al.:
+      Sample-Specific Debiasing for Better Image-Text Models, 2023.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.losses import debiased_sigmoid_loss, weighted_mean
+      >>> z = jnp.eye(4)
+      >>> loss = weighted_mean(debiased_sigmoid_loss(z, z, prior=0.0, scale=10.0, bias=-10.0))
+      >>> print(round(float(loss), 4))
+      0.6933
+    """
+    images, texts = make_row_pairs(
+        zimg,
+        ztxt,
+        labels=None,
+        cells=cells,
+        candidate_weights=candidate_weights,
+        axis_name=axis_name,
+    )
+    dtype = logit_dtype(images.z.dtype)
+    scale, bias = jnp.asarray(scale, dtype), jnp.asarray(bias, dtype)
+
+    def step(image_sums, texts, text_sums):
+        terms = jax.nn.softplus(pair_logits(images, texts, scale) + bias)
+        negative = is_negative(images, texts)
+        one = jnp.ones_like(terms[0, 0])
+        of_texts = one if texts.weights is None else texts.weights[None, :]
+        of_images = one if images.weights is None else images.weights[:, None]
+        return (
+            _add(image_sums, terms, jnp.where(negative, of_texts, 0), axis=1),
+            _add(text_sums, terms, jnp.where(negative, of_images, 0), axis=0),
+        )
+
+    own = own_logits(images, texts, scale) + bias
+    zeros = (jnp.zeros_like(own), jnp.zeros_like(own))
+    sums = fold_blocks_both(step, zeros, texts, zeros, axis_name, chunk_size=chunk_size)
+    total, weight = (jnp.concatenate([x, y]) for x, y in zip(*sums, strict=True))
+    prior = prior_of_anchors(prior, total)
+    false = prior * weight * jnp.tile(jax.nn.softplus(own), 2)
+    floor = weight * jax.nn.softplus(jax.lax.stop_gradient(bias - scale))
+    corrected = (total - false) / (1 - prior)
+    negatives = jnp.where(corrected < floor, floor, corrected)
+    return jax.nn.softplus(-own) + negatives.reshape(2, -1).mean(axis=0)
+
+
+def _add(sums, terms: Float[Array, "b c"], weights: Float[Array, "b c"], axis: int):
+    """Adds weighted terms and weights along an axis to their sums."""
+    return sums[0] + (weights * terms).sum(axis=axis), sums[1] + weights.sum(axis=axis)

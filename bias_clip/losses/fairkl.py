@@ -1,0 +1,235 @@
+"""FairKL: similarities to those who share the bias and to those who do not, alike in distribution."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bias_clip.losses._blocks import AxisName, fold_blocks
+from bias_clip.losses._checks import check_bias_labels, check_choice, check_pairs
+from bias_clip.losses._pairs import Rows, is_other, logit_dtype, make_rows, own_logits, pair_logits
+
+_FORMS = ("kl", "jeffreys", "mean", "authors")
+
+
+def fairkl(
+    z: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    bias_labels: Int[Array, " b"] | Float[Array, "b k"],
+    *,
+    form: str = "kl",
+    z_other: Float[Array, "b d"] | None = None,
+    weights: Float[Array, " b"] | None = None,
+    variance_guard: float = 0.0,
+    temperature: float = 1.0,
+    kld: float = 1.0,
+    chunk_size: int | None = 1024,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
+    """FairKL: a penalty on telling, from similarities, who shares the bias attribute.
+
+    All ordered pairs of different rows fall into four groups: same label or not (positive,
+    negative), and of each side same bias or not (aligned, conflicting). With m and v the mean and
+    the unbiased variance of a group's squared distances 2 - 2 <z_i, z_j>, summed over both sides:
+
+    ::
+
+        "kl"        KL(N(m_a, v_a) || N(m_c, v_c)), a aligned, c conflicting
+        "jeffreys"  the same and its reverse
+        "mean"      (m_a - m_c)^2
+        "authors"   what the authors' code computes, see below
+
+    A side where a group is empty contributes nothing; "kl" and "jeffreys" want two pairs, of
+    different distances, in each group. Rows of unknown label or bias (-1) are in no pair.
+
+    Memory: one chunk of similarities at a time, of local rows with every device's, recomputed in
+    the backward pass; groups are merged from counts, means and squared deviations, so no b x b
+    matrix is built and no digits are lost to the difference of two large sums.
+
+    Args:
+      z: embeddings of unit norm; local rows under `axis_name`.
+      labels: integer target per row.
+      bias_labels: integer bias attribute per row, or a row's probabilities [b, k] of its values: a
+        pair is then aligned with weight p_i . p_j and conflicting with the rest.
+      form: one of the above.
+      z_other: the other tower, row i the partner of row i of `z`; pairs are then across the towers
+        and a row's own pair is one of them. None for pairs within `z`.
+      weights: non-negative, pair (i, j) counts w_i w_j; 0 is the row removed. None is 1.
+      variance_guard: added to both variances of "kl" and "jeffreys", against a group whose
+        distances are all but equal; 1e-4 is a sane value for training.
+      temperature: of the form "authors" only: divides the similarities.
+      kld: of the form "authors" only: weight of the standard deviations.
+      chunk_size: candidates per chunk; need not divide the batch. None for all local rows.
+      axis_name: mapped axis or tuple of axes over which the batch is spread; None for one device.
+
+    Returns:
+      One number, equal on all devices.
+
+    Raises:
+      ValueError: an unknown form; embeddings of different shapes or not [rows, width]; labels that
+        are not one integer per row; bias_labels that are neither that nor floats [rows, k];
+        weights that are negative or not one per row; chunk_size below 1.
+
+    Reference:
+      Barbano, Dufumier, Tartaglione, Grangetto, Gori: Unbiased Supervised Contrastive Learning,
+      2023, equations 9 and 10, pooled over the anchors of the batch.
+    Differs from the authors' code: it has no KL. form="authors" is theirs: similarities instead of
+      distances, own pairs among the positive-aligned, squared gaps of means and of standard
+      deviations over the whole zero-filled matrix, two linear terms, and empty groups as zeros.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.losses import fairkl
+      >>> z, labels = jnp.eye(4)[jnp.array([0, 0, 1, 1])], jnp.zeros(4, int)
+      >>> print(float(fairkl(z, labels, jnp.array([0, 0, 1, 1]), form="mean")))
+      4.0
+    """
+    check_choice(form=form, choices=_FORMS)
+    z = jnp.asarray(z)
+    other = z if z_other is None else jnp.asarray(z_other)
+    check_pairs(z=z, z_other=other)
+    check_bias_labels(z.shape[0], bias_labels)
+    own_pairs = z_other is not None or form == "authors"
+    dtype = jnp.promote_types(z.dtype, other.dtype)
+    rows = make_rows(
+        z.astype(dtype), labels=labels, cells=None, candidate_weights=weights, axis_name=axis_name
+    )._replace(labels=None)
+    scale = jnp.ones((), logit_dtype(dtype)) / (temperature if form == "authors" else 1.0)
+    block = (rows._replace(z=other.astype(dtype)), labels, bias_labels)
+
+    def step(moments, block):
+        s = pair_logits(rows, block[0], scale)
+        pairs = _pair_weights(rows, block[0], own_pairs)
+        parts = [_moments(s, w) for w in _groups(pairs, labels, bias_labels, *block[1:])]
+        return _merge(moments, jax.tree.map(lambda *x: jnp.stack(x), *parts))
+
+    local = own_logits(rows, block[0], scale)
+    empty = _Moments(*[jnp.zeros_like(local, shape=4)] * 4)
+    moments = fold_blocks(step, empty, block, axis_name, chunk_size=chunk_size)
+    moments = _over_devices(moments, axis_name)
+    if form == "authors":
+        pairs = jnp.ones_like(local).sum()
+        pairs = pairs if axis_name is None else jax.lax.psum(pairs, axis_name)
+        return _authors(moments, pairs**2, kld)
+    copies = 1 if own_pairs else 2
+    return _sides(moments, form, variance_guard, copies)
+
+
+class _Moments(NamedTuple):
+    """Of each group: sum of weights and of squared weights, mean, and squared deviations."""
+
+    weight: Float[Array, "..."]
+    square: Float[Array, "..."]
+    mean: Float[Array, "..."]
+    deviation: Float[Array, "..."]
+
+
+def _pair_weights(rows: Rows, candidates: Rows, own_pairs: bool) -> Float[Array, "b c"]:
+    """w_i w_j of the pairs that are there."""
+    present = (candidates.number > 0)[None, :] if own_pairs else is_other(rows, candidates)
+    pairs = jnp.broadcast_to(present, (rows.z.shape[0], candidates.z.shape[0]))
+    pairs = pairs.astype(logit_dtype(rows.z.dtype))
+    if rows.weights is None or candidates.weights is None:
+        return pairs
+    return pairs * rows.weights[:, None] * candidates.weights[None, :]
+
+
+def _groups(
+    pairs: Float[Array, "b c"], labels, bias, candidate_labels, candidate_bias
+) -> tuple[Float[Array, "b c"], ...]:
+    """Weights of the pairs in each group: positive aligned, conflicting, negative the same."""
+    pairs = jnp.where(_both_known(labels, candidate_labels), pairs, 0)
+    if bias.ndim == 2:
+        aligned = jnp.einsum("ik,jk->ij", bias, candidate_bias, preferred_element_type=pairs.dtype)
+    else:
+        pairs = jnp.where(_both_known(bias, candidate_bias), pairs, 0)
+        aligned = (bias[:, None] == candidate_bias[None, :]).astype(pairs.dtype)
+    same = labels[:, None] == candidate_labels[None, :]
+    positive, negative = jnp.where(same, pairs, 0), jnp.where(same, 0, pairs)
+    conflicting = 1 - aligned
+    return positive * aligned, positive * conflicting, negative * aligned, negative * conflicting
+
+
+def _both_known(a: Int[Array, " b"], b: Int[Array, " c"]) -> Bool[Array, "b c"]:
+    return (a >= 0)[:, None] & (b >= 0)[None, :]
+
+
+def _moments(s: Float[Array, "b c"], weights: Float[Array, "b c"]) -> _Moments:
+    weight = weights.sum()
+    mean = (weights * s).sum() / _or_one(weight)
+    # Deviations from the mean sum to zero, and so does the gradient through the mean here.
+    deviation = (weights * (s - jax.lax.stop_gradient(mean)) ** 2).sum()
+    return _Moments(weight, (weights**2).sum(), mean, deviation)
+
+
+def _merge(a: _Moments, b: _Moments) -> _Moments:
+    """The moments of two sets of pairs taken together."""
+    weight = a.weight + b.weight
+    share = b.weight / _or_one(weight)
+    gap = b.mean - a.mean
+    deviation = a.deviation + b.deviation + gap**2 * a.weight * share
+    return _Moments(weight, a.square + b.square, a.mean + gap * share, deviation)
+
+
+def _over_devices(local: _Moments, axis_name: AxisName) -> _Moments:
+    """The moments of all devices' pairs taken together."""
+    if axis_name is None:
+        return local
+    sums = (local.weight, local.square, local.weight * local.mean)
+    weight, square, total = jax.lax.psum(sums, axis_name)
+    mean = total / _or_one(weight)
+    deviation = local.deviation + local.weight * (local.mean - mean) ** 2
+    return _Moments(weight, square, mean, jax.lax.psum(deviation, axis_name))
+
+
+def _sides(moments: _Moments, form: str, guard: float, copies: int) -> Float[Array, ""]:
+    """Positive and negative side: aligned against conflicting."""
+    mean = 2 - 2 * moments.mean
+    variance, usable = _variance(moments, guard, copies)
+    if form == "mean":
+        usable = moments.weight > 0
+    total = jnp.zeros_like(mean[0])
+    for a, c in ((0, 1), (2, 3)):
+        there = _kl(mean[a], variance[a], mean[c], variance[c])
+        back = _kl(mean[c], variance[c], mean[a], variance[a])
+        side = {"mean": (mean[a] - mean[c]) ** 2, "kl": there, "jeffreys": there + back}[form]
+        total += jnp.where(usable[a] & usable[c], side, 0)
+    return total
+
+
+def _variance(moments: _Moments, guard: float, copies: int):
+    """Unbiased variances of the groups' distances, and which of them can be used.
+
+    Not those of a single pair, which within a tower counts twice (`copies`), nor those of equal
+    distances, which differ by rounding only.
+    """
+    weight, square = moments.weight, moments.square
+    enough = weight**2 > copies * (1 + 1e-5) * square  # pairs, had all the same weight
+    freedom = weight - square / _or_one(weight)
+    variance = 4 * moments.deviation / jnp.where(enough, freedom, 1) + guard
+    usable = enough & (variance > (8 * jnp.finfo(variance.dtype).eps) ** 2)
+    return jnp.where(usable, variance, 1), usable
+
+
+def _kl(mean, variance, other_mean, other_variance) -> Float[Array, ""]:
+    """KL(N(mean, variance) || N(other mean, other variance))."""
+    ratio = (variance + (mean - other_mean) ** 2) / other_variance
+    return (ratio - jnp.log(variance / other_variance) - 1) / 2
+
+
+def _authors(moments: _Moments, pairs: Float[Array, ""], kld: float) -> Float[Array, ""]:
+    """The published code: see `fairkl`."""
+    mean, total = moments.mean, moments.weight * moments.mean
+    square = moments.deviation + moments.weight * mean**2
+    variance = (square - total**2 / pairs) / jnp.where(pairs > 1, pairs - 1, 1)
+    spread = variance > 0
+    deviation = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
+    pa, pc, na, nc = range(4)
+    means = (mean[pc] - mean[pa]) ** 2 + (mean[na] - mean[nc]) ** 2
+    gaps = (deviation[pa] - deviation[pc]) ** 2 + (deviation[na] - deviation[nc]) ** 2
+    return means + kld * gaps - mean[pc] + mean[na]
+
+
+def _or_one(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.where(x > 0, x, 1)

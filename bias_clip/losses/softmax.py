@@ -1,0 +1,104 @@
+"""The softmax loss of CLIP, in both directions, with an optional margin."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bias_clip.losses._blocks import AxisName, fold_blocks_both
+from bias_clip.losses._pairs import (
+    log_weights,
+    logit_dtype,
+    make_row_pairs,
+    negative_logits,
+    own_logits,
+)
+
+
+def softmax_loss(
+    zimg: Float[Array, "b d"],
+    ztxt: Float[Array, "b d"],
+    *,
+    scale: Float[Array, ""] | float,
+    epsilon: Float[Array, ""] | float = 0.0,
+    labels: Int[Array, " b"] | None = None,
+    cells: Int[Array, " b"] | None = None,
+    candidate_weights: Float[Array, " b"] | None = None,
+    chunk_size: int | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, " b"]:
+    """CLIP: find the text of an image among all texts, and the image of a text among all images.
+
+    ::
+
+        z_ij   = scale * <zimg_i, ztxt_j>
+        i2t_i  = log(exp(z_ii - epsilon) + sum_j w_j exp(z_ij)) - z_ii
+        t2i_i  = log(exp(z_ii - epsilon) + sum_j w_j exp(z_ji)) - z_ii
+        loss_i = (i2t_i + t2i_i) / 2
+
+    where j runs over the negatives of i: all other rows, of all devices, but for those of its own
+    label, and only those of its own cell. The value of a row is the mean of its image and its text
+    as anchor; in both the candidate's weight is that of its row. A row's smallest value is
+    -epsilon. An added bias would cancel.
+
+    Memory: logits of one block at a time, b x b under `axis_name`, b x chunk_size with chunks,
+    recomputed in the backward pass; without either the one plain b x b product is kept. Every
+    logit is computed once for both directions: a text's running sum travels with the text.
+
+    Args:
+      zimg: image embeddings of unit norm; local rows under `axis_name`.
+      ztxt: text embeddings of unit norm; row i describes image i.
+      scale: multiplies the cosine (neither its logarithm nor 1/temperature's).
+      epsilon: margin in units of the logit; epsilon / scale in cosine. 0 is CLIP.
+      labels: rows with equal labels are not negatives of each other (the same caption twice, say);
+        -1 is unknown and equals nothing.
+      cells: negatives count only within the anchor's cell; any integers.
+      candidate_weights: w_j, non-negative, the weight of row j as a negative; None is 1. The
+        anchors' weights enter in `weighted_mean`; weight 0 in both is the row removed.
+      chunk_size: rows of text per chunk; need not divide the batch. None for no chunks.
+      axis_name: mapped axis or tuple of axes over which the batch is spread; None for one device.
+
+    Returns:
+      One value per local row, float32 (float64 for float64 embeddings).
+
+    Raises:
+      ValueError: embeddings of different shapes or not [rows, width]; labels or cells that are not
+        one integer per row; weights that are negative or not one per row; chunk_size below 1.
+
+    Reference:
+      Radford et al.: Learning Transferable Visual Models From Natural Language Supervision, 2021,
+      figure 3; for epsilon: Barbano, Dufumier, Tartaglione, Grangetto, Gori: Unbiased Supervised
+      Contrastive Learning, 2023, equation 2, applied to each direction.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.losses import softmax_loss, weighted_mean
+      >>> z = jnp.eye(4)
+      >>> loss = weighted_mean(softmax_loss(z, z, scale=10.0))
+      >>> print(round(float(loss), 6))
+      0.000136
+    """
+    images, texts = make_row_pairs(
+        zimg,
+        ztxt,
+        labels=labels,
+        cells=cells,
+        candidate_weights=candidate_weights,
+        axis_name=axis_name,
+    )
+    dtype = logit_dtype(images.z.dtype)
+    scale, epsilon = jnp.asarray(scale, dtype), jnp.asarray(epsilon, dtype)
+
+    def step(image_sums, texts, text_sums):
+        z = negative_logits(images, texts, scale)
+        i2t, t2i = z, z
+        if texts.weights is not None:
+            i2t = z + log_weights(texts.weights)[None, :]
+            t2i = z + log_weights(images.weights)[:, None]
+        image_sums = jnp.logaddexp(image_sums, jax.nn.logsumexp(i2t, axis=1))
+        text_sums = jnp.logaddexp(text_sums, jax.nn.logsumexp(t2i, axis=0))
+        return image_sums, text_sums
+
+    positives = own_logits(images, texts, scale)
+    start = positives - epsilon
+    sums = fold_blocks_both(step, start, texts, start, axis_name, chunk_size=chunk_size)
+    return (sums[0] + sums[1]) / 2 - positives

@@ -1,0 +1,329 @@
+"""Supervised contrastive losses of one tower: SupCon and its epsilon-margin relatives."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bias_clip.losses._blocks import AxisName, fold_blocks
+from bias_clip.losses._checks import check_choice, check_pairs, check_positives
+from bias_clip.losses._pairs import (
+    Rows,
+    is_other,
+    is_same_cell,
+    is_same_label,
+    log_weights,
+    logit_dtype,
+    make_rows,
+    nothing,
+    own_logits,
+    pair_logits,
+)
+
+
+def supcon_loss(
+    z: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    *,
+    temperature: Float[Array, ""] | float,
+    base_temperature: float | None = None,
+    positives: Bool[Array, "b n"] | None = None,
+    cells: Int[Array, " b"] | None = None,
+    candidate_weights: Float[Array, " b"] | None = None,
+    chunk_size: int | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, " b"]:
+    """SupCon: all rows of the anchor's label are to be found among all rows.
+
+    `eps_supcon_loss` with epsilon 0; arguments, weights and memory as there.
+
+    ::
+
+        s_ij   = <z_i, z_j> / temperature
+        loss_i = log(sum_{k != i} exp(s_ik)) - mean over positives p of s_ip
+
+    With labels that number the items, and the views of an item as rows of the same label, this is
+    the multi-view InfoNCE (NT-Xent) loss.
+
+    Returns:
+      One value per local row, float32 (float64 for float64 embeddings); 0 without a positive.
+
+    Raises:
+      ValueError: as `eps_supcon_loss`.
+
+    Reference:
+      Khosla et al.: Supervised Contrastive Learning, 2020, equation 2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.losses import supcon_loss
+      >>> z, labels = jnp.eye(2)[jnp.array([0, 0, 1])], jnp.array([0, 0, 1])
+      >>> print([round(float(x), 4) for x in supcon_loss(z, labels, temperature=1.0)])
+      [0.3133, 0.3133, 0.0]
+    """
+    return eps_supcon_loss(
+        z,
+        labels,
+        temperature=temperature,
+        epsilon=0.0,
+        base_temperature=base_temperature,
+        positives=positives,
+        cells=cells,
+        candidate_weights=candidate_weights,
+        chunk_size=chunk_size,
+        axis_name=axis_name,
+    )
+
+
+def eps_supcon_loss(
+    z: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    *,
+    temperature: Float[Array, ""] | float,
+    epsilon: Float[Array, ""] | float,
+    base_temperature: float | None = None,
+    log_guard: float = 0.0,
+    positives: Bool[Array, "b n"] | None = None,
+    cells: Int[Array, " b"] | None = None,
+    candidate_weights: Float[Array, " b"] | None = None,
+    chunk_size: int | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, " b"]:
+    """epsilon-SupCon: negatives at least epsilon below the positives, and positives alike.
+
+    ::
+
+        s_ij   = <z_i, z_j> / temperature
+        D_i    = sum over positives t of w_t exp(s_it - epsilon)
+                 + sum over negatives j of w_j exp(s_ij)
+        loss_i = log(D_i) - sum over positives p of w_p s_ip / (sum over positives p of w_p)
+
+    Positives are the other rows of the anchor's label, negatives the rows of another label within
+    the anchor's cell. Candidate weights w enter every sum over candidates; each sum is, on average,
+    that of rows drawn with probabilities w. A row without positives has the value 0 and, as in the
+    authors' code, stays in `weighted_mean`; give it the anchor weight 0 there to leave it out.
+
+    Memory: logits of one block at a time, b x b under `axis_name`, b x chunk_size with chunks,
+    recomputed in the backward pass; without either the one plain b x b product is kept.
+
+    Args:
+      z: embeddings of unit norm; local rows under `axis_name`. Several views of an item are
+        several rows.
+      labels: integer label per row; -1 is unknown: a negative of all, a positive of none.
+      temperature: divides the cosine.
+      epsilon: margin in units of the logit; epsilon * temperature in cosine.
+      base_temperature: multiplies the loss by temperature / base_temperature; None leaves it.
+      log_guard: added inside the logarithm after division by the row's largest exponential, its
+        own included, taken as a constant; 0 is exact.
+      positives: row i's positives by row number over all devices, instead of equal labels.
+      cells: negatives count only within the anchor's cell; any integers.
+      candidate_weights: w_j, non-negative; None is 1. The anchors' weights enter in
+        `weighted_mean`; weight 0 in both is the row removed.
+      chunk_size: candidates per chunk; need not divide the batch. None for no chunks.
+      axis_name: mapped axis or tuple of axes over which the batch is spread; None for one device.
+
+    Returns:
+      One value per local row, float32 (float64 for float64 embeddings); 0 without a positive.
+
+    Raises:
+      ValueError: embeddings that are not [rows, width]; labels or cells that are not one integer
+        per row; positives that are not booleans [rows, all rows]; weights that are negative or not
+        one per row; chunk_size below 1.
+
+    Reference:
+      Barbano, Dufumier, Tartaglione, Grangetto, Gori: Unbiased Supervised Contrastive Learning,
+      2023, equation 5 without its constant epsilon in front.
+    Differs from the authors' code: exact by default; base_temperature=0.07 and log_guard=1e-6 give
+      theirs.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.losses import eps_supcon_loss
+      >>> z, labels = jnp.eye(2)[jnp.array([0, 0, 1])], jnp.array([0, 0, 1])
+      >>> rows = eps_supcon_loss(z, labels, temperature=1.0, epsilon=0.5)
+      >>> print([round(float(x), 4) for x in rows])
+      [-0.0259, -0.0259, 0.0]
+    """
+    rows, scale = _prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name)
+    epsilon = jnp.asarray(epsilon, scale.dtype)
+
+    def step(carry, candidates):
+        log_sum, positive_sum, positive_weight, top = carry
+        s = pair_logits(rows, candidates, scale)
+        positive, negative = _masks(rows, candidates, positives)
+        margined = jnp.where(positive, s - epsilon, s)
+        log_sum = jnp.logaddexp(log_sum, _log_sum(margined, positive | negative, candidates))
+        share = _weigh(positive, candidates)
+        positive_sum += (share * s).sum(axis=1)
+        return (
+            log_sum,
+            positive_sum,
+            positive_weight + share.sum(axis=1),
+            _top(top, s, candidates, log_guard),
+        )
+
+    own = own_logits(rows, rows, scale)
+    zero = jnp.zeros_like(own)
+    start = (jnp.full_like(own, nothing(own.dtype)), zero, zero, jax.lax.stop_gradient(own))
+    log_sum, positive_sum, positive_weight, top = fold_blocks(
+        step, start, rows, axis_name, chunk_size=chunk_size
+    )
+    mean = positive_sum / jnp.where(positive_weight > 0, positive_weight, 1)
+    return _finish(_guard(log_sum, top, log_guard) - mean, positive_weight, scale, base_temperature)
+
+
+def eps_supinfonce_loss(
+    z: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    *,
+    temperature: Float[Array, ""] | float,
+    epsilon: Float[Array, ""] | float,
+    form: str = "out",
+    base_temperature: float | None = None,
+    log_guard: float = 0.0,
+    positives: Bool[Array, "b n"] | None = None,
+    cells: Int[Array, " b"] | None = None,
+    candidate_weights: Float[Array, " b"] | None = None,
+    chunk_size: int | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, " b"]:
+    """epsilon-SupInfoNCE: every negative at least epsilon below every positive.
+
+    ::
+
+        s_ij   = <z_i, z_j> / temperature
+        N_i    = sum over negatives j of w_j exp(s_ij)
+        loss_i = mean over positives p, by w_p, of log(exp(s_ip - epsilon) + N_i) - s_ip     "out"
+        loss_i = log(exp(-epsilon) P_i / W_i + N_i) - log(P_i)                                "in"
+
+    with P_i the sum over positives p of w_p exp(s_ip) and W_i that of w_p. Positives do not
+    compete with each other. "out" walks the candidates twice, since the mean is over functions of
+    the finished N_i; everything else is as in `eps_supcon_loss`.
+
+    Args:
+      z: as `eps_supcon_loss`.
+      labels: as `eps_supcon_loss`.
+      temperature: divides the cosine.
+      epsilon: margin in units of the logit; epsilon * temperature in cosine.
+      form: "out" has the sum over positives outside the logarithm, "in" inside.
+      base_temperature: multiplies the loss by temperature / base_temperature; None leaves it.
+      log_guard: as `eps_supcon_loss`; of the "out" form only.
+      positives: as `eps_supcon_loss`.
+      cells: as `eps_supcon_loss`.
+      candidate_weights: as `eps_supcon_loss`.
+      chunk_size: as `eps_supcon_loss`.
+      axis_name: as `eps_supcon_loss`.
+
+    Returns:
+      One value per local row, float32 (float64 for float64 embeddings); 0 without a positive.
+
+    Raises:
+      ValueError: an unknown form; a log_guard in the form "in"; and as `eps_supcon_loss`.
+
+    Reference:
+      Barbano, Dufumier, Tartaglione, Grangetto, Gori: Unbiased Supervised Contrastive Learning,
+      2023, equation 4, divided by the number of positives as in the authors' code.
+    Differs from the authors' code: exact by default; base_temperature=0.07 and log_guard=1e-6 give
+      theirs. Their "in" form is infinite for a row without positives; here it is 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.losses import eps_supinfonce_loss
+      >>> z, labels = jnp.eye(2)[jnp.array([0, 0, 1])], jnp.array([0, 0, 1])
+      >>> rows = eps_supinfonce_loss(z, labels, temperature=1.0, epsilon=0.5)
+      >>> print([round(float(x), 4) for x in rows])
+      [-0.0259, -0.0259, 0.0]
+    """
+    check_choice(form=form, choices=("out", "in"))
+    if form == "in" and log_guard:
+        raise ValueError(f"log_guard: got {log_guard}, expected 0 for the form 'in'")
+    rows, scale = _prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name)
+    epsilon = jnp.asarray(epsilon, scale.dtype)
+
+    def sums(carry, candidates):
+        positive_sum, negative_sum, weight, top = carry
+        s = pair_logits(rows, candidates, scale)
+        positive, negative = _masks(rows, candidates, positives)
+        return (
+            jnp.logaddexp(positive_sum, _log_sum(s, positive, candidates)),
+            jnp.logaddexp(negative_sum, _log_sum(s, negative, candidates)),
+            weight + _weigh(positive, candidates).sum(axis=1),
+            _top(top, s, candidates, log_guard),
+        )
+
+    own = own_logits(rows, rows, scale)
+    zero, none = jnp.zeros_like(own), jnp.full_like(own, nothing(own.dtype))
+    start = (none, none, zero, jax.lax.stop_gradient(own))
+    positive_sum, negative_sum, weight, top = fold_blocks(
+        sums, start, rows, axis_name, chunk_size=chunk_size
+    )
+    if form == "in":
+        log_weight = jnp.log(jnp.where(weight > 0, weight, 1))
+        value = jnp.logaddexp(positive_sum - epsilon - log_weight, negative_sum) - positive_sum
+        return _finish(value, weight, scale, base_temperature)
+    negative_sum = _guard(negative_sum, top, log_guard)
+
+    level = negative_sum + epsilon
+
+    def gaps(total, candidates):
+        s = pair_logits(rows, candidates, scale)
+        positive, _ = _masks(rows, candidates, positives)
+        gap = jnp.where(positive, level[:, None] - s, nothing(s.dtype))
+        return total + (_weigh(positive, candidates) * jax.nn.softplus(gap)).sum(axis=1)
+
+    total = fold_blocks(gaps, zero, rows, axis_name, chunk_size=chunk_size)
+    value = total / jnp.where(weight > 0, weight, 1) - epsilon
+    return _finish(value, weight, scale, base_temperature)
+
+
+def _prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name):
+    """Checks the inputs; the numbered rows and the scale of their logits."""
+    z = jnp.asarray(z)
+    check_pairs(z=z)
+    check_positives(z.shape[0], positives)
+    rows = make_rows(
+        z, labels=labels, cells=cells, candidate_weights=candidate_weights, axis_name=axis_name
+    )
+    return rows, 1 / jnp.asarray(temperature, logit_dtype(z.dtype))
+
+
+def _masks(rows: Rows, candidates: Rows, positives: Bool[Array, "b n"] | None):
+    """The positives and the negatives among the candidates."""
+    if positives is None:
+        alike = is_same_label(rows, candidates)
+    else:  # a filled-up row has number 0, gets any column, and is no other row
+        alike = jnp.take(positives, candidates.number - 1, axis=1, mode="clip")
+    other = is_other(rows, candidates)
+    return other & alike, other & ~alike & is_same_cell(rows, candidates)
+
+
+def _log_sum(logits, mask, candidates: Rows) -> Float[Array, " b"]:
+    """log(sum over the masked candidates of w exp(logit))."""
+    if candidates.weights is not None:
+        logits = logits + log_weights(candidates.weights)[None, :]
+    return jax.nn.logsumexp(jnp.where(mask, logits, nothing(logits.dtype)), axis=1)
+
+
+def _weigh(mask, candidates: Rows) -> Float[Array, "b c"]:
+    """The masked candidates' weights."""
+    weights = 1.0 if candidates.weights is None else candidates.weights[None, :]
+    return jnp.where(mask, weights, 0).astype(logit_dtype(candidates.z.dtype))
+
+
+def _top(top, logits, candidates: Rows, log_guard: float) -> Float[Array, " b"]:
+    """The largest logit so far of all rows that are there, as a constant; for the guard only."""
+    if not log_guard:
+        return top
+    present = (candidates.number > 0)[None, :]
+    logits = jnp.where(present, jax.lax.stop_gradient(logits), nothing(logits.dtype))
+    return jnp.maximum(top, logits.max(axis=1))
+
+
+def _guard(log_sum, top, log_guard: float) -> Float[Array, " b"]:
+    """log(exp(log_sum) + log_guard * exp(top))."""
+    return jnp.logaddexp(log_sum, top + jnp.log(log_guard)) if log_guard else log_sum
+
+
+def _finish(value, positive_weight, scale, base_temperature: float | None) -> Float[Array, " b"]:
+    """No positive, no loss; and the authors' factor if it is asked for."""
+    value = jnp.where(positive_weight > 0, value, 0)
+    return value if base_temperature is None else value / (scale * base_temperature)
