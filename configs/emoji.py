@@ -23,8 +23,8 @@ def emoji(split, **arguments):
 
 def get_config():
     config = get_default()
-    config.total = "30 epochs"  # an epoch visits each of the concept variants once
-    config.batch_size = 256
+    config.total = "32 epochs"  # an epoch visits each of the concept variants once
+    config.batch_size = 128  # small: the run is short of steps, not of negatives
 
     # One record per concept variant, in a style drawn at each visit: none is twice in a batch.
     config.data.source = emoji("train", unit="entry")
@@ -34,34 +34,57 @@ def get_config():
     config.model = dict(
         image=dict(variant="Ti/16", size=SIZE, pool="map", stem="conv", depth=4),
         text=dict(
-            variant="Ti", vocab_size=2_000, length=LENGTH, width=128, depth=2, num_heads=4, out_dim=192
+            variant="Ti",
+            vocab_size=2_000,
+            length=LENGTH,
+            pool="gap",
+            width=128,
+            depth=2,
+            num_heads=4,
+            out_dim=192,
         ),
         scale_init=10.0,
-        bias_init=-6.0,  # near the logit of one positive in 256
+        bias_init=-5.0,  # the logit of one positive in 128: -log(127)
         dtype="float32",
         remat="none",
         scan=True,
     )
     config.objective = dict(sigmoid=dict(coef=1.0, duplicates="mask", chunk_size=None))
+    # Muon: at equal time it is far ahead of AdamW here, see configs/README.md.
     config.optimizer = dict(
-        name="adamw",
-        lr=2e-3,
+        name="muon",
+        lr=3e-3,
         weight_decay=1e-4,
         clip_norm=1.0,
         decay=(("kernel$", 1.0),),
         lr_mults=(),
         freeze=(),
-        b2=0.95,
     )
-    config.schedule = dict(name="cosine", warmup="5%")
+    config.schedule = dict(name="cosine", warmup="3%")
 
     config.evaluation = dict(every="100%", batch_size=256, image=TEST_OPS)
     everything = emoji("all", unit="entry")  # the classes: every name there is
     config.evals = dict(
-        images=dict(type="zeroshot", source=emoji("images"), label="name", class_source=everything, canonical=False),
-        style=dict(type="zeroshot", source=emoji("style"), label="name", class_source=everything, canonical=False),
+        images=dict(
+            type="zeroshot",
+            source=emoji("images"),
+            label="name",
+            class_source=everything,
+            canonical=False,
+        ),
+        style=dict(
+            type="zeroshot",
+            source=emoji("style"),
+            label="name",
+            class_source=everything,
+            canonical=False,
+        ),
         concepts=dict(
-            type="zeroshot", source=emoji("concepts"), label="name", class_source=everything, canonical=False
+            type="zeroshot",
+            source=emoji("concepts"),
+            label="name",
+            class_source=everything,
+            canonical=False,
         ),
         style_retrieval=dict(type="retrieval", source=emoji("style")),
         style_contrastive=dict(type="contrastive", source=emoji("style"), loss="sigmoid"),
@@ -74,6 +97,6 @@ def get_config():
             label="gender",
         ),
     )
-    config.log_every = "10 steps"
+    config.log_every = "20 steps"
     config.checkpoint = dict(every="25%", keep=2)
     return config

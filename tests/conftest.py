@@ -14,3 +14,23 @@ install_import_hook(["bias_clip.losses", "bias_clip.models"], "beartype.beartype
 from absl import flags
 
 flags.FLAGS(["pytest"])
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def golden_json():
+    """Compares a value with tests/golden/<name>.json; `REGOLD=1 pytest` writes the file anew."""
+
+    def check(name, value):
+        path = Path(__file__).parent / "golden" / f"{name}.json"
+        if os.environ.get("REGOLD") == "1":
+            path.write_text(json.dumps(value, indent=1) + "\n")
+        assert json.loads(path.read_text()) == json.loads(json.dumps(value)), (
+            f"{name} differs from {path}; if that is meant, run with REGOLD=1 and say why."
+        )
+
+    return check

@@ -187,7 +187,9 @@ def test_resuming_on_another_number_of_hosts_goes_on_with_the_same_stream(fns):
 
 
 @pytest.mark.parametrize(
-    "other", [{"batch_size": 16}, {"seed": 3}, {"source": Patches(14)}], ids=str
+    "other",
+    [{"batch_size": 16}, {"seed": 3}, {"source": Patches(14)}],
+    ids=["batch_size", "seed", "source"],
 )
 def test_a_state_of_another_run_is_refused(fns, other):
     with make_train_iterator(Patches(13), **fns, batch_size=8, seed=1) as stream:

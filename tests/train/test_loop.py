@@ -13,6 +13,7 @@ from bias_clip.train.loop import Interrupted, train
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from tests.train.tiny import tiny_config, use_squares
+from tools.evaluate import evaluate_run
 
 TIMED = {"seconds", "examples_per_second", "mfu", "input_wait"}
 
@@ -114,7 +115,8 @@ def test_signal_saves_and_the_same_line_continues_bit_for_bit(
 def test_finished_run_is_not_trained_again(whole_run):
     workdir, metrics = whole_run
     before = lines(workdir)
-    assert train(tiny_config(), workdir, command="a command") == metrics
+    again = train(tiny_config(), workdir, command="a command")
+    assert again == pytest.approx(metrics, rel=1e-6, nan_ok=True)
     assert lines(workdir) == before
 
 
@@ -145,3 +147,15 @@ def test_diverged_run_stops_with_step_and_values_and_keeps_what_was_saved(tmp_pa
         train(config, tmp_path, command="")
     assert any((tmp_path / "nonfinite").iterdir())
     assert any((tmp_path / "checkpoints").iterdir())
+
+
+def test_evaluating_the_checkpoint_gives_the_numbers_of_the_run(whole_run):
+    workdir, metrics = whole_run
+    assert evaluate_run(workdir, None) == (8, pytest.approx(metrics, rel=1e-6, nan_ok=True))
+
+
+def test_checkpoint_that_is_not_there_is_refused_with_those_that_are(whole_run, tmp_path):
+    with pytest.raises(ValueError, match=r"no checkpoint of step 99; it has \[6, 8\]"):
+        evaluate_run(whole_run[0], 99)
+    with pytest.raises(ValueError, match="holds no run"):
+        evaluate_run(tmp_path, None)

@@ -1,0 +1,91 @@
+"""The main job as a user runs it, cut short: from the command line, killed, and run again."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHORT = (
+    "--config.total=12 steps",
+    "--config.log_every=2 steps",
+    "--config.checkpoint.every=2 steps",
+    "--config.batch_size=32",
+)
+TIMED = {"seconds", "examples_per_second", "mfu", "input_wait"}
+
+
+def start(workdir, *flags):
+    command = [sys.executable, "-m", "bias_clip.train", "--config=configs/emoji.py"]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", *SHORT, *flags],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu", "HOME": str(workdir.parent)},
+    )
+
+
+def finish(workdir):
+    run = start(workdir)
+    _, errors = run.communicate()
+    assert run.returncode == 0, errors
+    return errors
+
+
+def parameters(workdir):
+    state = ocp.StandardCheckpointer().restore(workdir / "checkpoints" / "12" / "state")
+    return ocp.tree.to_flat_dict(state, sep="/")
+
+
+def metrics(workdir):
+    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in record.items() if k not in TIMED} for record in records]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("emoji") / "run"
+    return workdir, finish(workdir)
+
+
+@pytest.mark.slow
+def test_main_job_reports_its_progress_and_leaves_a_page(whole):
+    workdir, errors = whole
+    assert "step 12/12" in errors
+    page = (workdir / "report.html").read_text()
+    for name in ("style", "concepts", "gender", "tone", "style_retrieval"):
+        assert name in page
+    assert metrics(workdir)[-1]["eval/style/classes"] > 3_900
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_any_moment_it_continues_bit_for_bit(whole, tmp_path, seed):
+    delay = random.Random(seed)
+    for _ in range(3):
+        run = start(tmp_path)
+        time.sleep(delay.uniform(5, 40))
+        run.kill()
+        run.communicate()
+    finish(tmp_path)
+    assert metrics(tmp_path) == metrics(whole[0])
+    got, expected = parameters(tmp_path), parameters(whole[0])
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+@pytest.mark.slow
+def test_misspelt_key_ends_at_once_with_one_line(tmp_path):
+    run = start(tmp_path / "run", "--config.objective={'sigmod': {'coef': 1.0}}")
+    _, errors = run.communicate()
+    assert run.returncode != 0
+    assert "sigmod" in errors
+    assert not (tmp_path / "run").exists()
