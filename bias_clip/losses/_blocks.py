@@ -138,7 +138,8 @@ def weighted_mean(
     A loss is a sum over pairs for each row; this divides by the number of rows, or by the sum of
     their weights, and never by the number of pairs. A row of weight 0 is out of both sums. If all
     weights are 0 the result is 0. Under `axis_name` every device holds its own rows and gets the
-    same result.
+    same result. Differentiate outside `shard_map`: inside `pmap`, or with `check_vma=False`, the
+    gradient comes out the number of devices times too large.
 
     Args:
       values: one value per local row.
