@@ -25,10 +25,10 @@ def main(_argv: list[str]) -> None:
     if jax.default_backend() == "cpu":
         keep_pages()
     command = shlex.join(["python", "-m", "bias_clip.train", *sys.argv[1:]])
-    schema = Path(flags.FLAGS["config"].config_filename).parent / "default.py"
+    schema = Path(config_flags.get_config_filename(flags.FLAGS["config"])).parent / "default.py"
     try:
         validate(_CONFIG.value, load_config(schema))
-        train(_CONFIG.value, Path(_WORKDIR.value), command=command)
+        train(_CONFIG.value, Path(str(_WORKDIR.value)), command=command)
     except (ValueError, FloatingPointError) as error:
         if not _is_ours(error):
             raise

@@ -166,7 +166,7 @@ def _check_evaluator(where: str, arguments: Mapping) -> None:
             _check_choice(f"{where}.{key}", value, SOURCES)
 
 
-def _check_agreement(config: Mapping) -> None:
+def _check_agreement(config: ml_collections.ConfigDict) -> None:
     if config.batch_size < 1:
         raise ValueError(f"config.batch_size is {config.batch_size}; expected at least 1.")
     length, expected = config.data.text.length, config.model.text.length

@@ -99,7 +99,9 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
     writer = MetricWriter(run.workdir, start_step=start)
     progress = Progress(total_steps=total, start_step=start)
     speed = _make_speed(run)
-    clock, results, metrics, logged = Clock(), {}, {}, start
+    clock, logged = Clock(), start
+    results: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     progress.say(f"{'continuing after' if start else 'starting; total'} step {start or total}")
     with contextlib.closing(writer), contextlib.closing(progress), _stop_signal() as stop:
         for step in range(start + 1, total + 1):
@@ -248,7 +250,7 @@ def _write_run(workdir: Path, setup: Setup, command: str) -> None:
 def _stop_signal() -> Iterator[list[str]]:
     """Yields a list that is empty until SIGINT or SIGTERM comes; a second one acts as usual."""
     received: list[str] = []
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def handler(number, _frame):
         received.append(signal.Signals(number).name)
@@ -259,5 +261,5 @@ def _stop_signal() -> Iterator[list[str]]:
     try:
         yield received
     finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
+        for signum, old in previous.items():
+            signal.signal(signum, old)

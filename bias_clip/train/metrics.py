@@ -28,7 +28,7 @@ def health(outputs: Outputs, batch: Mapping[str, Array]) -> dict[str, Float[Arra
     Non-pairs with an equal caption (`labels`) are left out. The first 1024 rows are anchors, the
     whole batch are candidates, so that the cost grows linearly with the batch.
     """
-    zimg, ztxt = outputs.zimg.astype(jnp.float32), outputs.ztxt.astype(jnp.float32)
+    zimg, ztxt = (jnp.asarray(z, jnp.float32) for z in (outputs.zimg, outputs.ztxt))
     anchors = min(len(zimg), HEALTH_ANCHORS)
     rows = jnp.arange(anchors)
     own = rows[:, None] == jnp.arange(len(zimg))
@@ -116,7 +116,7 @@ class Progress:
 class Clock:
     """Seconds since the last report, and how many of them were spent in a part of the work."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         """Starts now."""
         self._start = time.perf_counter()
         self._parts: dict[str, float] = {}

@@ -26,8 +26,7 @@ def sigmoid_term(
 ) -> Float[Array, ""]:
     """Returns SigLIP's loss. `duplicates="mask"`: equal captions are no negatives of each other."""
     values = sigmoid_loss(
-        outputs.zimg,
-        outputs.ztxt,
+        *_both_towers(outputs),
         scale=outputs.scale,
         bias=outputs.bias,
         margin=margin,
@@ -49,8 +48,7 @@ def softmax_term(
 ) -> Float[Array, ""]:
     """Returns CLIP's loss. `duplicates="mask"`: equal captions are no negatives of each other."""
     values = softmax_loss(
-        outputs.zimg,
-        outputs.ztxt,
+        *_both_towers(outputs),
         scale=outputs.scale,
         epsilon=epsilon,
         labels=_duplicate_labels(batch, duplicates),
@@ -76,7 +74,7 @@ def make_objective(
       mesh: from `make_mesh`.
     """
     rows = PartitionSpec(BATCH_AXES)
-    specs = Outputs(zimg=rows, ztxt=rows, scale=PartitionSpec(), bias=PartitionSpec())
+    specs: Any = Outputs._make((rows, rows, PartitionSpec(), PartitionSpec()))
 
     def local_objective(outputs, batch):
         parts = {}
@@ -96,6 +94,12 @@ def make_objective(
         return sharded(outputs, given)
 
     return objective
+
+
+def _both_towers(outputs: Outputs) -> tuple[Array, Array]:
+    if outputs.zimg is None or outputs.ztxt is None:
+        raise ValueError("got the outputs of one tower; a loss needs pictures and texts.")
+    return outputs.zimg, outputs.ztxt
 
 
 def _duplicate_labels(batch: Mapping[str, Array], duplicates: str) -> Array | None:

@@ -31,8 +31,8 @@ class Setup(NamedTuple):
     save_every: int
     abstract_state: TrainState  # ShapeDtypeStructs with shardings
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
-    init: Callable  # jitted: key -> TrainState
-    train_step: Callable  # jitted: (state, batch) -> (state, metrics); the state is donated
+    init: Any  # jitted: key -> TrainState
+    train_step: Any  # jitted: (state, batch) -> (state, metrics); the state is donated
 
 
 def make_setup(
