@@ -5,7 +5,7 @@ import sys
 
 # From malloc.h of glibc.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
-_NEVER = 2**31 - 1
+_NEVER = -1
 
 
 def keep_pages() -> bool:

@@ -100,7 +100,6 @@ def test_page_has_every_part(page):
         "text to picture R@5, chance",
         "nearer to “dark”, no role named",
         "decode|background(white)|resize(48)|value_range(-1,1)",
-        "4f1c9ae",
         "presented",
         "Fitzpatrick",
         "sixth value",

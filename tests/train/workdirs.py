@@ -109,7 +109,6 @@ def _info(name: str, steps: int) -> dict:
         "devices": "1 x cpu",
         "parameters": 3_412_609,
         "total_steps": steps,
-        "git": "4f1c9ae",
     }
 
 
