@@ -10,9 +10,10 @@ from configs.default import get_config as get_default
 
 SIZE = 48
 LENGTH = 24  # pieces: 16 would cut one caption in twenty, at the skin tone
+# A random background or colours taken away cost most of the quality here: see configs/README.md.
 TRAIN_OPS = (
-    f"decode|affine({SIZE}, scale=(0.8, 1.15), shift=0.08, rotate=8)|background(random)"
-    "|gray(0.15)|value_range(-1,1)"
+    f"decode|affine({SIZE}, scale=(0.9, 1.1), shift=0.05, rotate=5)|background(white)"
+    "|value_range(-1,1)"
 )
 TEST_OPS = f"decode|background(white)|resize({SIZE}, antialias=True)|value_range(-1,1)"
 
@@ -23,13 +24,16 @@ def emoji(split, **arguments):
 
 def get_config():
     config = get_default()
-    config.total = "32 epochs"  # an epoch visits each of the concept variants once
+    config.total = (
+        "270_000 examples"  # 75 epochs; not in epochs, so that thinned variants get as many
+    )
     config.batch_size = 128  # small: the run is short of steps, not of negatives
 
     # One record per concept variant, in a style drawn at each visit: none is twice in a batch.
     config.data.source = emoji("train", unit="entry")
     config.data.image = TRAIN_OPS
     config.data.text = dict(tokenizer="emoji", length=LENGTH)
+    config.data.first_caption = 0.5  # the name; the others are its paraphrases and keywords
 
     config.model = dict(
         image=dict(variant="Ti/16", size=SIZE, pool="map", stem="conv", depth=4),
@@ -47,13 +51,14 @@ def get_config():
         bias_init=-5.0,  # the logit of one positive in 128: -log(127)
         dtype="float32",
         remat="none",
-        scan=True,
+        scan=False,  # 12 % more examples a second than a scan, on a CPU
     )
     config.objective = dict(sigmoid=dict(coef=1.0, duplicates="mask", chunk_size=None))
     # Muon: at equal time it is far ahead of AdamW here, see configs/README.md.
     config.optimizer = dict(
         name="muon",
         lr=3e-3,
+        num_iterations=3,  # as good as 5 here, and 7 % more examples a second
         weight_decay=1e-4,
         clip_norm=1.0,
         decay=(("kernel$", 1.0),),

@@ -29,7 +29,12 @@ class Example(NamedTuple):
 
 
 def make_example_fn(
-    source: Source, *, image_fn: ImageFn, text_fn: TextFn, seed: int
+    source: Source,
+    *,
+    image_fn: ImageFn,
+    text_fn: TextFn,
+    seed: int,
+    first_caption: float = 0.0,
 ) -> Callable[[int], Example]:
     """Makes the function from a position of the stream to its example.
 
@@ -38,9 +43,19 @@ def make_example_fn(
     come from `Philox(key=(seed, position))`: the picture, the caption, then the augmentation, so
     that another augmentation leaves the pairs as they are.
 
+    Args:
+      source: of the records.
+      image_fn, text_fn: from a picture and a caption to arrays.
+      seed: of everything drawn.
+      first_caption: share of visits that take the record's first caption, which is its name or the
+        text it came with; the others draw one of all captions.
+
     Returns: the function; pure, and safe to call from threads. It raises ValueError when 64 records
       in a row were bad.
+    Raises: ValueError for a share that is none.
     """
+    if not 0.0 <= first_caption <= 1.0:
+        raise ValueError(f"got first_caption={first_caption}, expected a share between 0 and 1.")
 
     def make_example(position: int) -> Example:
         index = shuffled_index(position, len(source), seed)
@@ -51,7 +66,8 @@ def make_example_fn(
             try:
                 record = source[index]
                 name = f"{record['id']} (record {index})"
-                picture, caption = _draw_picture(record, rng), _draw_caption(record, rng)
+                picture = _draw_picture(record, rng)
+                caption = _draw_caption(record, rng, first_caption)
                 image = image_fn(picture, rng)
                 return Example(image, text_fn(caption), index, tuple(bad))
             except ValueError as error:
@@ -100,8 +116,10 @@ def _draw_picture(record: Record, rng: np.random.Generator) -> Any:
     return pictures[int(rng.integers(len(pictures)))]
 
 
-def _draw_caption(record: Record, rng: np.random.Generator) -> str:
+def _draw_caption(record: Record, rng: np.random.Generator, first: float) -> str:
     captions = [c for c in record["captions"] if c.strip()]
     if not captions:
         raise ValueError("no caption, or empty ones only")
+    if first and rng.random() < first:
+        return captions[0]
     return captions[int(rng.integers(len(captions)))]

@@ -52,6 +52,7 @@ def make_train_iterator(
     num_threads: int = 2,
     prefetch: int = 2,
     max_bad_share: float = 0.01,
+    first_caption: float = 0.0,
 ) -> "TrainIterator":
     """Makes the stream of training batches of this host.
 
@@ -65,7 +66,7 @@ def make_train_iterator(
 
     A record that raises ValueError on the way (a broken picture, no caption) is replaced by
     another, drawn from (seed, position), counted and named. `prefetch` is in batches; with
-    `num_threads=0` everything runs in the caller.
+    `num_threads=0` everything runs in the caller. `first_caption` is a share, see `make_example_fn`.
 
     Returns: the iterator; close it, or use it in a `with`.
     Raises: ValueError at once for arguments that do not fit together, an empty source, or a first
@@ -77,7 +78,9 @@ def make_train_iterator(
     """
     _check_arguments(batch_size, process_index, process_count, num_threads, prefetch, max_bad_share)
     _check_source(source, seed)
-    make_example = make_example_fn(source, image_fn=image_fn, text_fn=text_fn, seed=seed)
+    make_example = make_example_fn(
+        source, image_fn=image_fn, text_fn=text_fn, seed=seed, first_caption=first_caption
+    )
     _check_example(make_example(0))
     return TrainIterator(
         make_example,

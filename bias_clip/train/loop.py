@@ -75,6 +75,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         num_threads=config.data.num_threads,
         prefetch=config.data.prefetch,
         max_bad_share=config.data.max_bad_share,
+        first_caption=config.data.first_caption,
     )
     manager = checkpoint.open_checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
     with contextlib.closing(iterator), contextlib.closing(manager):

@@ -394,3 +394,21 @@ def test_the_example_function_is_pure(fns):
         one, two = make_example(position), make_example(position)
         np.testing.assert_array_equal(one.image, two.image)
         assert (one.record, one.text.tolist()) == (two.record, two.text.tolist())
+
+
+@pytest.mark.parametrize(
+    ("share", "low", "high"),
+    [(0.0, 0.4, 0.6), (0.5, 0.65, 0.85), (1.0, 1.0, 1.0)],
+    ids=["any of the two", "half of them the first", "always the first"],
+)
+def test_the_first_caption_comes_as_often_as_asked(fns, share, low, high):
+    source = Patches(40)
+    make_example = make_example_fn(source, **fns, seed=5, first_caption=share)
+    first = [fns["text_fn"](source[i]["captions"][0]).tolist() for i in range(len(source))]
+    drawn = [make_example(position) for position in range(400)]
+    assert low <= np.mean([e.text.tolist() == first[e.record] for e in drawn]) <= high
+
+
+def test_a_share_of_first_captions_outside_of_0_to_1_is_an_error(fns):
+    with pytest.raises(ValueError, match=r"first_caption=1.5, expected a share"):
+        make_example_fn(Patches(10), **fns, seed=5, first_caption=1.5)
