@@ -13,6 +13,7 @@ import grain
 import numpy as np
 from jaxtyping import Int32
 
+from bias_clip.data.columns import make_columns
 from bias_clip.data.examples import Example, make_example_fn
 from bias_clip.data.image import ImageFn
 from bias_clip.data.records import Source
@@ -53,6 +54,7 @@ def make_train_iterator(
     prefetch: int = 2,
     max_bad_share: float = 0.01,
     first_caption: float = 0.0,
+    columns: Mapping[str, Any] | None = None,
 ) -> "TrainIterator":
     """Makes the stream of training batches of this host.
 
@@ -61,8 +63,9 @@ def make_train_iterator(
 
         image   float32 [b, h, w, 3]
         text    int32 [b, l]
-        labels  int32 [b]   hash of the tokens: equal where the model reads the same caption
+        text_id int32 [b]   hash of the tokens: equal where the model reads the same caption
         index   int32 [b]   the record in the source
+        ...     [b]         what `columns` names, see `make_columns`
 
     A record that raises ValueError on the way (a broken picture, no caption) is replaced by
     another, drawn from (seed, position), counted and named. `prefetch` is in batches; with
@@ -84,6 +87,7 @@ def make_train_iterator(
     _check_example(make_example(0))
     return TrainIterator(
         make_example,
+        columns=make_columns(source, columns or {}),
         identity={"records": len(source), "batch_size": batch_size, "seed": seed},
         host=(process_index, process_count),
         reading=(num_threads, prefetch),
@@ -98,12 +102,14 @@ class TrainIterator(Iterator[Batch]):
         self,
         make_example: Callable[[int], Example],
         *,
+        columns: Mapping[str, np.ndarray],
         identity: Mapping[str, int],
         host: tuple[int, int],
         reading: tuple[int, int],
         max_bad_share: float,
     ):
         self._make_example = make_example
+        self._columns = columns
         self._identity = identity
         self._host = host
         self._reading = reading
@@ -168,7 +174,8 @@ class TrainIterator(Iterator[Batch]):
         def chunk(number: int) -> tuple[Batch, list]:
             step, part = divmod(number, per_batch)
             first = step * batch_size + process_index * rows + part * size
-            return _collate([self._make_example(p) for p in range(first, first + size)])
+            examples = [self._make_example(p) for p in range(first, first + size)]
+            return _collate(examples, self._columns)
 
         num_threads, prefetch = self._reading
         ahead = max(prefetch * per_batch, num_threads) if num_threads else 0
@@ -181,7 +188,7 @@ class TrainIterator(Iterator[Batch]):
         return iter(batches)
 
 
-def _collate(examples: Sequence[Example]) -> tuple[Batch, list]:
+def _collate(examples: Sequence[Example], columns: Mapping[str, np.ndarray]) -> tuple[Batch, list]:
     shapes = {e.image.shape for e in examples}
     if len(shapes) > 1:
         raise ValueError(
@@ -189,16 +196,18 @@ def _collate(examples: Sequence[Example]) -> tuple[Batch, list]:
             "image operations with a resize or crop to a fixed size."
         )
     text = np.stack([e.text for e in examples])
+    index = np.fromiter((e.record for e in examples), np.int32, len(examples))
     batch = {
         "image": np.stack([e.image for e in examples]),
         "text": text,
-        "labels": np.fromiter((_label(t) for t in text), np.int32, len(text)),
-        "index": np.fromiter((e.record for e in examples), np.int32, len(examples)),
+        "text_id": np.fromiter((_text_id(t) for t in text), np.int32, len(text)),
+        "index": index,
     }
+    batch |= {key: values[index] for key, values in columns.items()}
     return batch, [e.bad for e in examples if e.bad]
 
 
-def _label(tokens: Int32[np.ndarray, " l"]) -> int:
+def _text_id(tokens: Int32[np.ndarray, " l"]) -> int:
     # Of the tokens, not the string: captions that differ only where they are cut are the same text
     # to the model. 31 bits: two of 32,768 captions collide in one batch of four, harmlessly.
     return zlib.crc32(tokens.tobytes()) & 0x7FFFFFFF

@@ -13,14 +13,15 @@ from typing import Any
 
 import ml_collections
 
+from bias_clip.data.columns import KEYS
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import SOURCES
 from bias_clip.data.text import make_text_fn, vocab_size
 from bias_clip.evals import EVALUATORS
 from bias_clip.models.two_towers import make_model
-from bias_clip.train.objective import TERMS
 from bias_clip.train.schedule import SCHEDULES
 from bias_clip.train.sharding import make_mesh
+from bias_clip.train.terms import TERMS, needed_columns
 
 
 def validate(config: ml_collections.ConfigDict, schema: ml_collections.ConfigDict) -> None:
@@ -45,7 +46,8 @@ def validate(config: ml_collections.ConfigDict, schema: ml_collections.ConfigDic
     check_arguments("config.model", make_model, config.model)
     _check_choice("config.schedule", config.schedule, SCHEDULES, given=("total_steps",))
     check_arguments("config.mesh", make_mesh, config.mesh, given=("devices",))
-    _check_objective(config.objective)
+    refuse_unknown("config.data.columns", config.data.columns, KEYS)
+    _check_objective(config.objective, config.data.columns)
     for name, arguments in config.evals.items():
         _check_evaluator(f"config.evals.{name}", arguments)
     _check_agreement(config)
@@ -142,7 +144,7 @@ def _check_choice(where: str, section: Mapping, table: Mapping, given: Iterable[
     check_arguments(where, table[section["name"]], rest, given=given)
 
 
-def _check_objective(objective: Mapping) -> None:
+def _check_objective(objective: Mapping, columns: Mapping) -> None:
     if not objective:
         raise ValueError(f"config.objective is empty; expected at least one of {sorted(TERMS)}.")
     refuse_unknown("config.objective", objective, TERMS)
@@ -152,6 +154,13 @@ def _check_objective(objective: Mapping) -> None:
             raise ValueError(f"{where} lacks 'coef', the factor of this term in the sum.")
         rest = {key: value for key, value in arguments.items() if key != "coef"}
         check_arguments(where, TERMS[name], rest, given=("axis_name",))
+        missing = [key for key in needed_columns(name, rest) if key not in columns]
+        if missing:
+            raise ValueError(
+                f"{where} needs {missing} in every batch, but config.data.columns has "
+                f"{sorted(columns)}; say which attribute of the records they are, such as "
+                f"config.data.columns = dict({missing[0]}='...')."
+            )
 
 
 def _check_evaluator(where: str, arguments: Mapping) -> None:

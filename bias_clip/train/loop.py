@@ -76,6 +76,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         prefetch=config.data.prefetch,
         max_bad_share=config.data.max_bad_share,
         first_caption=config.data.first_caption,
+        columns=config.data.columns.to_dict(),
     )
     manager = checkpoint.open_checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
     with contextlib.closing(iterator), contextlib.closing(manager):
@@ -109,9 +110,11 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
             batch = clock.timed("input", next, run.iterator)
             jax.block_until_ready(metrics)  # one step runs while the next one's batch is made
             batch = {key: value for key, value in batch.items() if key != "index"}
-            state, metrics = setup.train_step(state, to_global(batch, setup.mesh))
-            if step == start + 1:
-                clock.timed("compile", jax.block_until_ready, metrics)
+            arrays = to_global(batch, setup.mesh)
+            part = "compile" if step == start + 1 else "dispatch"
+            state, metrics = clock.timed(part, setup.train_step, state, arrays)
+            if part == "compile":
+                clock.timed(part, jax.block_until_ready, metrics)
             if step % setup.log_every == 0 or step == total:
                 values = jax.device_get(metrics)
                 _check_finite(run, state, step, values)

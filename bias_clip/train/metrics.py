@@ -25,7 +25,7 @@ def health(outputs: Outputs, batch: Mapping[str, Array]) -> dict[str, Float[Arra
 
     `scale`, `bias`; mean and extreme logit of the pairs and of the non-pairs; the share of pictures
     whose own caption has the highest logit of the batch (`acc_img`), and of captions (`acc_txt`).
-    Non-pairs with an equal caption (`labels`) are left out. The first 1024 rows are anchors, the
+    Non-pairs with an equal caption (`text_id`) are left out. The first 1024 rows are anchors, the
     whole batch are candidates, so that the cost grows linearly with the batch.
     """
     zimg, ztxt = (jnp.asarray(z, jnp.float32) for z in (outputs.zimg, outputs.ztxt))
@@ -33,8 +33,8 @@ def health(outputs: Outputs, batch: Mapping[str, Array]) -> dict[str, Float[Arra
     rows = jnp.arange(anchors)
     own = rows[:, None] == jnp.arange(len(zimg))
     other = ~own
-    if "labels" in batch:
-        other &= batch["labels"][:anchors, None] != batch["labels"]
+    if "text_id" in batch:
+        other &= batch["text_id"][:anchors, None] != batch["text_id"]
     by_image = outputs.scale * zimg[:anchors] @ ztxt.T + outputs.bias
     by_text = outputs.scale * ztxt[:anchors] @ zimg.T + outputs.bias
     positive = jnp.sum(jnp.where(own, by_image, 0.0), axis=1)

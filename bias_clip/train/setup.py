@@ -9,6 +9,7 @@ import ml_collections
 import optax
 from jax.sharding import Mesh
 
+from bias_clip.data.columns import dtype_of
 from bias_clip.models.two_towers import Model, make_model
 from bias_clip.train.metrics import health
 from bias_clip.train.objective import make_objective
@@ -115,8 +116,9 @@ def _abstract_batch(
     shapes = {
         "image": ((rows, size, size, 3), jnp.float32),
         "text": ((rows, config.model.text.length), jnp.int32),
-        "labels": ((rows,), jnp.int32),
+        "text_id": ((rows,), jnp.int32),
     }
+    shapes |= {key: ((rows,), dtype_of(key)) for key in config.data.columns}
     sharding = batch_sharding(mesh)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

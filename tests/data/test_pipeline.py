@@ -42,7 +42,7 @@ def joined(parts):
 def assert_same(got, expected):
     assert len(got) == len(expected)
     for one, two in zip(got, expected, strict=True):
-        assert sorted(one) == sorted(two) == ["image", "index", "labels", "text"]
+        assert sorted(one) == sorted(two) == ["image", "index", "text", "text_id"]
         for key in one:
             np.testing.assert_array_equal(one[key], two[key], err_msg=key)
 
@@ -52,7 +52,7 @@ def test_a_batch_has_the_promised_shapes_and_types(fns):
     assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
         "image": ((4, 4, 4, 3), "float32"),
         "text": ((4, 8), "int32"),
-        "labels": ((4,), "int32"),
+        "text_id": ((4,), "int32"),
         "index": ((4,), "int32"),
     }
 
@@ -123,7 +123,7 @@ def test_seed_decides_order_and_augmentation(fns):
 def test_visits_draw_other_pictures_captions_and_crops(fns):
     source = Patches(1, pictures=3)
     rows = joined(batches(source, fns, 8))
-    assert len(np.unique(rows["labels"])) == 2  # two captions
+    assert len(np.unique(rows["text_id"])) == 2  # two captions
     # three pictures, two ways round, three by two places: at most 36
     assert 18 <= len(np.unique(rows["image"].reshape(64, -1), axis=0)) <= 36
 
@@ -150,11 +150,11 @@ def test_rows_belong_together(fns):
 def test_labels_are_equal_exactly_where_the_tokens_are(fns):
     rows = joined(batches(Patches(100), fns, 20))
     same_tokens = (rows["text"][:, None] == rows["text"]).all(-1)
-    np.testing.assert_array_equal(rows["labels"][:, None] == rows["labels"], same_tokens)
-    assert rows["labels"].min() >= 0
+    np.testing.assert_array_equal(rows["text_id"][:, None] == rows["text_id"], same_tokens)
+    assert rows["text_id"].min() >= 0
     # The hash is part of what a checkpoint may hold: it must not change with the Python version.
     expected = zlib.crc32(rows["text"][0].astype("<i4").tobytes()) % 2**31
-    assert rows["labels"][0] == expected
+    assert rows["text_id"][0] == expected
 
 
 # State.
@@ -350,7 +350,7 @@ def test_the_embedded_data_make_batches_of_distinct_entries():
     assert batch["image"].shape == (256, 16, 16, 3)
     assert 0.2 < batch["image"].std() < 1
     assert len(np.unique(batch["index"])) == 256
-    assert len(np.unique(batch["labels"])) > 200
+    assert len(np.unique(batch["text_id"])) > 200
     assert (batch["text"][:, -1] == 1).mean() > 0.9  # captions fit
 
 

@@ -29,7 +29,7 @@ def test_shifted_captions_have_accuracy_zero():
 def test_equal_captions_are_not_held_against_each_other():
     z = np.eye(4, dtype="f")[[0, 0, 1, 2]]
     assert float(health(outputs(z, z), {})["acc_img"]) == 0.5
-    assert float(health(outputs(z, z), {"labels": jnp.array([7, 7, 1, 2])})["acc_img"]) == 1.0
+    assert float(health(outputs(z, z), {"text_id": jnp.array([7, 7, 1, 2])})["acc_img"]) == 1.0
 
 
 def test_image_and_caption_accuracy_are_not_mixed_up():

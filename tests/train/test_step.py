@@ -15,7 +15,7 @@ def batches(count, rows=16):
         yield {
             "image": rng.normal(size=(rows, 16, 16, 3)).astype(np.float32),
             "text": rng.integers(3, 2000, (rows, 8)).astype(np.int32),
-            "labels": rng.integers(0, 12, rows).astype(np.int32),
+            "text_id": rng.integers(0, 12, rows).astype(np.int32),
         }
 
 

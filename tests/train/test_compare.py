@@ -1,0 +1,38 @@
+"""Groups of runs side by side."""
+
+import json
+
+import pytest
+
+from tools.compare import make_table, read_group, split_group
+
+
+def write_run(folder, *values, name="style/acc1"):
+    folder.mkdir()
+    rows = [{"step": 1, "loss": 3.0}]
+    rows += [{"step": 2 + i, f"eval/{name}": value} for i, value in enumerate(values)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_last_values_are_averaged(tmp_path):
+    runs = [write_run(tmp_path / "a", 0.1, 0.2), write_run(tmp_path / "b", 0.1, 0.4)]
+    group = read_group(runs)
+    assert group == {"style/acc1": [0.2, 0.4]}
+    table = make_table({"plain": group, "one": {"style/acc1": [0.5]}}, ["acc"])
+    assert table[0] == "| | plain | one |"
+    assert table[2] == "| style/acc1 | 0.300 ± 0.141 | 0.500 |"
+
+
+def test_runs_that_cannot_be_compared_are_named(tmp_path):
+    one, other = write_run(tmp_path / "a", 0.1), write_run(tmp_path / "b", 0.1, name="other")
+    with pytest.raises(
+        ValueError, match=r"differ in what they measured: \['other', 'style/acc1'\]"
+    ):
+        read_group([one, other])
+    with pytest.raises(ValueError, match="no evaluation"):
+        read_group([write_run(tmp_path / "c")])
+    with pytest.raises(ValueError, match="'acc2' finds none of the metrics"):
+        make_table({"plain": read_group([one])}, ["acc2"])
+    with pytest.raises(ValueError, match="expected a name and workdirs"):
+        split_group("runs/a")

@@ -1,0 +1,96 @@
+"""Compares groups of finished runs: mean and deviation over seeds of what they measured last.
+
+python tools/compare.py plain=runs/emoji_0,runs/emoji_1 biased=runs/biased_0,runs/biased_1 \\
+    [--metrics 'style/acc' 'gender/(preference|recognition)$'] [--json FILE]
+
+Prints a Markdown table: a row a metric, a column a group. Regexes are searched for in the metrics'
+names, which are those of metrics.jsonl without "eval/".
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+from bias_clip.train.report_read import read_metrics
+
+Group = dict[str, list[float]]  # metric to its values, one a run
+
+
+def main() -> None:
+    """Parses, reads, prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("groups", nargs="+", metavar="NAME=WORKDIR,WORKDIR,...")
+    parser.add_argument("--metrics", nargs="+", default=[""], metavar="REGEX")
+    parser.add_argument("--json", type=Path, help="also write all values here")
+    args = parser.parse_args()
+    try:
+        groups = {name: read_group(paths) for name, paths in map(split_group, args.groups)}
+        table = make_table(groups, args.metrics)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print("\n".join(table))
+    if args.json:
+        args.json.write_text(json.dumps(groups, indent=1) + "\n")
+
+
+def split_group(text: str) -> tuple[str, list[Path]]:
+    """Takes "name=a,b" apart."""
+    name, equals, paths = text.partition("=")
+    if not (name and equals and paths):
+        raise ValueError(
+            f"got {text!r}; expected a name and workdirs, such as plain=runs/a,runs/b."
+        )
+    return name, [Path(path) for path in paths.split(",")]
+
+
+def read_group(workdirs: list[Path]) -> Group:
+    """Returns the last value of each evaluation metric of each run.
+
+    Raises:
+      ValueError: a workdir without evaluations, or runs that measured different things.
+    """
+    runs = []
+    for workdir in workdirs:
+        last: dict[str, float] = {}
+        for row in read_metrics(workdir / "metrics.jsonl")[0]:
+            last |= {k.removeprefix("eval/"): v for k, v in row.items() if k.startswith("eval/")}
+        if not last:
+            raise ValueError(f"{workdir} has no evaluation in its metrics.jsonl; is it finished?")
+        runs.append(last)
+    for workdir, run in zip(workdirs, runs, strict=True):
+        if run.keys() != runs[0].keys():
+            differ = sorted(run.keys() ^ runs[0].keys())
+            raise ValueError(f"{workdir} and {workdirs[0]} differ in what they measured: {differ}.")
+    return {name: [run[name] for run in runs] for name in runs[0]}
+
+
+def make_table(groups: dict[str, Group], regexes: list[str]) -> list[str]:
+    """Returns the lines of a Markdown table.
+
+    Raises:
+      ValueError: a regex that finds no metric.
+    """
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    for regex in regexes:
+        if not any(re.search(regex, name) for name in names):
+            raise ValueError(f"{regex!r} finds none of the metrics {names}.")
+    chosen = [name for name in names if any(re.search(regex, name) for regex in regexes)]
+    lines = [f"| | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
+    for name in chosen:
+        cells = [_cell(group[name]) if name in group else "" for group in groups.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(values: list[float]) -> str:
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    main()
