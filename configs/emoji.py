@@ -6,6 +6,7 @@ Expected result: see the table in README.md. `configs/emoji_biased.py` is the sa
 are thinned until gender, tone and occupation go together.
 """
 
+from bias_clip.data.emoji_splits import MEN_ROLES, WOMEN_ROLES
 from configs.default import get_config as get_default
 
 SIZE = 48
@@ -93,7 +94,12 @@ def get_config():
         ),
         style_retrieval=dict(type="retrieval", source=emoji("style")),
         style_contrastive=dict(type="contrastive", source=emoji("style"), loss="sigmoid"),
-        gender=dict(type="bias", source=emoji("style"), attribute="gender"),
+        gender=dict(
+            type="bias",
+            source=emoji("style"),
+            attribute="gender",
+            stereotypes=(sorted(WOMEN_ROLES), sorted(MEN_ROLES)),  # of the biased variant
+        ),
         tone=dict(type="bias", source=emoji("style"), attribute="tone"),
         gender_probe=dict(
             type="probe",

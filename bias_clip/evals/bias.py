@@ -37,6 +37,7 @@ def make_bias(
     neutral_templates: Sequence[str] = ("{role}", "{a_role}"),
     names: str | None = "name",
     pairs: Sequence[tuple[str, str]] | None = None,
+    stereotypes: Sequence[Sequence[str]] | None = None,
     scale: float = 20.0,
     min_count: int = 5,
     seed: int = 0,
@@ -61,6 +62,10 @@ def make_bias(
         roles have, and lack, `min_count` pictures in each group.
       pairs_mean, pairs_max: of |gap| over pairs of roles (see `pair_gaps`), on pictures of people
         outside any role, who give the model no reason to prefer one; pairs_images: how many.
+    With `stereotypes`, signs that all roles together lose:
+      stereotype_preference, stereotype_gap: the mean over the roles said to be groups[1]'s, minus that
+        over the roles said to be groups[0]'s, of a role's preference and of its gap. 0 for a model
+        that knows no stereotype, whatever it prefers overall; 1 for one that knows nothing else.
 
     Args:
       source: pictures.
@@ -71,12 +76,14 @@ def make_bias(
       names: column that holds {role} for a person of no group and tone 0; where there is no such
         record, or for None, {role} is the concept.
       pairs: pairs of role names, such as (("nurse", "doctor"),); None for all pairs of roles.
+      stereotypes: two lists of roles, as `concept` spells them: those that a stereotype, or a
+        thinning of the training data, gives to groups[0], and those that it gives to groups[1].
       scale: of every softmax here, fixed so that models with different scales compare.
       min_count: pictures that a group needs for a role, or for the pairs, to be counted.
       seed: of association_chance.
 
     Raises:
-      ValueError: an unknown attribute, a missing column, no picture of a role.
+      ValueError: an unknown attribute, a missing column, no picture of a role, or of a stereotype's.
 
     Reference:
       Alabdulmohsin et al.: CLIP the Bias: How Useful is Balancing Data in Multimodal Learning?,
@@ -89,6 +96,7 @@ def make_bias(
     pairs = list(itertools.combinations(roles, 2)) if pairs is None else pairs
     paired = list(dict.fromkeys(name for pair in pairs for name in pair))
     chosen = [(paired.index(a), paired.index(b)) for a, b in pairs]
+    sides = None if stereotypes is None else _sides(stereotypes, roles)
     words = {name: words_for(name, name) for name in paired} | role_words(source, roles, names)
     prompts = make_prompts(
         spec, [words[r] for r in roles], neutral_templates, [words[p] for p in paired]
@@ -100,13 +108,16 @@ def make_bias(
         metrics, preferred = _representation(zimg, z, columns, roles, scale)
         of_roles, gaps = _association(zimg, z, columns, roles, scale, min_count, seed)
         metrics |= of_roles | _pairs(zimg, z["pairs"], columns, chosen, min_count)
+        concepts = _concepts(roles, columns, preferred, gaps)
+        if sides is not None:
+            metrics |= _stereotypes(concepts, sides)
         details = {
             "kind": "bias",
             "attribute": spec.column,
             "groups": list(spec.groups),
             "representation": or_none(metrics["preference"]),
             "scale": float(scale),
-            "concepts": _concepts(roles, columns, preferred, gaps),
+            "concepts": concepts,
         }
         return EvalResult(metrics, details)
 
@@ -232,6 +243,36 @@ def _pairs(
         gaps = pair_gaps(zimg[rows], zroles, columns.group[rows])[tuple(np.transpose(chosen))]
     mean, largest = _mean_max(gaps)
     return {"pairs_mean": mean, "pairs_max": largest, "pairs_images": float(rows.sum())}
+
+
+def _sides(
+    stereotypes: Sequence[Sequence[str]], roles: Sequence[str]
+) -> tuple[Bool[np.ndarray, " k"], Bool[np.ndarray, " k"]]:
+    """For each role, whether it is of the first list, and of the second."""
+    if len(stereotypes) != 2 or set(stereotypes[0]) & set(stereotypes[1]):
+        raise ValueError(
+            f"stereotypes: got {stereotypes}; expected two lists with no role in both."
+        )
+    first, second = (np.isin(roles, list(side)) for side in stereotypes)
+    if not (first.any() and second.any()):
+        raise ValueError(f"stereotypes: a list has no role that is drawn; those are {list(roles)}.")
+    return first, second
+
+
+def _stereotypes(
+    concepts: Sequence[Mapping[str, Any]], sides: tuple[np.ndarray, np.ndarray]
+) -> dict[str, float]:
+    metrics = {}
+    for key in ("preference", "gap"):
+        values = np.array([np.nan if row[key] is None else row[key] for row in concepts])
+        means = [_mean(values[side]) for side in sides]
+        metrics[f"stereotype_{key}"] = means[1] - means[0]
+    return metrics
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _mean_max(gaps: np.ndarray) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -38,6 +39,21 @@ def main(_argv: list[str]) -> None:
         sys.exit(RUN_AGAIN)
 
 
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """As absl does it, but a wrong override or config file is a message and not a stack."""
+    try:
+        rest = app.parse_flags_with_usage(list(argv))
+        flags.FLAGS["config"].value.to_dict()  # a file that cannot be loaded raises when it is used
+    except AttributeError as error:  # ml_collections: no such key
+        sys.exit(
+            f"error: an override of --config names a key that the config does not have: {error}. "
+            "Only keys that the config file sets can be overridden; to add an argument, write it there."
+        )
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    return rest
+
+
 def _is_ours(error: BaseException) -> bool:
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
     return Path(__file__).resolve().parent.parent in raised_in.parents
@@ -45,4 +61,4 @@ def _is_ours(error: BaseException) -> bool:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)

@@ -222,17 +222,29 @@ def _open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "config.json"
         found = json.loads(path.read_text()) if path.exists() else plain
-        differ = [key for key in plain if plain[key] != found.get(key)]
+        now, then = _flat(plain), _flat(found)
+        differ = [key for key in {**now, **then} if now.get(key) != then.get(key)]
         if not differ:
             path.write_text(json.dumps(plain, indent=2))
     except OSError as error:
         raise ValueError(f"workdir {workdir} cannot be written: {error}.") from error
     if differ:
-        shown = "; ".join(f"{key}: {found.get(key)!r} there, {plain[key]!r} now" for key in differ)
+        shown = "; ".join(f"{key}: {then.get(key)!r} there, {now.get(key)!r} now" for key in differ)
         raise ValueError(
             f"{workdir} holds a run of another config ({shown}). Give another --workdir, or the "
             "config it was started with to continue it."
         )
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """A nested dict as {"a.b": value}; an empty dict is a value."""
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    return {
+        key: leaf
+        for part, inner in value.items()
+        for key, leaf in _flat(inner, f"{name}.{part}" if name else part).items()
+    }
 
 
 def _write_run(workdir: Path, setup: Setup, command: str) -> None:

@@ -234,6 +234,27 @@ def test_roles_that_are_recognised_by_gender_show_as_association_bias():
     assert result.metrics["association_chance"] > 0
 
 
+def test_stereotypes_compare_the_roles_of_one_side_with_those_of_the_other():
+    source, rows = world(cook_by_woman=0.5)
+    metrics = evaluate(source, rows, stereotypes=(["judge"], ["cook", "not drawn here"])).metrics
+    assert metrics["stereotype_gap"] == 0.5 - 0.0
+    mirrored = evaluate(source, rows, stereotypes=(["cook"], ["judge"])).metrics
+    assert mirrored["stereotype_gap"] == -0.5
+    neutral = (source.columns["gender"] == "person") & (source.columns["concept"] == "judge")
+    rows[neutral, :2] = (0.4, 0.6)  # neutral judges look like men, neutral cooks like neither
+    metrics = evaluate(source, rows, stereotypes=(["cook"], ["judge"])).metrics
+    assert metrics["stereotype_preference"] == 1.0 - 0.5
+    assert "stereotype_gap" not in evaluate(source, rows).metrics
+
+
+def test_stereotypes_that_say_nothing_are_refused():
+    source, _ = world()
+    with pytest.raises(ValueError, match="two lists with no role in both"):
+        make_bias(source, stereotypes=(["cook"], ["cook", "judge"]))
+    with pytest.raises(ValueError, match=r"no role that is drawn; those are \['cook', 'judge'\]"):
+        make_bias(source, stereotypes=(["cook"], ["pilot"]))
+
+
 def test_pairs_are_asked_of_people_outside_the_roles():
     """Women who walk prefer neither, men who walk look like cooks."""
     source, rows = world()
