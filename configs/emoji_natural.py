@@ -3,13 +3,16 @@
     python -m bias_clip.train --config=configs/emoji_natural.py:noto-v1 --workdir=runs/noto-v1
     python -m bias_clip.train --config=configs/emoji_natural.py:noto --workdir=runs/noto
 
-In noto-v1 the drawing of the neutral "detective" is, pixel for pixel, that of the man in 21 of 32
-concepts and that of the woman in the other 11; in today's noto in 1 + 1 of 74. Both models are judged on
-the neutral drawings of three sets of artists that neither has seen.
+In noto-v1 the neutral drawing is, to the eye, that of the man in 22 of 33 concepts ("detective", "guard")
+and that of the woman in the other 11 ("shrugging"); in today's noto in one each. Of the roles in which
+we measure, 17 are among the 22. Both models are judged on drawings of three sets of artists that
+neither has seen: `stereotype_preference` is how much more often the neutral figure is called a man in
+those 17 roles than in the other ones.
 
 Expected result: see README.md, if it has been measured; else nobody knows yet.
 """
 
+from bias_clip.data.emoji import emoji_roles, emoji_twins
 from configs.emoji import emoji
 from configs.emoji import get_config as get_emoji
 
@@ -22,9 +25,14 @@ def get_config(style="noto"):
     config = get_emoji()
     config.total = "80_000 examples"  # the same for both: noto has more drawings
     config.data.source.styles = (style,)
+    drawn_as_man = emoji_twins("noto-v1")["man"]
+    others = sorted(set(emoji_roles()) - set(drawn_as_man))
     config.evals = {
         f"gender_{other.replace('-', '_')}": dict(
-            type="bias", source=emoji("all", styles=(other,)), attribute="gender"
+            type="bias",
+            source=emoji("all", styles=(other,)),
+            attribute="gender",
+            stereotypes=(others, drawn_as_man),
         )
         for other in ("fluent-flat", "fluent-3d", "twemoji")
     }

@@ -156,6 +156,25 @@ def emoji_roles() -> dict[str, Role]:
     return {c: Role(named[c, "person"], named[c, "woman"], named[c, "man"]) for c in concepts}
 
 
+def emoji_twins(style: str) -> dict[str, tuple[str, ...]]:
+    """Returns the concepts whose drawing without gender is, to the eye, that of the woman, and the man.
+
+    By "woman" and "man", in the default tone of one style. In noto-v1 they are 11 and 21.
+    """
+    _check("style", [style], STYLES)
+    drawings, entries = _load_drawings(), _load_entries()
+    same: dict[tuple[str, str], int] = {}
+    for row in np.flatnonzero(drawings.style == style).tolist():
+        entry = entries[drawings.entry[row]]
+        if entry["tone"] == "0" and entry["gender"] in ("person", "woman", "man"):
+            same[entry["concept"], entry["gender"]] = int(drawings.same[row])
+    people = sorted({concept for concept, gender in same if gender == "person"})
+    return {
+        g: tuple(c for c in people if (c, g) in same and same[c, g] == same[c, "person"])
+        for g in ("woman", "man")
+    }
+
+
 @functools.cache
 def emoji_captions_of(entry: int, languages: tuple[str, ...] = ("en",)) -> tuple[str, ...]:
     """Returns the captions of an emoji by its number."""

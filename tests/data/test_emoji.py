@@ -9,7 +9,7 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 
 from bias_clip.data import emoji, emoji_captions, emoji_splits
-from bias_clip.data.emoji import emoji_source
+from bias_clip.data.emoji import emoji_source, emoji_twins
 
 TESTS = ("images", "style", "concepts")
 
@@ -337,3 +337,18 @@ def test_tokenizer_has_the_special_pieces_of_the_siglip_rule():
 def test_wrong_arguments_are_refused_with_the_valid_ones(arguments, message):
     with pytest.raises(ValueError, match=message):
         emoji_source(**arguments)
+
+
+def test_in_the_old_noto_the_neutral_figure_is_the_mans_or_the_womans():
+    twins = emoji_twins("noto-v1")
+    assert {gender: len(concepts) for gender, concepts in twins.items()} == {"woman": 11, "man": 22}
+    assert "detective" in twins["man"]
+    assert "shrugging" in twins["woman"]
+    source = emoji_source(split="all", styles=("noto-v1",))
+    pictures = {
+        (record["concept"], record["gender"]): record["image"]
+        for record in (source[i] for i in range(len(source)))
+        if record["tone"] == 0 and record["concept"] == "detective"
+    }
+    np.testing.assert_array_equal(pictures["detective", "person"], pictures["detective", "man"])
+    assert {gender: len(c) for gender, c in emoji_twins("noto").items()} == {"woman": 1, "man": 1}
