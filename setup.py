@@ -53,6 +53,7 @@ setup(
         "test": TRAIN + TEST,
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda12]>=0.10"],
+        "experiments": ["matplotlib>=3.9", "optax>=0.2.8", "scikit-learn>=1.5", "tqdm>=4.66"],
         "build": ["resvg-py>=0.2"],  # renders the embedded data set anew
     },
 )

@@ -9,7 +9,7 @@ the test, which shows other digits, every colour is equally likely. An encoder i
 loss on those colours as bias labels; a linear layer learns the classes from its detached embeddings
 at the same time (Barbano et al. 2023, as in their code; here the last accuracy counts, not the best).
 
-It is also the shortest example of our losses in a plain optax loop: see `train_one`.
+Needs `pip install -e ".[experiments]"`. It is also the shortest example of our losses in a plain optax loop: see `train_one`.
 """
 
 import argparse
