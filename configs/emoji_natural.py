@@ -9,7 +9,8 @@ we measure, 17 are among the 22. Both models are judged on drawings of three set
 neither has seen: `stereotype_preference` is how much more often the neutral figure is called a man in
 those 17 roles than in the other ones.
 
-Expected result: see README.md, if it has been measured; else nobody knows yet.
+Expected result: no difference, over three seeds; the numbers are in README.md. One style does not teach
+enough of gender to be recognised in another.
 """
 
 from bias_clip.data.emoji import emoji_roles, emoji_twins

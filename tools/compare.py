@@ -3,8 +3,8 @@
 python tools/compare.py plain=runs/emoji_0,runs/emoji_1 biased=runs/biased_0,runs/biased_1 \\
     [--metrics 'style/acc' 'gender/(preference|recognition)$'] [--json FILE]
 
-Prints a Markdown table: a row a metric, a column a group. Regexes are searched for in the metrics'
-names, which are those of metrics.jsonl without "eval/".
+Prints a Markdown table: a row a metric, a column a group. Metrics are those in `evals/` of the
+workdirs, "evaluator/metric"; regexes are searched for in their names.
 """
 
 import argparse
@@ -13,8 +13,6 @@ import re
 import statistics
 import sys
 from pathlib import Path
-
-from bias_clip.train.report_read import read_metrics
 
 Group = dict[str, list[float]]  # metric to its values, one a run
 
@@ -56,11 +54,13 @@ def read_group(workdirs: list[Path]) -> Group:
     """
     runs = []
     for workdir in workdirs:
+        files = sorted((workdir / "evals").glob("*.json"))
+        if not files:
+            raise ValueError(f"{workdir} has no evals/*.json; is the run finished?")
         last: dict[str, float] = {}
-        for row in read_metrics(workdir / "metrics.jsonl")[0]:
-            last |= {k.removeprefix("eval/"): v for k, v in row.items() if k.startswith("eval/")}
-        if not last:
-            raise ValueError(f"{workdir} has no evaluation in its metrics.jsonl; is it finished?")
+        for path in files:
+            metrics = json.loads(path.read_text())["metrics"]
+            last |= {f"{path.stem}/{name}": value for name, value in metrics.items()}
         runs.append(last)
     for workdir, run in zip(workdirs, runs, strict=True):
         if run.keys() != runs[0].keys():
@@ -88,6 +88,8 @@ def make_table(groups: dict[str, Group], regexes: list[str]) -> list[str]:
 
 
 def _cell(values: list[float]) -> str:
+    if None in values:  # JSON has no NaN
+        return "no value"
     mean = f"{statistics.mean(values):.3f}"
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 

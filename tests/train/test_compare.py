@@ -7,16 +7,15 @@ import pytest
 from tools.compare import make_table, read_group, split_group
 
 
-def write_run(folder, *values, name="style/acc1"):
-    folder.mkdir()
-    rows = [{"step": 1, "loss": 3.0}]
-    rows += [{"step": 2 + i, f"eval/{name}": value} for i, value in enumerate(values)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def write_run(folder, value, name="acc1"):
+    (folder / "evals").mkdir(parents=True)
+    record = {"step": 3, "metrics": {name: value}, "details": {}}
+    (folder / "evals" / "style.json").write_text(json.dumps(record))
     return folder
 
 
-def test_the_last_values_are_averaged(tmp_path):
-    runs = [write_run(tmp_path / "a", 0.1, 0.2), write_run(tmp_path / "b", 0.1, 0.4)]
+def test_values_are_averaged(tmp_path):
+    runs = [write_run(tmp_path / "a", 0.2), write_run(tmp_path / "b", 0.4)]
     group = read_group(runs)
     assert group == {"style/acc1": [0.2, 0.4]}
     table = make_table({"plain": group, "one": {"style/acc1": [0.5]}}, ["acc"])
@@ -27,11 +26,11 @@ def test_the_last_values_are_averaged(tmp_path):
 def test_runs_that_cannot_be_compared_are_named(tmp_path):
     one, other = write_run(tmp_path / "a", 0.1), write_run(tmp_path / "b", 0.1, name="other")
     with pytest.raises(
-        ValueError, match=r"differ in what they measured: \['other', 'style/acc1'\]"
+        ValueError, match=r"differ in what they measured: \['style/acc1', 'style/other'\]"
     ):
         read_group([one, other])
-    with pytest.raises(ValueError, match="no evaluation"):
-        read_group([write_run(tmp_path / "c")])
+    with pytest.raises(ValueError, match="is the run finished"):
+        read_group([tmp_path])
     with pytest.raises(ValueError, match="'acc2' finds none of the metrics"):
         make_table({"plain": read_group([one])}, ["acc2"])
     with pytest.raises(ValueError, match="expected a name and workdirs"):
