@@ -14,6 +14,7 @@ compiled for those chips instead, one of them or all, and nothing is run.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import time
@@ -38,7 +39,7 @@ LOSSES = ("sigmoid", "softmax", "fairkl")
 class Form(NamedTuple):
     """One way to compute a loss: the function of (zimg, ztxt, scale, bias), and its inputs."""
 
-    function: Callable[..., Any]
+    function: Any  # jitted
     inputs: tuple[jax.ShapeDtypeStruct, ...]
 
 
@@ -134,7 +135,7 @@ def measure(loss: str, forms: dict[str, Form], args: argparse.Namespace) -> dict
         memory[name] = gib
         if args.topology is None and args.rounds and gib < args.most_gib:
             inputs = _arrays(form.inputs)
-            steps[name] = lambda run=compiled, inputs=inputs: jax.block_until_ready(run(*inputs))
+            steps[name] = functools.partial(_run, compiled, inputs)
     if "dense" in steps:
         peer = open_clip_step(loss, _arrays(forms["dense"].inputs))
         steps |= {} if peer is None else {"open_clip": peer}
@@ -173,6 +174,10 @@ def open_clip_step(loss: str, inputs: tuple[jax.Array, ...]) -> Callable[[], Any
         torch.autograd.grad(function(*tensors), tensors)
 
     return step
+
+
+def _run(compiled: Any, inputs: tuple[jax.Array, ...]) -> None:
+    jax.block_until_ready(compiled(*inputs))
 
 
 def _devices(args: argparse.Namespace) -> list[Any]:

@@ -43,7 +43,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     """As absl does it, but a wrong override or config file is a message and not a stack."""
     try:
         rest = app.parse_flags_with_usage(list(argv))
-        flags.FLAGS["config"].value.to_dict()  # a file that cannot be loaded raises when it is used
+        dict(_CONFIG.value or {})  # a file that cannot be loaded raises when it is used
     except AttributeError as error:  # ml_collections: no such key
         sys.exit(
             f"error: an override of --config names a key that the config does not have: {error}. "

@@ -11,6 +11,7 @@ The arguments of a term are those of its loss; `weigh_candidates` gives the weig
 (the negatives) too, and not to the anchors alone.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -163,14 +164,14 @@ def debiased_term(
 
     With a `concentration` it is Robinson's loss with hard negatives.
     """
-    hard = {} if concentration is None else {"concentration": concentration}
-    loss = losses.hard_debiased_loss if hard else losses.debiased_loss
+    loss: Callable[..., Array] = losses.debiased_loss
+    if concentration is not None:
+        loss = functools.partial(losses.hard_debiased_loss, concentration=concentration)
     values = loss(
         *_both_towers(outputs),
         prior=batch["prior"] if prior is None else prior,
         scale=outputs.scale,
         negatives=negatives,
-        **hard,
         **_rows(batch, weigh_candidates, chunk_size, axis_name),
     )
     return losses.weighted_mean(values, batch.get("weights"), axis_name)
