@@ -220,8 +220,11 @@ class Encoder(nnx.Module):
         if self.scan:
             x, _ = jax.lax.scan(body, x, stacked)
         else:
-            for i in range(self.depth):
-                x, _ = body(x, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+            # Split, not indexed: the gradient is one concatenation, and not a sum of padded layers.
+            leaves, tree = jax.tree.flatten(stacked)
+            split = [jax.lax.split(leaf, [1] * self.depth) for leaf in leaves]
+            for layer in zip(*split, strict=True):
+                x, _ = body(x, tree.unflatten([leaf[0] for leaf in layer]))
         return self.norm(x)
 
 
