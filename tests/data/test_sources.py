@@ -20,7 +20,7 @@ def test_unknown_argument_lists_the_valid_ones(name):
 
 
 def test_missing_argument_is_named():
-    with pytest.raises(ValueError, match="missing a required .*argument: 'path'"):
+    with pytest.raises(ValueError, match=r"missing a required .*argument: 'path'"):
         sources.make_source(name="array_record")
 
 
