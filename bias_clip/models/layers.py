@@ -224,7 +224,7 @@ class Encoder(nnx.Module):
             leaves, tree = jax.tree.flatten(stacked)
             split = [jax.lax.split(leaf, [1] * self.depth) for leaf in leaves]
             for layer in zip(*split, strict=True):
-                x, _ = body(x, tree.unflatten([leaf[0] for leaf in layer]))
+                x, _ = body(x, jax.tree.unflatten(tree, [leaf[0] for leaf in layer]))
         return self.norm(x)
 
 
