@@ -11,7 +11,8 @@ from configs.default import get_config as get_default
 
 SIZE = 48
 LENGTH = 24  # pieces: 16 would cut one caption in twenty, at the skin tone
-# A random background or colours taken away cost most of the quality here: see configs/README.md.
+# Random backgrounds, grey pictures and wider scales together cost most of the quality here, in a run
+# this short: see configs/README.md.
 TRAIN_OPS = (
     f"decode|affine({SIZE}, scale=(0.9, 1.1), shift=0.05, rotate=5)|background(white)"
     "|value_range(-1,1)"

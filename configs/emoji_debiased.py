@@ -4,8 +4,8 @@
     python -m bias_clip.train --config=configs/emoji_debiased.py:constant --workdir=runs/constant
     python -m bias_clip.train --config=configs/emoji_debiased.py:specific --workdir=runs/specific
 
-One record per drawing: a "mechanic" is drawn ninety times, a "moai" five times. So negatives of a
-mechanic are often mechanics, those of a moai never. "constant" corrects all anchors for the mean chance
+One record per drawing: "wrestling" is drawn 105 times in training, half of all concepts five times at
+most. So negatives of the one are now and then of its concept, those of a "moai" hardly ever. "constant" corrects all anchors for the mean chance
 of that (Chuang et al. 2020), "specific" each for its own (Wang et al. 2023, where this project
 estimates the chance by the concept's frequency; how the authors do is not known to us).
 

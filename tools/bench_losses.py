@@ -17,7 +17,6 @@ import argparse
 import functools
 import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bias_clip.losses import fairkl, sigmoid_loss, softmax_loss, weighted_mean
+from tools.bench_step import take_turns
 from tools.compile_plan import NO_TPU_HOST
 
 GIB = 2.0**30
@@ -139,20 +139,7 @@ def measure(loss: str, forms: dict[str, Form], args: argparse.Namespace) -> dict
     if "dense" in steps:
         peer = open_clip_step(loss, _arrays(forms["dense"].inputs))
         steps |= {} if peer is None else {"open_clip": peer}
-    return {"gib": memory, "seconds": take_turns(steps, args.rounds)}
-
-
-def take_turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, after a call that is not counted."""
-    for step in steps.values():
-        step()
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return {"gib": memory, "seconds": _medians(steps, args.rounds)}
 
 
 def open_clip_step(loss: str, inputs: tuple[jax.Array, ...]) -> Callable[[], Any] | None:
@@ -174,6 +161,11 @@ def open_clip_step(loss: str, inputs: tuple[jax.Array, ...]) -> Callable[[], Any
         torch.autograd.grad(function(*tensors), tensors)
 
     return step
+
+
+def _medians(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    times = take_turns(steps, rounds) if rounds else {}
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def _run(compiled: Any, inputs: tuple[jax.Array, ...]) -> None:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import Source, column, make_source
@@ -65,8 +65,8 @@ def pixels(source: Source, ops: str) -> Float[np.ndarray, "n d"]:
 def nearest_ranks(
     queries: Float[np.ndarray, "n d"],
     train: Float[np.ndarray, "m d"],
-    names: Int[np.ndarray, " n"],
-    train_names: Int[np.ndarray, " m"],
+    names: Shaped[np.ndarray, " n"],
+    train_names: Shaped[np.ndarray, " m"],
 ) -> Int[np.ndarray, " n"]:
     """Place of each query's name when names are ordered by the distance of their nearest picture.
 

@@ -159,7 +159,7 @@ def emoji_roles() -> dict[str, Role]:
 def emoji_twins(style: str) -> dict[str, tuple[str, ...]]:
     """Returns the concepts whose drawing without gender is, to the eye, that of the woman, and the man.
 
-    By "woman" and "man", in the default tone of one style. In noto-v1 they are 11 and 21.
+    By "woman" and "man", in the default tone of one style. In noto-v1 they are 11 and 22.
     """
     _check("style", [style], STYLES)
     drawings, entries = _load_drawings(), _load_entries()

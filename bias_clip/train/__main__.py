@@ -44,7 +44,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = app.parse_flags_with_usage(list(argv))
         dict(_CONFIG.value or {})  # a file that cannot be loaded raises when it is used
-    except AttributeError as error:  # ml_collections: no such key
+    except AttributeError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if not any(Path(frame.filename).name == "config_path.py" for frame in frames):
+            raise  # not of ml_collections' look-up of an override: the config file is broken
         sys.exit(
             f"error: an override of --config names a key that the config does not have: {error}. "
             "Only keys that the config file sets can be overridden; to add an argument, write it there."

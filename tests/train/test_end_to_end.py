@@ -101,3 +101,15 @@ def test_a_wrong_line_ends_at_once_with_what_is_wrong(tmp_path, flag, message):
     assert message in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_bug_in_a_config_file_shows_where_it_is(tmp_path):
+    path = tmp_path / "configs" / "broken.py"
+    path.parent.mkdir()
+    path.write_text("def get_config():\n    return None.total\n")
+    run = start(tmp_path / "run", f"--config={path}")
+    _, errors = run.communicate()
+    assert run.returncode != 0
+    assert "broken.py" in errors
+    assert "return None.total" in errors

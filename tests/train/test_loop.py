@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from bias_clip.train import checkpoint, loop
 from bias_clip.train.loop import Interrupted, train
+from bias_clip.train.metrics import Clock
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from tests.train.tiny import tiny_config, use_squares
@@ -152,6 +154,49 @@ def test_diverged_run_stops_with_step_and_values_and_keeps_what_was_saved(tmp_pa
 def test_evaluating_the_checkpoint_gives_the_numbers_of_the_run(whole_run):
     workdir, metrics = whole_run
     assert evaluate_run(workdir, None) == (8, pytest.approx(metrics, rel=1e-6, nan_ok=True))
+
+
+def test_a_checkpoint_is_judged_by_the_evaluators_of_another_config(whole_run, tmp_path):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    path = folder / "other.py"
+    path.write_text(
+        """
+from tests.train.tiny import tiny_config
+
+
+def get_config():
+    config = tiny_config()
+    config.evals = dict(other=dict(type="retrieval", source=dict(name="squares")))
+    return config
+"""
+    )
+    workdir = tmp_path / "copy"
+    shutil.copytree(whole_run[0], workdir)
+    _, metrics = evaluate_run(workdir, None, path)
+    assert {name.split("/")[1] for name in metrics} == {"other"}
+
+
+def test_the_compilation_of_the_first_step_is_no_part_of_the_speed(monkeypatch, tmp_path):
+    timed = []
+    original = Clock.timed
+    monkeypatch.setattr(
+        Clock, "timed", lambda self, part, f, *a: timed.append(part) or original(self, part, f, *a)
+    )
+    calls = []
+    setup = make_setup(tiny_config(), mesh=make_mesh(), examples_per_epoch=40)
+
+    def counted(*arguments):
+        calls.append(timed[-1])
+        return setup.train_step(*arguments)
+
+    monkeypatch.setattr(
+        "bias_clip.train.loop.make_setup", lambda *_, **__: setup._replace(train_step=counted)
+    )
+    train(tiny_config(), tmp_path / "run", command="test")
+    assert calls[0] == "compile"
+    assert "compile" not in calls[1:]
+    assert timed.count("compile") == 1
 
 
 def test_checkpoint_that_is_not_there_is_refused_with_those_that_are(whole_run, tmp_path):
