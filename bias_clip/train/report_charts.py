@@ -38,7 +38,6 @@ TRAIN_CHARTS: tuple[tuple[str, str, dict[str, str], dict], ...] = (
     ("Waiting for input", "share of time", {"input_wait": "waiting"}, SHARE),
     ("Utilisation", "share of peak FLOP/s", {"mfu": "MFU"}, SHARE),
     ("Norm of the gradient", "all parameters", {"train/grad_norm": "norm"}, {"zero": True}),
-    ("Norm of the update", "all parameters", {"train/update_norm": "norm"}, {"zero": True}),
     ("Norm of the parameters", "all of them", {"train/param_norm": "norm"}, {}),
 )
 

@@ -51,13 +51,9 @@ def make_train_step(
         metrics["grad_norm"] = optax.tree.norm(grads)
         metrics |= _sometimes(
             (step % log_every == 0) | (step == total_steps),
-            lambda: (
-                health(outputs, batch)
-                | {
-                    "param_norm": optax.tree.norm(params),
-                    "update_norm": optax.tree.norm(updates),
-                }
-            ),
+            # Not the norm of the updates: to have them at hand here, every step would write and read
+            # a copy of all parameters (3.5 % of a step on a CPU, and as much memory everywhere).
+            lambda: health(outputs, batch) | {"param_norm": optax.tree.norm(params)},
         )
         return TrainState(step, params, opt_state, ema), metrics
 

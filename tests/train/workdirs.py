@@ -129,7 +129,6 @@ def _record(step: int, steps: int, rng: np.random.Generator) -> dict:
         "train/logit_neg_max": -7 + 7 * t**0.4 + 0.5 * noise[5],
         "train/term_sigmoid": 1.0,
         "train/param_norm": 60 + 20 * t,
-        "train/update_norm": 0.4 * lr / 1e-3,
         "mfu": 0.41 + 0.01 * noise[1],
         "train/acc_img": min(1.0, max(0.0, 0.62 * t**0.6 + 0.02 * noise[3])),
         "train/acc_txt": min(1.0, max(0.0, 0.58 * t**0.6 + 0.02 * noise[4])),
