@@ -5,19 +5,30 @@ from collections.abc import Callable
 from typing import Any
 
 from bias_clip.data.sources import Source
+from bias_clip.evals.association import make_association, make_representation
 from bias_clip.evals.bias import make_bias
 from bias_clip.evals.contrastive import make_contrastive
+from bias_clip.evals.data_bias import make_data_bias
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.groups import make_groups
+from bias_clip.evals.parity import make_parity
 from bias_clip.evals.probe import make_probe
 from bias_clip.evals.results import EvalResult
 from bias_clip.evals.retrieval import make_retrieval
+from bias_clip.evals.skew import make_skew
 from bias_clip.evals.zeroshot import make_zeroshot
 
 EVALUATORS: dict[str, Callable[..., Callable[[Encode], EvalResult]]] = {
+    "association": make_association,
     "bias": make_bias,
     "contrastive": make_contrastive,
+    "data_bias": make_data_bias,
+    "groups": make_groups,
+    "parity": make_parity,
     "probe": make_probe,
+    "representation": make_representation,
     "retrieval": make_retrieval,
+    "skew": make_skew,
     "zeroshot": make_zeroshot,
 }
 

@@ -102,15 +102,15 @@ def make_zeroshot(
     Raises:
       ValueError: unknown templates or column, labels that are not among the classes.
     """
-    formats = _formats(templates)
+    formats = template_formats(templates)
     if classes is not None and class_source is not None:
         raise ValueError("got both classes and class_source; give one of them, or neither.")
     form = canonicalize if canonical else str
     values = column(source, label)
     if classes is None:
         among = values if class_source is None else column(class_source, label)
-        classes = _distinct(among, label, form, separator)
-    rows, columns = _targets(values, classes, form, separator)
+        classes = distinct_names(among, label, form, separator)
+    rows, columns = label_pairs(values, classes, form, separator)
     prompts = [form(template.replace("{}", name)) for name in classes for template in formats]
     shown = spread(len(source), num_examples, seed=seed)
     pictures = [thumbnail(source[int(i)]) for i in shown]
@@ -136,7 +136,8 @@ def make_zeroshot(
     return evaluate
 
 
-def _formats(templates: str | Sequence[str]) -> tuple[str, ...]:
+def template_formats(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """The templates of a name, or those given, each with one "{}"; ValueError for others."""
     if isinstance(templates, str):
         if templates not in TEMPLATES:
             raise ValueError(f"templates={templates!r}; expected one of {sorted(TEMPLATES)}.")
@@ -151,7 +152,10 @@ def _split(value: Any, separator: str | None) -> list[str]:
     return [value] if separator is None else [part for part in value.split(separator) if part]
 
 
-def _distinct(values: np.ndarray, label: str, form: Callable, separator: str | None) -> list[str]:
+def distinct_names(
+    values: np.ndarray, label: str, form: Callable, separator: str | None
+) -> list[str]:
+    """The class names in a column of strings, sorted; ValueError for a column of numbers."""
     if values.dtype.kind not in "UO":
         raise ValueError(
             f"column {label!r} holds {values.dtype} and no names; give classes, which it indexes."
@@ -159,7 +163,7 @@ def _distinct(values: np.ndarray, label: str, form: Callable, separator: str | N
     return sorted({form(part) for value in values for part in _split(value, separator)})
 
 
-def _targets(
+def label_pairs(
     values: np.ndarray, classes: Sequence[str], form: Callable, separator: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (image, class): all that is true."""

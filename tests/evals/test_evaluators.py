@@ -6,11 +6,18 @@ import pytest
 from bias_clip.evals import EVALUATORS, EvalResult, make_evaluator
 from tests.evals.cases import ListSource, fixed_encode, normal, record
 
+BY = {"by": "gender", "groups": ("man", "woman")}
 ARGUMENTS = {
+    "association": BY,
     "bias": {},
     "contrastive": {},
+    "data_bias": {**BY, "label": "concept"},
+    "groups": {**BY, "label": "concept"},
+    "parity": {**BY, "classes": ("cook", "judge")},
     "probe": {"label": "concept"},
+    "representation": {},
     "retrieval": {},
+    "skew": {**BY, "words": ("cook", "judge"), "ks": (2, 0.5)},
     "zeroshot": {"label": "concept"},
 }
 
@@ -51,7 +58,7 @@ def test_every_evaluator_returns_numbers_and_json(name):
 
 def test_unknown_names_and_arguments_list_the_valid_ones():
     source, _ = make_case()
-    with pytest.raises(ValueError, match="'bias', 'contrastive', 'probe', 'retrieval', 'zeroshot'"):
+    with pytest.raises(ValueError, match=r"'association', .*'zeroshot'"):
         make_evaluator("zero_shot", source)
     with pytest.raises(ValueError, match=r"lable.*'label', 'templates'"):
         make_evaluator("zeroshot", source, lable="name")
