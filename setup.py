@@ -19,6 +19,7 @@ TRAIN = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12",
     "pillow>=11",
+    "pyarrow>=17",  # tables of annotations and weights
     "array_record>=0.8",
     "sentencepiece>=0.2",
     "tensorboardX>=2.6",
@@ -29,6 +30,7 @@ TEST = [
     "beartype>=0.18",
     "hypothesis>=6.100",
     "import-linter>=2.1",
+    "matplotlib>=3.9",
     "mypy>=1.13",
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -46,7 +48,9 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
     packages=find_packages(include=["bias_clip", "bias_clip.*"]),
-    package_data={"bias_clip": ["data/emoji_pack/*", "train/report_page.*"]},
+    package_data={
+        "bias_clip": ["data/emoji_pack/*", "data/word_lists/*.txt", "train/report_page.*"]
+    },
     install_requires=BASE,
     extras_require={
         "train": TRAIN,
