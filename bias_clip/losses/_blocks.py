@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bias_clip.losses._checks import check_weights
+from bias_clip.losses._checks import check_chunk_size, check_values, check_weights
 
 AxisName: TypeAlias = str | tuple[str, ...] | None
 Tree: TypeAlias = Any
@@ -46,7 +46,7 @@ def fold_blocks(
       The carry after all blocks.
 
     Raises:
-      ValueError: chunk_size below 1.
+      ValueError: chunk_size that is no whole number from 1 up.
 
     Example:
       >>> import jax.numpy as jnp
@@ -92,11 +92,8 @@ def fold_blocks_both(
     Returns:
       The carry and the block's carry after all blocks.
     """
+    check_chunk_size(chunk_size)
     rows = jax.tree.leaves(block)[0].shape[0]
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(
-            f"chunk_size: got {chunk_size}, expected a positive number of rows or None"
-        )
     chunk_size = rows if chunk_size is None else min(chunk_size, rows)
     chunked = chunk_size < rows
     ring = axis_name is not None and jax.lax.axis_size(axis_name) > 1
@@ -150,7 +147,8 @@ def weighted_mean(
       The average, equal on all devices.
 
     Raises:
-      ValueError: weights that are negative or not one per row.
+      ValueError: values that are not floats [rows]; weights that are negative or not one per row.
+        Numbers are looked at where they are known: not those of a traced array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -158,6 +156,7 @@ def weighted_mean(
       >>> float(weighted_mean(jnp.array([1.0, 2.0, 9.0]), jnp.array([1.0, 1.0, 0.0])))
       1.5
     """
+    check_values(values)
     if weights is None:
         mean = values.mean()
         return mean if axis_name is None else jax.lax.pmean(mean, axis_name)

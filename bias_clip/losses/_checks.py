@@ -1,4 +1,11 @@
-"""What a caller can get wrong and what a trace can know: said before any arithmetic."""
+"""What a caller can get wrong and what a trace can know: said before any arithmetic.
+
+Shapes, dtypes and words are known while tracing and always checked. Values are checked where they
+can be looked at (`is_known`): an array made outside of a transformation, or a plain number. Of a
+traced array nobody knows the values, so a negative weight or a prior of 1 in there goes unseen.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +17,7 @@ def check_pairs(**embeddings: Array) -> None:
     """Raises unless all are float arrays [rows, width] of one shape."""
     for name, z in embeddings.items():
         if z.ndim != 2 or not jnp.issubdtype(z.dtype, jnp.floating):
-            raise ValueError(
-                f"{name}: got {z.dtype}{list(z.shape)}, expected float embeddings [rows, width]"
-            )
+            raise ValueError(f"{name}: got {_describe(z)}, expected float embeddings [rows, width]")
     if len({z.shape for z in embeddings.values()}) > 1:
         shapes = ", ".join(f"{name}{list(z.shape)}" for name, z in embeddings.items())
         raise ValueError(f"got {shapes}, expected one shape: row i of each is the same example")
@@ -21,20 +26,68 @@ def check_pairs(**embeddings: Array) -> None:
 def check_ids(rows: int, **ids: Array | None) -> None:
     """Raises unless each is None or one integer per row."""
     for name, x in ids.items():
-        if x is not None and (x.shape != (rows,) or not jnp.issubdtype(x.dtype, jnp.integer)):
+        if x is not None and not _is_array(x, (rows,), jnp.integer):
             raise ValueError(
-                f"{name}: got {x.dtype}{list(x.shape)}, expected integer ids [{rows}], one per row"
+                f"{name}: got {_describe(x)}, expected integer ids [{rows}], one per row"
             )
+
+
+def check_labels(rows: int, **labels: Array) -> None:
+    """Raises unless each is one integer per row, and there."""
+    for name, x in labels.items():
+        if x is None:
+            raise ValueError(f"{name}: got None, expected integer ids [{rows}], one per row")
+    check_ids(rows, **labels)
 
 
 def check_weights(rows: int, **weights: Array | None) -> None:
     """Raises unless each is None or one non-negative number per row."""
     for name, x in weights.items():
-        if x is not None and x.shape != (rows,):
-            raise ValueError(f"{name}: got shape {x.shape}, expected ({rows},), one per row")
-        if is_known(x) and np.any(np.asarray(x) < 0):
+        if x is None:
+            continue
+        if not _is_real(x) or jnp.shape(x) != (rows,):
+            raise ValueError(f"{name}: got {_describe(x)}, expected numbers [{rows}], one per row")
+        if is_known(x) and not np.all(np.asarray(x) >= 0):
             smallest = np.asarray(x).min()
             raise ValueError(f"{name}: got {smallest} as smallest, expected no negative weight")
+
+
+def check_values(values: Array) -> None:
+    """Raises unless floats, one per row."""
+    if not _is_real(values) or values.ndim != 1 or not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(f"values: got {_describe(values)}, expected floats [rows], one per row")
+
+
+def check_scalars(**scalars: Array | float) -> None:
+    """Raises unless each is one number."""
+    for name, x in scalars.items():
+        if not _is_real(x) or jnp.shape(x) != ():
+            raise ValueError(f"{name}: got {_describe(x)}, expected one number")
+
+
+def check_temperature(temperature: Array | float) -> None:
+    """Raises unless one number above 0."""
+    check_scalars(temperature=temperature)
+    if is_known(temperature) and not np.asarray(temperature) > 0:
+        raise ValueError(f"temperature: got {temperature}, expected a number above 0")
+
+
+def check_not_negative(**scalars: Array | float) -> None:
+    """Raises unless each is one number of 0 or more."""
+    check_scalars(**scalars)
+    for name, x in scalars.items():
+        if is_known(x) and not np.asarray(x) >= 0:
+            raise ValueError(f"{name}: got {x}, expected a number of 0 or more")
+
+
+def check_chunk_size(chunk_size: int | None) -> None:
+    """Raises unless None or a whole number of rows."""
+    if chunk_size is None:
+        return
+    if not isinstance(chunk_size, int | np.integer) or chunk_size < 1:
+        raise ValueError(
+            f"chunk_size: got {chunk_size}, expected a positive number of rows or None"
+        )
 
 
 def is_known(x: Array | float | None) -> bool:
@@ -54,22 +107,20 @@ def check_choice(*, choices: tuple[str, ...], **choice: str) -> None:
             raise ValueError(f"{name}: got {x!r}, expected one of {', '.join(map(repr, choices))}")
 
 
-def check_positives(rows: int, positives: Array | None) -> None:
+def check_positives(rows: int, all_rows: int, positives: Array | None) -> None:
     """Raises unless None or booleans, one line for each local row."""
-    if positives is not None and (
-        positives.ndim != 2 or positives.shape[0] != rows or positives.dtype != jnp.bool_
-    ):
+    if positives is not None and not _is_array(positives, (rows, all_rows), jnp.bool_):
         raise ValueError(
-            f"positives: got {positives.dtype}{list(positives.shape)}, "
-            f"expected bool[{rows}, rows of all devices]"
+            f"positives: got {_describe(positives)}, expected bool[{rows}, {all_rows}]: "
+            "a line for each local row, a column for each row of all devices"
         )
 
 
 def check_prior(rows: int, prior: Array | float) -> None:
     """Raises unless a probability below 1: a number, one per row, or two per row."""
-    if jnp.shape(prior) not in ((), (rows,), (rows, 2)):
+    if not _is_real(prior) or jnp.shape(prior) not in ((), (rows,), (rows, 2)):
         raise ValueError(
-            f"prior: got shape {jnp.shape(prior)}, expected a number, ({rows},) or ({rows}, 2)"
+            f"prior: got {_describe(prior)}, expected a number, or numbers [{rows}] or [{rows}, 2]"
         )
     if is_known(prior) and not np.all((np.asarray(prior) >= 0) & (np.asarray(prior) < 1)):
         low, high = np.min(np.asarray(prior)), np.max(np.asarray(prior))
@@ -78,12 +129,38 @@ def check_prior(rows: int, prior: Array | float) -> None:
 
 def check_bias_labels(rows: int, bias_labels: Array) -> None:
     """Raises unless one integer per row, or one line of probabilities."""
-    if bias_labels.ndim == 2 and jnp.issubdtype(bias_labels.dtype, jnp.floating):
-        good = bias_labels.shape[0] == rows
+    if getattr(bias_labels, "ndim", 0) == 2 and _is_real(bias_labels):
+        good = bias_labels.shape[0] == rows and jnp.issubdtype(bias_labels.dtype, jnp.floating)
     else:
-        good = bias_labels.shape == (rows,) and jnp.issubdtype(bias_labels.dtype, jnp.integer)
+        good = _is_array(bias_labels, (rows,), jnp.integer)
     if not good:
         raise ValueError(
-            f"bias_labels: got {bias_labels.dtype}{list(bias_labels.shape)}, "
+            f"bias_labels: got {_describe(bias_labels)}, "
             f"expected integer ids [{rows}] or float probabilities [{rows}, values]"
         )
+    if bias_labels.ndim == 2 and is_known(bias_labels):
+        p = np.asarray(bias_labels, np.float64)
+        if not np.all(p >= 0) or not np.all(p.sum(axis=1) <= 1 + _ROUNDING):
+            raise ValueError(
+                f"bias_labels: got values from {p.min()} and rows that sum up to "
+                f"{p.sum(axis=1).max()}, expected probabilities: none below 0, no row above 1"
+            )
+
+
+_ROUNDING = 0.02  # of probabilities in bfloat16
+
+
+def _is_array(x: Any, shape: tuple[int, ...], kind: Any) -> bool:
+    return getattr(x, "shape", None) == shape and jnp.issubdtype(x.dtype, kind)
+
+
+def _is_real(x: Any) -> bool:
+    if not hasattr(x, "dtype"):
+        return isinstance(x, int | float)
+    return any(jnp.issubdtype(x.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+
+
+def _describe(x: Any) -> str:
+    if hasattr(x, "dtype") and hasattr(x, "shape"):
+        return f"{x.dtype}{list(x.shape)}"
+    return repr(x) if isinstance(x, int | float | str | type(None)) else type(x).__name__

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bias_clip.losses._blocks import AxisName, row_numbers
-from bias_clip.losses._checks import check_ids, check_pairs, check_prior, check_weights
+from bias_clip.losses._checks import check_ids, check_pairs, check_weights
 
 
 class Rows(NamedTuple):
@@ -85,8 +85,10 @@ def logit_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
 
-def pair_logits(anchors: Rows, candidates: Rows, scale: Float[Array, ""]) -> Float[Array, "b c"]:
-    """`scale * <anchor i, candidate j>` for all pairs."""
+def pair_logits(
+    anchors: Rows, candidates: Rows, scale: Float[Array, ""] | Float[Array, "b 1"]
+) -> Float[Array, "b c"]:
+    """`scale * <anchor i, candidate j>` for all pairs; the scale may be one for each anchor."""
     z = anchors.z
     # Scaling rows saves a pass over the logits, but would round bfloat16 rows a second time.
     early = z.dtype == scale.dtype
@@ -124,11 +126,9 @@ def log_weights(weights: Float[Array, " b"]) -> Float[Array, " b"]:
 
 def prior_of_anchors(prior, own: Float[Array, " a"]) -> Float[Array, " a"]:
     """The class prior of each of the 2b anchors of b pairs, first those of the first tower."""
-    rows = own.shape[0] // 2
-    check_prior(rows, prior)
     prior = jnp.asarray(prior, own.dtype)
     if prior.ndim < 2:
-        return jnp.concatenate([jnp.broadcast_to(prior, rows)] * 2)
+        return jnp.concatenate([jnp.broadcast_to(prior, own.shape[0] // 2)] * 2)
     return prior.T.reshape(-1)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bias_clip.losses._blocks import AxisName, fold_blocks, fold_blocks_both
-from bias_clip.losses._checks import check_choice
+from bias_clip.losses._checks import check_choice, check_not_negative, check_prior, check_scalars
 from bias_clip.losses._pairs import (
     Rows,
     is_negative,
@@ -74,8 +74,9 @@ def debiased_loss(
 
     Raises:
       ValueError: a prior outside [0, 1) or of another shape; unknown negatives; embeddings of
-        different shapes or not [rows, width]; cells that are not one integer per row; weights that
-        are negative or not one per row; chunk_size below 1.
+        different shapes or not [rows, width]; a scale that is not one number; cells that are not
+        one integer per row; weights that are negative or not one per row; chunk_size below 1.
+        The values of traced arrays cannot be looked at.
 
     Reference:
       Chuang et al.: Debiased Contrastive Learning, 2020 (constant prior, negatives="both");
@@ -136,7 +137,7 @@ def hard_debiased_loss(
       One value per local row, float32 (float64 for float64 embeddings).
 
     Raises:
-      ValueError: as `debiased_loss`.
+      ValueError: a concentration that is not one number of 0 or more; and as `debiased_loss`.
 
     Reference:
       Robinson et al.: Contrastive Learning with Hard Negative Samples, 2021.
@@ -203,6 +204,7 @@ class _Sums(NamedTuple):
 def _debias(sums: _Sums, prior, scale) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
     """Losses and shares at the floor of the rows, both the mean of a row's two anchors."""
     own, log_sum, weight = sums
+    check_prior(own.shape[0] // 2, prior)
     prior = prior_of_anchors(prior, own)
     floor_logit = -jax.lax.stop_gradient(jnp.asarray(scale, own.dtype))
     # Exponentials relative to the largest: at scale 100 they overflow float32 otherwise.
@@ -220,6 +222,8 @@ def _negative_sums(
 ) -> _Sums:
     """Folds the negatives of all anchors; `concentration` None is 0 with nothing computed."""
     check_choice(negatives=negatives, choices=("cross", "both"))
+    check_scalars(scale=scale)
+    check_not_negative(concentration=0.0 if concentration is None else concentration)
     a, b = make_row_pairs(
         za,
         zb,

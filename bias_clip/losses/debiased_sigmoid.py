@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bias_clip.losses._blocks import AxisName, fold_blocks_both
+from bias_clip.losses._checks import check_prior, check_scalars
 from bias_clip.losses._pairs import (
     is_negative,
     logit_dtype,
@@ -76,6 +77,7 @@ def debiased_sigmoid_loss(
       >>> print(round(float(loss), 4))
       0.6933
     """
+    check_scalars(scale=scale, bias=bias)
     images, texts = make_row_pairs(
         zimg,
         ztxt,
@@ -84,6 +86,7 @@ def debiased_sigmoid_loss(
         candidate_weights=candidate_weights,
         axis_name=axis_name,
     )
+    check_prior(images.z.shape[0], prior)
     dtype = logit_dtype(images.z.dtype)
     scale, bias = jnp.asarray(scale, dtype), jnp.asarray(bias, dtype)
 

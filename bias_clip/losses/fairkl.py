@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bias_clip.losses._blocks import AxisName, fold_blocks
-from bias_clip.losses._checks import check_bias_labels, check_choice, check_pairs
+from bias_clip.losses._checks import (
+    check_bias_labels,
+    check_choice,
+    check_labels,
+    check_not_negative,
+    check_pairs,
+    check_temperature,
+)
 from bias_clip.losses._pairs import Rows, is_other, logit_dtype, make_rows, own_logits, pair_logits
 
 _FORMS = ("kl", "jeffreys", "mean", "authors")
@@ -51,7 +58,8 @@ def fairkl(
       z: embeddings of unit norm; local rows under `axis_name`.
       labels: integer target per row.
       bias_labels: integer bias attribute per row, or a row's probabilities [b, k] of its values: a
-        pair is then aligned with weight p_i . p_j and conflicting with the rest.
+        pair is then aligned with weight p_i . p_j and conflicting with the rest. What a row's
+        probabilities lack to 1 is of a value that no other row has. Gradients reach them.
       form: one of the above.
       z_other: the other tower, row i the partner of row i of `z`; pairs are then across the towers
         and a row's own pair is one of them. None for pairs within `z`.
@@ -69,7 +77,8 @@ def fairkl(
     Raises:
       ValueError: an unknown form; embeddings of different shapes or not [rows, width]; labels that
         are not one integer per row; bias_labels that are neither that nor floats [rows, k];
-        weights that are negative or not one per row; chunk_size below 1.
+        weights that are negative or not one per row; a negative variance_guard; chunk_size below
+        1. Numbers are looked at where they are known: not those of a traced array.
 
     Reference:
       Barbano, Dufumier, Tartaglione, Grangetto, Gori: Unbiased Supervised Contrastive Learning,
@@ -86,9 +95,12 @@ def fairkl(
       4.0
     """
     check_choice(form=form, choices=_FORMS)
+    check_temperature(temperature)
+    check_not_negative(variance_guard=variance_guard, kld=kld)
     z = jnp.asarray(z)
     other = z if z_other is None else jnp.asarray(z_other)
     check_pairs(z=z, z_other=other)
+    check_labels(z.shape[0], labels=labels)
     check_bias_labels(z.shape[0], bias_labels)
     own_pairs = z_other is not None or form == "authors"
     dtype = jnp.promote_types(z.dtype, other.dtype)
@@ -109,9 +121,10 @@ def fairkl(
     moments = fold_blocks(step, empty, block, axis_name, chunk_size=chunk_size)
     moments = _over_devices(moments, axis_name)
     if form == "authors":
-        pairs = jnp.ones_like(local).sum()
-        pairs = pairs if axis_name is None else jax.lax.psum(pairs, axis_name)
-        return _authors(moments, pairs**2, kld)
+        w = jnp.ones_like(local) if rows.weights is None else rows.weights
+        total = jnp.stack([w.sum(), (w**2).sum()])
+        total = total if axis_name is None else jax.lax.psum(total, axis_name)
+        return _authors(moments, total[0] ** 2, total[1] ** 2, kld)
     copies = 1 if own_pairs else 2
     return _sides(moments, form, variance_guard, copies)
 
@@ -218,11 +231,15 @@ def _kl(mean, variance, other_mean, other_variance) -> Float[Array, ""]:
     return (ratio - jnp.log(variance / other_variance) - 1) / 2
 
 
-def _authors(moments: _Moments, pairs: Float[Array, ""], kld: float) -> Float[Array, ""]:
-    """The published code: see `fairkl`."""
+def _authors(
+    moments: _Moments, pairs: Float[Array, ""], square: Float[Array, ""], kld: float
+) -> Float[Array, ""]:
+    """The published code, see `fairkl`; all pairs' weights, and their squares, in sum."""
     mean, total = moments.mean, moments.weight * moments.mean
-    square = moments.deviation + moments.weight * mean**2
-    variance = (square - total**2 / pairs) / jnp.where(pairs > 1, pairs - 1, 1)
+    second = moments.deviation + moments.weight * mean**2
+    freedom = pairs - square / _or_one(pairs)  # rows squared, less one, had all the same weight
+    freedom = jnp.where(freedom > 1e-5 * pairs, freedom, 1)
+    variance = (second - total**2 / _or_one(pairs)) / freedom
     spread = variance > 0
     deviation = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
     pa, pc, na, nc = range(4)

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bias_clip.losses._blocks import AxisName, fold_blocks
-from bias_clip.losses._pairs import logit_dtype, make_row_pairs, negative_logits, own_logits
+from bias_clip.losses._blocks import AxisName
+from bias_clip.losses._checks import check_scalars
+from bias_clip.losses._pairs import logit_dtype, make_row_pairs, own_logits
+from bias_clip.losses._softplus import sum_softplus
 
 
 def sigmoid_loss(
@@ -57,8 +59,10 @@ def sigmoid_loss(
       One value per local row, float32 (float64 for float64 embeddings).
 
     Raises:
-      ValueError: embeddings of different shapes or not [rows, width]; labels or cells that are not
-        one integer per row; weights that are negative or not one per row; chunk_size below 1.
+      ValueError: embeddings of different shapes or not [rows, width]; a scale, bias or margin that
+        is not one number; labels or cells that are not one integer per row; weights that are
+        negative or not one per row; chunk_size below 1. Numbers are looked at where they are known:
+        not those of a traced array.
 
     Reference:
       Zhai, Mustafa, Kolesnikov, Beyer: Sigmoid Loss for Language Image Pre-Training, 2023,
@@ -72,6 +76,7 @@ def sigmoid_loss(
       >>> print(round(float(loss), 4))
       0.6933
     """
+    check_scalars(scale=scale, bias=bias, margin=margin)
     images, texts = make_row_pairs(
         zimg,
         ztxt,
@@ -83,11 +88,8 @@ def sigmoid_loss(
     dtype = logit_dtype(images.z.dtype)
     scale, bias, margin = (jnp.asarray(x, dtype) for x in (scale, bias, margin))
 
-    def step(total, texts):
-        terms = jax.nn.softplus(negative_logits(images, texts, scale) + bias)
-        if texts.weights is not None:
-            terms = terms * texts.weights
-        return total + terms.sum(axis=1)
-
-    positives = jax.nn.softplus(margin - bias - own_logits(images, texts, scale))
-    return fold_blocks(step, positives, texts, axis_name, chunk_size=chunk_size)
+    own = own_logits(images, texts, scale)
+    positives = jax.nn.softplus(margin - bias - own)
+    # As vectors, so that all that the fold takes and gives belongs to local rows.
+    scales, biases = jnp.zeros_like(own) + scale, jnp.zeros_like(own) + bias
+    return positives + sum_softplus(images, texts, scales, biases, axis_name, chunk_size)

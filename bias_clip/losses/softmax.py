@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bias_clip.losses._blocks import AxisName, fold_blocks_both
+from bias_clip.losses._checks import check_scalars
 from bias_clip.losses._pairs import (
     log_weights,
     logit_dtype,
@@ -61,8 +62,10 @@ def softmax_loss(
       One value per local row, float32 (float64 for float64 embeddings).
 
     Raises:
-      ValueError: embeddings of different shapes or not [rows, width]; labels or cells that are not
-        one integer per row; weights that are negative or not one per row; chunk_size below 1.
+      ValueError: embeddings of different shapes or not [rows, width]; a scale or epsilon that is
+        not one number; labels or cells that are not one integer per row; weights that are negative
+        or not one per row; chunk_size below 1. Numbers are looked at where they are known: not those
+        of a traced array.
 
     Reference:
       Radford et al.: Learning Transferable Visual Models From Natural Language Supervision, 2021,
@@ -77,6 +80,7 @@ def softmax_loss(
       >>> print(round(float(loss), 6))
       0.000136
     """
+    check_scalars(scale=scale, epsilon=epsilon)
     images, texts = make_row_pairs(
         zimg,
         ztxt,

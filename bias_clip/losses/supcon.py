@@ -5,18 +5,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bias_clip.losses._blocks import AxisName, fold_blocks
-from bias_clip.losses._checks import check_choice, check_pairs, check_positives
-from bias_clip.losses._pairs import (
-    Rows,
-    is_other,
-    is_same_cell,
-    is_same_label,
-    log_weights,
-    logit_dtype,
-    make_rows,
-    nothing,
-    own_logits,
-    pair_logits,
+from bias_clip.losses._checks import check_choice, check_scalars
+from bias_clip.losses._pairs import nothing, own_logits, pair_logits
+from bias_clip.losses._supervised import (
+    finish,
+    guard,
+    log_sum_of,
+    masks,
+    prepare,
+    top_logit,
+    weigh,
 )
 
 
@@ -126,8 +124,9 @@ def eps_supcon_loss(
 
     Raises:
       ValueError: embeddings that are not [rows, width]; labels or cells that are not one integer
-        per row; positives that are not booleans [rows, all rows]; weights that are negative or not
-        one per row; chunk_size below 1.
+        per row; positives that are not booleans [rows, all rows]; a temperature that is not one
+        number above 0; weights that are negative or not one per row; chunk_size below 1. Numbers
+        are looked at where they are known: not those of a traced array.
 
     Reference:
       Barbano, Dufumier, Tartaglione, Grangetto, Gori: Unbiased Supervised Contrastive Learning,
@@ -143,22 +142,23 @@ def eps_supcon_loss(
       >>> print([round(float(x), 4) for x in rows])
       [-0.0259, -0.0259, 0.0]
     """
-    rows, scale = _prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name)
+    check_scalars(epsilon=epsilon)
+    rows, scale = prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name)
     epsilon = jnp.asarray(epsilon, scale.dtype)
 
     def step(carry, candidates):
         log_sum, positive_sum, positive_weight, top = carry
         s = pair_logits(rows, candidates, scale)
-        positive, negative = _masks(rows, candidates, positives)
+        positive, negative = masks(rows, candidates, positives)
         margined = jnp.where(positive, s - epsilon, s)
-        log_sum = jnp.logaddexp(log_sum, _log_sum(margined, positive | negative, candidates))
-        share = _weigh(positive, candidates)
+        log_sum = jnp.logaddexp(log_sum, log_sum_of(margined, positive | negative, candidates))
+        share = weigh(positive, candidates)
         positive_sum += (share * s).sum(axis=1)
         return (
             log_sum,
             positive_sum,
             positive_weight + share.sum(axis=1),
-            _top(top, s, candidates, log_guard),
+            top_logit(top, s, candidates, log_guard),
         )
 
     own = own_logits(rows, rows, scale)
@@ -168,7 +168,7 @@ def eps_supcon_loss(
         step, start, rows, axis_name, chunk_size=chunk_size
     )
     mean = positive_sum / jnp.where(positive_weight > 0, positive_weight, 1)
-    return _finish(_guard(log_sum, top, log_guard) - mean, positive_weight, scale, base_temperature)
+    return finish(guard(log_sum, top, log_guard) - mean, positive_weight, scale, base_temperature)
 
 
 def eps_supinfonce_loss(
@@ -234,20 +234,21 @@ def eps_supinfonce_loss(
       [-0.0259, -0.0259, 0.0]
     """
     check_choice(form=form, choices=("out", "in"))
+    check_scalars(epsilon=epsilon)
     if form == "in" and log_guard:
         raise ValueError(f"log_guard: got {log_guard}, expected 0 for the form 'in'")
-    rows, scale = _prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name)
+    rows, scale = prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name)
     epsilon = jnp.asarray(epsilon, scale.dtype)
 
     def sums(carry, candidates):
         positive_sum, negative_sum, weight, top = carry
         s = pair_logits(rows, candidates, scale)
-        positive, negative = _masks(rows, candidates, positives)
+        positive, negative = masks(rows, candidates, positives)
         return (
-            jnp.logaddexp(positive_sum, _log_sum(s, positive, candidates)),
-            jnp.logaddexp(negative_sum, _log_sum(s, negative, candidates)),
-            weight + _weigh(positive, candidates).sum(axis=1),
-            _top(top, s, candidates, log_guard),
+            jnp.logaddexp(positive_sum, log_sum_of(s, positive, candidates)),
+            jnp.logaddexp(negative_sum, log_sum_of(s, negative, candidates)),
+            weight + weigh(positive, candidates).sum(axis=1),
+            top_logit(top, s, candidates, log_guard),
         )
 
     own = own_logits(rows, rows, scale)
@@ -259,71 +260,17 @@ def eps_supinfonce_loss(
     if form == "in":
         log_weight = jnp.log(jnp.where(weight > 0, weight, 1))
         value = jnp.logaddexp(positive_sum - epsilon - log_weight, negative_sum) - positive_sum
-        return _finish(value, weight, scale, base_temperature)
-    negative_sum = _guard(negative_sum, top, log_guard)
+        return finish(value, weight, scale, base_temperature)
+    negative_sum = guard(negative_sum, top, log_guard)
 
     level = negative_sum + epsilon
 
     def gaps(total, candidates):
         s = pair_logits(rows, candidates, scale)
-        positive, _ = _masks(rows, candidates, positives)
+        positive, _ = masks(rows, candidates, positives)
         gap = jnp.where(positive, level[:, None] - s, nothing(s.dtype))
-        return total + (_weigh(positive, candidates) * jax.nn.softplus(gap)).sum(axis=1)
+        return total + (weigh(positive, candidates) * jax.nn.softplus(gap)).sum(axis=1)
 
     total = fold_blocks(gaps, zero, rows, axis_name, chunk_size=chunk_size)
     value = total / jnp.where(weight > 0, weight, 1) - epsilon
-    return _finish(value, weight, scale, base_temperature)
-
-
-def _prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name):
-    """Checks the inputs; the numbered rows and the scale of their logits."""
-    z = jnp.asarray(z)
-    check_pairs(z=z)
-    check_positives(z.shape[0], positives)
-    rows = make_rows(
-        z, labels=labels, cells=cells, candidate_weights=candidate_weights, axis_name=axis_name
-    )
-    return rows, 1 / jnp.asarray(temperature, logit_dtype(z.dtype))
-
-
-def _masks(rows: Rows, candidates: Rows, positives: Bool[Array, "b n"] | None):
-    """The positives and the negatives among the candidates."""
-    if positives is None:
-        alike = is_same_label(rows, candidates)
-    else:  # a filled-up row has number 0, gets any column, and is no other row
-        alike = jnp.take(positives, candidates.number - 1, axis=1, mode="clip")
-    other = is_other(rows, candidates)
-    return other & alike, other & ~alike & is_same_cell(rows, candidates)
-
-
-def _log_sum(logits, mask, candidates: Rows) -> Float[Array, " b"]:
-    """log(sum over the masked candidates of w exp(logit))."""
-    if candidates.weights is not None:
-        logits = logits + log_weights(candidates.weights)[None, :]
-    return jax.nn.logsumexp(jnp.where(mask, logits, nothing(logits.dtype)), axis=1)
-
-
-def _weigh(mask, candidates: Rows) -> Float[Array, "b c"]:
-    """The masked candidates' weights."""
-    weights = 1.0 if candidates.weights is None else candidates.weights[None, :]
-    return jnp.where(mask, weights, 0).astype(logit_dtype(candidates.z.dtype))
-
-
-def _top(top, logits, candidates: Rows, log_guard: float) -> Float[Array, " b"]:
-    """The largest logit so far of all rows that are there, as a constant; for the guard only."""
-    if not log_guard:
-        return top
-    present = (candidates.number > 0)[None, :]
-    logits = jnp.where(present, jax.lax.stop_gradient(logits), nothing(logits.dtype))
-    return jnp.maximum(top, logits.max(axis=1))
-
-
-def _guard(log_sum, top, log_guard: float) -> Float[Array, " b"]:
-    """log(exp(log_sum) + log_guard * exp(top))."""
-    return jnp.logaddexp(log_sum, top + jnp.log(log_guard)) if log_guard else log_sum
-
-
-def _finish(value, positive_weight, scale, base_temperature: float | None) -> Float[Array, " b"]:
-    """No positive, no loss; and the authors' factor if it is asked for."""
-    value = jnp.where(positive_weight > 0, value, 0)
-    return value if base_temperature is None else value / (scale * base_temperature)
+    return finish(value, weight, scale, base_temperature)

@@ -69,7 +69,7 @@ CASES = (
         partial(losses.debiased_loss, negatives="both"),
         VIEWS,
         {"scale": 3.0},
-        None,
+        jnp.exp,
     ),
     Case(
         "hard-debiased",

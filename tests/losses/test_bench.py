@@ -9,6 +9,7 @@ import pytest
 from tools import bench_losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", bench_losses.LOSSES)
 def test_all_forms_have_one_value_and_gradient(loss):
     forms = bench_losses.make_forms(loss, 64, 8, 24, jax.devices())

@@ -3,6 +3,7 @@
 import argparse
 
 import numpy as np
+import pytest
 
 from tools import biased_digits
 
@@ -34,6 +35,7 @@ def test_moving_keeps_the_ink_within_a_pixel():
     assert set(y) == set(x) == {3, 4, 5}
 
 
+@pytest.mark.slow
 def test_without_a_bias_the_digits_are_learned():
     args = argparse.Namespace(copies=4, epochs=6, batch=128)
     for method in ("cross-entropy", "eps-SupInfoNCE"):

@@ -175,7 +175,8 @@ def test_edge_batches_have_finite_values_and_gradients(case, edge, x64):
     assert _finite(cases.value_and_grad(case, cases.make_inputs(case, rows) | changes))
 
 
-@each_case
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_jit_equals_eager(case, x64):
     inputs = cases.make_inputs(case)
     got = cases.value_and_grad(case, inputs, cases.anchor_weights(), jit=False)

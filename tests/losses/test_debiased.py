@@ -1,12 +1,13 @@
 """Laws of the debiased losses: their limits, and what they are for."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from jax.sharding import PartitionSpec as P
 
 from bias_clip import losses
-from bias_clip.losses import weighted_mean
 from tests.losses import cases
 from tests.losses.cases import assert_close, compiled
 
@@ -18,41 +19,11 @@ def _batch(seed=0):
     return jnp.asarray(cases.ROWS["za"](rng, ROWS)), jnp.asarray(cases.ROWS["zb"](rng, ROWS))
 
 
-def test_prior_0_is_the_softmax_loss_and_the_floor_never_binds(x64):
-    za, zb = _batch()
-
-    @compiled
-    def run(za, zb):
-        return (
-            losses.debiased_loss(za, zb, prior=0.0, scale=5.0),
-            losses.softmax_loss(za, zb, scale=5.0),
-            losses.debiased_floor(za, zb, prior=0.0, scale=5.0),
-        )
-
-    debiased, softmax, floor = run(za, zb)
-    assert_close(debiased, softmax)
-    assert not np.any(floor)
-
-
-def test_prior_0_of_the_sigmoid_form_sums_to_the_sigmoid_loss(x64):
-    za, zb = _batch()
-    arguments = {"scale": 5.0, "bias": -2.0}
-    debiased = losses.debiased_sigmoid_loss(za, zb, prior=0.0, **arguments)
-    plain = losses.sigmoid_loss(za, zb, **arguments)
-    assert_close(weighted_mean(debiased), weighted_mean(plain))
-
-
-def test_concentration_0_is_the_debiased_loss(x64):
-    za, zb = _batch()
-    arguments = {"prior": 0.05, "scale": 5.0}
-    hard = losses.hard_debiased_loss(za, zb, concentration=0.0, **arguments)
-    assert_close(hard, losses.debiased_loss(za, zb, **arguments))
-
-
 def test_a_prior_per_row_and_per_anchor_are_read_as_said(x64):
     za, zb = _batch()
     prior = jnp.linspace(0, 0.1, ROWS)
 
+    @compiled
     def rows(prior, a=za, b=zb):
         return losses.debiased_loss(a, b, prior=prior, scale=3.0)
 
@@ -65,9 +36,13 @@ def test_a_prior_per_row_and_per_anchor_are_read_as_said(x64):
 def test_where_the_floor_binds_negatives_get_no_gradient(x64):
     """Own logits of 1 against negatives near -1, and a large prior: every anchor is floored."""
     za = jnp.eye(4)
-    floor = losses.debiased_floor(za, za, prior=0.5, scale=5.0)
+
+    def run(a):
+        floor = losses.debiased_floor(a, za, prior=0.5, scale=5.0)
+        return losses.debiased_loss(a, za, prior=0.5, scale=5.0).sum(), floor
+
+    grad, floor = compiled(jax.grad(run, has_aux=True))(za)
     np.testing.assert_array_equal(floor, np.ones(4))
-    grad = jax.grad(lambda a: losses.debiased_loss(a, za, prior=0.5, scale=5.0).sum())(za)
     assert not np.any(np.where(np.eye(4), 0, grad))
 
 
@@ -85,10 +60,13 @@ def test_the_class_probability_of_each_example_removes_false_negatives_exactly(x
     expected = np.log(1 + 39 * mean_of_true / np.diag(e))
     prior = (counts - 1) / 39  # of the other rows; an anchor is not its own candidate
 
+    @compiled
+    def rows(prior):
+        za = jnp.asarray(z)[classes]
+        return losses.debiased_loss(za, za, prior=prior, scale=2.0)
+
     def per_class(prior):
-        za = jnp.asarray(z[classes])
-        rows = losses.debiased_loss(za, za, prior=jnp.asarray(prior), scale=2.0)
-        return np.array([rows[classes == c][0] for c in range(4)])
+        return np.asarray(rows(prior))[np.cumsum(counts) - 1]
 
     np.testing.assert_allclose(per_class(prior[classes]), expected, rtol=1e-12)
     constant = per_class(prior[classes].mean())
@@ -96,18 +74,27 @@ def test_the_class_probability_of_each_example_removes_false_negatives_exactly(x
     assert constant[-1] < expected[-1] - 0.01
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"prior": 1.0}, r"prior: got values from 1.0 to 1.0, expected them in \[0, 1\)"),
-        ({"prior": jnp.linspace(-0.1, 0.5, ROWS)}, r"prior: got values from -0.1"),
-        ({"prior": jnp.ones(3)}, r"prior: got shape \(3,\), expected a number, \(8,\)"),
-        ({"negatives": "all"}, r"negatives: got 'all', expected one of 'cross', 'both'"),
-        ({"zb": jnp.ones((3, 5))}, r"za\[8, 5\], zb\[3, 5\], expected one shape"),
-    ],
-    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
-)
-def test_bad_input_says_what_was_got_and_expected(change, message, unchecked):
-    za, zb = _batch()
-    with pytest.raises(ValueError, match=message):
-        losses.debiased_loss(**({"za": za, "zb": zb, "prior": 0.1, "scale": 5.0} | change))
+def _floor(za, zb, prior, axis_name=None, chunk_size=None):
+    return losses.debiased_floor(
+        za, zb, prior=prior, scale=5.0, axis_name=axis_name, chunk_size=chunk_size
+    )
+
+
+def test_the_floor_never_binds_at_prior_0_and_is_the_same_sharded_and_in_chunks(x64):
+    rng = np.random.default_rng(4)
+    za, zb = (jnp.asarray(cases.ROWS["za"](rng, cases.ROWS_PER_BATCH)) for _ in range(2))
+    zb = (za + zb) / jnp.linalg.norm(za + zb, axis=1, keepdims=True)
+    prior = jnp.linspace(0, 0.4, cases.ROWS_PER_BATCH)
+    floor = compiled(_floor)
+    dense = floor(za, zb, prior)
+    assert not np.any(floor(za, zb, 0 * prior))
+    assert set(np.unique(dense)) == {0.0, 0.5, 1.0}
+    mesh, axes = cases.make_mesh("4x2"), ("data", "fsdp")
+    for chunk_size in (None, 2):
+        spread = jax.shard_map(
+            functools.partial(_floor, axis_name=axes, chunk_size=chunk_size),
+            mesh=mesh,
+            in_specs=P(axes),
+            out_specs=P(axes),
+        )
+        np.testing.assert_array_equal(compiled(spread)(za, zb, prior), dense)

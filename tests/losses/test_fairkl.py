@@ -1,4 +1,6 @@
-"""What FairKL owes: it is one number, so the contract of rows does not apply."""
+"""Laws of FairKL: its formula, what it does not depend on, where it is zero, soft bias labels."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -6,157 +8,141 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import PartitionSpec as P
 
 from bias_clip.losses import fairkl
-from tests.losses import cases
+from tests.losses import fairkl_cases
 from tests.losses.cases import assert_close, compiled
+from tests.losses.fairkl_cases import CASES, ROWS, make_inputs, value_and_grad
 
-ROWS = 24
-FORMS = ("kl", "jeffreys", "mean", "authors")
-
-
-def _inputs(seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        "z": jnp.asarray(cases.ROWS["z"](rng, ROWS)),
-        "z_other": jnp.asarray(cases.ROWS["z"](rng, ROWS)),
-        "weights": jnp.asarray(rng.uniform(0.2, 2, ROWS)),
-        "labels": jnp.asarray(rng.integers(-1, 3, ROWS)),
-        "bias_labels": jnp.asarray(rng.integers(-1, 2, ROWS)),
-    }
+few = settings(max_examples=15, deadline=None)
+seeds = st.integers(0, 10_000)
 
 
-def _value_and_grad(inputs, form, mesh=None, chunk_size=None):
-    floats = {k: v for k, v in inputs.items() if jnp.issubdtype(v.dtype, jnp.floating)}
-    ids = {k: v for k, v in inputs.items() if k not in floats}
-    axes = cases.MESHES[mesh][1] if mesh else None
-
-    def total(floats, ids):
-        return fairkl(**floats, **ids, form=form, chunk_size=chunk_size, axis_name=axes)
-
-    if mesh:
-        total = jax.shard_map(total, mesh=cases.make_mesh(mesh), in_specs=P(axes), out_specs=P())
-    return compiled(jax.value_and_grad(total))(floats, ids)
+def _kl(m, v, n, w):
+    return ((v + (m - n) ** 2) / w - np.log(v / w) - 1) / 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["kl", "authors"])  # with and without own pairs
-def test_sharded_and_in_chunks_equals_dense(form, x64):
-    dense = _value_and_grad(_inputs(), form)
-    assert_close(_value_and_grad(_inputs(), form, "4x2", 2), dense)
-    assert_close(_value_and_grad(_inputs(), form, chunk_size=7), dense)
+def _moments(d, weights):
+    """Weighted mean, and the variance that is unbiased for weights that count no pair twice."""
+    total = weights.sum()
+    mean = (weights * d).sum() / total
+    return mean, (weights * (d - mean) ** 2).sum() / (total - (weights**2).sum() / total)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["1", "2", "8"])
-def test_sharded_equals_dense(mesh, x64):
-    inputs = _inputs()
-    del inputs["z_other"], inputs["weights"]
-    assert_close(_value_and_grad(inputs, "kl", mesh), _value_and_grad(inputs, "kl"))
+def _by_hand(inputs, form):
+    """The formula on whole b x b matrices; across towers a row's own pair is one of them."""
+    x = {name: np.asarray(value) for name, value in inputs.items()}
+    other = x.get("z_other", x["z"])
+    d = np.square(x["z"][:, None] - other).sum(-1)
+    pairs = x["weights"][:, None] * x["weights"] * ("z_other" in x or ~np.eye(ROWS, dtype=bool))
+    pairs = pairs * np.outer(x["labels"] >= 0, x["labels"] >= 0)
+    if "soft" in x:
+        aligned = x["soft"] @ x["soft"].T
+    else:
+        pairs = pairs * np.outer(x["bias_labels"] >= 0, x["bias_labels"] >= 0)
+        aligned = x["bias_labels"][:, None] == x["bias_labels"]
+    same, total = x["labels"][:, None] == x["labels"], 0
+    for side in (pairs * same, pairs * ~same):
+        (m, v), (n, w) = _moments(d, side * aligned), _moments(d, side * (1 - aligned))
+        total += {
+            "kl": _kl(m, v, n, w),
+            "jeffreys": _kl(m, v, n, w) + _kl(n, w, m, v),
+            "mean": (m - n) ** 2,
+        }[form]
+    return total
 
 
-@pytest.mark.parametrize("form", ["kl", "mean"])
-def test_zero_weight_equals_row_removed(form, x64):
-    inputs, keep = _inputs(), np.arange(ROWS) % 5 != 2
-    zeroed = inputs | {"weights": inputs["weights"] * keep}
-    value, grad = _value_and_grad(zeroed, form)
-    grad = {k: v[keep] for k, v in grad.items()}
-    removed = _value_and_grad({k: v[keep] for k, v in inputs.items()}, form)
-    assert_close((value, grad), removed)
+HAND = ("z", "labels", "weights")
 
 
-def _by_hand(d, group):
-    """Mean and unbiased variance of the distances of a group of ordered pairs."""
-    return d[group].mean(), d[group].var(ddof=1)
+@pytest.mark.parametrize("bias", ["bias_labels", "soft"])
+@pytest.mark.parametrize("towers", [(), ("z_other",)], ids=["within", "across"])
+@pytest.mark.parametrize("form", ["kl", pytest.param("jeffreys", marks=pytest.mark.slow), "mean"])
+def test_the_formula_by_hand(form, towers, bias, x64):
+    """Hard and soft bias labels, unknown ones among them, weighted rows, one tower and two."""
+    case = fairkl_cases.Case((*HAND, bias, *towers), {"form": form})
+    inputs = make_inputs(case.arrays)
+    assert_close(value_and_grad(case, inputs)[0], _by_hand(inputs, form))
 
 
-def test_the_formula_by_hand_within_and_across_towers(x64):
-    """With unknown ids, which are in no pair; across towers a row's own pair is one of them."""
-    inputs = _inputs()
-    labels, bias = np.asarray(inputs["labels"]), np.asarray(inputs["bias_labels"])
-    known = ((labels >= 0) & (bias >= 0))[:, None] & ((labels >= 0) & (bias >= 0))
-    same, aligned = labels[:, None] == labels, bias[:, None] == bias
-    for other, pairs in ((inputs["z_other"], known), (None, known & ~np.eye(ROWS, dtype=bool))):
-        second = inputs["z"] if other is None else other
-        d = np.square(np.asarray(inputs["z"])[:, None] - np.asarray(second)).sum(-1)
-        expected = 0
-        for side in (same, ~same):
-            (m, v), (n, w) = (_by_hand(d, pairs & side & a) for a in (aligned, ~aligned))
-            expected += ((v + (m - n) ** 2) / w - np.log(v / w) - 1) / 2
-        ids = inputs["labels"], inputs["bias_labels"]
-        assert_close(fairkl(inputs["z"], *ids, z_other=other), expected)
+def test_certain_probabilities_equal_hard_labels(x64):
+    case = CASES["kl"]
+    inputs = make_inputs(case.arrays)
+    bias = jnp.abs(inputs.pop("bias_labels"))
+    value, grad = value_and_grad(case, inputs | {"soft": jax.nn.one_hot(bias, 2, dtype=float)})
+    grad.pop("soft")
+    assert_close((value, grad), value_and_grad(case, inputs | {"bias_labels": bias}))
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000), st.permutations(range(2)), st.permutations(range(3)))
+def test_a_soft_label_counts_a_pair_as_often_as_draws_of_the_labels_would(x64):
+    """Each group's mean is its sum over all draws of hard labels, by chance, over its count."""
+    rows = 5
+    p = np.random.default_rng(0).dirichlet(np.ones(2), rows)
+    z = np.asarray(make_inputs(("z",), rows)["z"])
+    d = np.square(z[:, None] - z).sum(-1)
+    different, sums = ~np.eye(rows, dtype=bool), np.zeros((2, 2))
+    for draw in itertools.product(range(2), repeat=rows):
+        chance = np.prod(p[np.arange(rows), draw])
+        aligned = np.equal.outer(draw, draw)
+        for group, pairs in enumerate((aligned & different, ~aligned)):
+            sums[group] += chance * np.array([(pairs * d).sum(), pairs.sum()])
+    means = sums[:, 0] / sums[:, 1]
+    got = compiled(lambda z, p: fairkl(z, jnp.zeros(rows, int), p, form="mean"))(z, p)
+    assert_close(got, (means[0] - means[1]) ** 2)
+
+
+def _program(form, transform=lambda f: f):
+    """FairKL across towers from arrays, compiled once for all drawn examples."""
+    return compiled(
+        transform(lambda z, y, bias, other: fairkl(z, y, bias, form=form, z_other=other))
+    )
+
+
+KL, MEAN = _program("kl"), _program("mean")
+GRADS = {form: _program(form, jax.value_and_grad) for form in ("kl", "jeffreys", "mean")}
+
+
+@few
+@given(seeds, st.permutations(range(3)), st.permutations(range(4)))
 def test_only_equality_of_labels_counts(seed, bias_names, label_names):
-    inputs = _inputs(seed)
-    labels, bias = jnp.abs(inputs["labels"]), jnp.abs(inputs["bias_labels"])
-    renamed = jnp.array(label_names)[labels], jnp.array(bias_names)[bias]
-    got = fairkl(inputs["z"], *renamed)
-    np.testing.assert_allclose(got, fairkl(inputs["z"], labels, bias), rtol=1e-4, atol=1e-6)
+    with jax.enable_x64(True):
+        inputs = make_inputs(seed=seed)
+        labels, bias = jnp.abs(inputs["labels"]), inputs["bias_labels"] + 1
+        renamed = jnp.array(label_names)[labels], jnp.array(bias_names)[bias]
+        got = KL(inputs["z"], *renamed, inputs["z_other"])
+        assert_close(got, KL(inputs["z"], labels, bias, inputs["z_other"]))
 
 
-def test_kl_does_not_change_with_the_unit_of_distance(x64):
-    inputs = _inputs()
-    ids = inputs["labels"], inputs["bias_labels"]
-    once = fairkl(inputs["z"], *ids, z_other=inputs["z_other"])
-    assert_close(fairkl(inputs["z"], *ids, z_other=3 * inputs["z_other"]), once)
+@few
+@given(seeds, st.floats(0.1, 10) | st.floats(-10, -0.1), st.floats(-5, 5))
+def test_kl_does_not_change_with_the_unit_or_the_zero_of_distance(seed, unit, zero):
+    """Longer embeddings stretch the similarities; one more dimension, the same in all, shifts."""
+    with jax.enable_x64(True):
+        inputs = make_inputs(seed=seed)
+        z, other = inputs["z"], inputs["z_other"]
+        ids, one = (inputs["labels"], inputs["bias_labels"]), jnp.ones((ROWS, 1))
+        moved = jnp.hstack([unit * z, zero * one]), *ids, jnp.hstack([other, one])
+        once = jnp.hstack([z, 0 * one]), *ids, jnp.hstack([other, 0 * one])
+        assert_close(KL(*moved), KL(*once), rtol=1e-8)
+        assert_close(MEAN(*moved), unit**2 * MEAN(*once), rtol=1e-8)
 
 
-@pytest.mark.parametrize("form", ["kl", "jeffreys", "mean"])
-def test_zero_where_bias_makes_no_difference(form, x64):
+@few
+@given(seeds, st.sampled_from(sorted(GRADS)))
+def test_zero_where_bias_makes_no_difference(seed, form):
     """Two copies of the embeddings, of opposite bias: both groups hold the same distances.
 
     Across towers, as within one a row has no pair with itself but one with its copy.
     """
-    inputs = _inputs()
-    half = jnp.abs(inputs["labels"][:12])
-    z, other = (jnp.tile(inputs[name][:12], (2, 1)) for name in ("z", "z_other"))
-    ids = jnp.tile(half, 2), jnp.repeat(jnp.arange(2), 12)
-    value, grad = jax.value_and_grad(lambda z: fairkl(z, *ids, form=form, z_other=other))(z)
-    assert_close((value, grad), (0.0, np.zeros(grad.shape)))
+    with jax.enable_x64(True):
+        inputs, half = make_inputs(seed=seed), ROWS // 2
+        z, other = (jnp.tile(inputs[name][:half], (2, 1)) for name in ("z", "z_other"))
+        labels = jnp.tile(jnp.abs(inputs["labels"][:half]), 2)
+        value, grad = GRADS[form](z, labels, jnp.repeat(jnp.arange(2), half), other)
+        assert_close((value, grad), (0.0, np.zeros(grad.shape)))
 
 
-def test_certain_probabilities_equal_hard_labels(x64):
-    inputs = _inputs()
-    bias = jnp.abs(inputs["bias_labels"])
-    hard = inputs | {"bias_labels": bias}
-    soft = inputs | {"bias_labels": jax.nn.one_hot(bias, 2, dtype=jnp.float64)}
-    value, grad = _value_and_grad(soft, "kl")
-    grad.pop("bias_labels")
-    assert_close((value, grad), _value_and_grad(hard, "kl"))
-
-
-EDGES = {
-    "one row": ([0], [0]),
-    "one class": ([0] * 6, [0, 1] * 3),
-    "no conflicting pair": ([0, 0, 0, 1, 1, 1], [0] * 6),
-    "one pair of a kind": ([0, 0, 1, 2, 3, 4], [0, 0, 1, 2, 3, 4]),
-    "all unknown": ([-1] * 6, [-1] * 6),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("edge", EDGES)
-@pytest.mark.parametrize("form", FORMS)
-def test_edge_batches_have_finite_values_and_gradients(form, edge):
-    labels, bias = (jnp.array(x) for x in EDGES[edge])
-    for z in (_inputs()["z"][: len(labels)], jnp.eye(5)[jnp.zeros(len(labels), int)]):
-        value, grad = jax.value_and_grad(lambda z: fairkl(z, labels, bias, form=form))(z)
-        assert jnp.isfinite(value)
-        assert jnp.isfinite(grad).all()
-        if form != "authors" and edge != "one class":
-            assert value == 0
-
-
-def test_bfloat16_strict_promotion_and_no_square_matrix():
-    inputs = _inputs()
-    z = inputs["z"].astype(jnp.bfloat16)
-    with jax.numpy_dtype_promotion("strict"):
-        value = fairkl(z, inputs["labels"], inputs["bias_labels"])
-    assert value.dtype == jnp.float32
+def test_no_square_matrix():
     rows = 4096
     shapes = [jax.ShapeDtypeStruct((rows, 8), jnp.float32)]
     shapes += [jax.ShapeDtypeStruct((rows,), jnp.int32)] * 2
@@ -168,13 +154,22 @@ def test_bfloat16_strict_promotion_and_no_square_matrix():
     ("change", "message"),
     [
         ({"form": "js"}, r"form: got 'js', expected one of 'kl', 'jeffreys', 'mean', 'authors'"),
+        ({"z": jnp.ones(ROWS)}, r"z: got float\d\d\[24\], expected float embeddings"),
+        ({"labels": None}, r"labels: got None, expected integer ids \[24\]"),
         ({"labels": jnp.ones(ROWS)}, r"labels: got float\d\d\[24\], expected integer ids"),
         ({"bias_labels": jnp.ones(ROWS)}, r"bias_labels: got float\d\d\[24\], expected integer"),
+        ({"bias_labels": jnp.ones((3, 2))}, r"bias_labels: got float\d\d\[3, 2\], expected"),
+        ({"bias_labels": jnp.ones((ROWS, 2))}, r"rows that sum up to 2.0, expected probabilities"),
+        ({"bias_labels": -jnp.ones((ROWS, 2))}, r"bias_labels: got values from -1.0"),
         ({"z_other": jnp.ones((3, 5))}, r"z\[24, 5\], z_other\[3, 5\], expected one shape"),
         ({"weights": -jnp.ones(ROWS)}, r"weights: got -1.0 as smallest"),
+        ({"weights": jnp.ones(3)}, r"weights: got float\d\d\[3\], expected numbers \[24\]"),
+        ({"variance_guard": -1e-4}, r"variance_guard: got -0.0001, expected a number of 0 or more"),
+        ({"temperature": 0.0}, r"temperature: got 0.0, expected a number above 0"),
+        ({"chunk_size": 0}, r"chunk_size: got 0"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )
 def test_bad_input_says_what_was_got_and_expected(change, message, unchecked):
     with pytest.raises(ValueError, match=message):
-        fairkl(**(_inputs() | change))
+        fairkl(**(make_inputs() | change))

@@ -107,6 +107,7 @@ FAMILIES = {
 }
 
 
+FAIRKL_FORMS = {"kl": "", "jeffreys": "_jeffreys", "mean": "_mean_sq"}
 EVERY_DAY = ("siglip_", "clip_", "eps_clip_")  # each file compiles a program of its own
 
 
@@ -124,6 +125,7 @@ def _check(value_of, golden, value="loss", suffix=""):
     """Compares a value and its gradient in every input that the file has a gradient of."""
     grads = {k.removeprefix("grad_"): v for k, v in golden.items() if k.startswith("grad_")}
     inputs = {name: jnp.asarray(golden[name]) for name in grads if name in golden}
+    assert set(grads) - {"finite"} <= {n + s for n in inputs for s in FAIRKL_FORMS.values()}
     got, grad = compiled(jax.value_and_grad(value_of))(inputs)
     np.testing.assert_allclose(got, golden[value], rtol=1e-9, atol=1e-12)
     for name, x in grad.items():
@@ -144,7 +146,24 @@ def test_value_and_gradient(path, x64):
     _check(lambda x: value_of(x, golden), golden)
 
 
-FAIRKL_FORMS = {"kl": "", "jeffreys": "_jeffreys", "mean": "_mean_sq"}
+@pytest.mark.parametrize("path", _files("eps_supinfonce", "eps_supcon"))
+def test_without_the_guard(path, x64):
+    """The authors' formula with nothing added inside the logarithm, which is our default."""
+    golden = _load(path)
+    _, value_of = FAMILIES[path.stem.rsplit("_", 1)[0]]
+    exact = golden | {"log_guard": np.float64(0)}
+    got = compiled(lambda x: value_of(x, exact))({"features": jnp.asarray(golden["features"])})
+    np.testing.assert_allclose(got, golden["loss_without_guard"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_where_the_authors_code_is_infinite_a_row_without_positives_is_0(x64):
+    golden = _load(GOLDEN / "eps_supinfonce_in_2.npz")
+    assert not golden["loss_finite"]
+    value_of = compiled(jax.value_and_grad(lambda x: FAMILIES["eps_supinfonce_in"][1](x, golden)))
+    value, grad = value_of({"features": jnp.asarray(golden["features"])})
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(grad["features"]).all()
 
 
 @pytest.mark.parametrize("form", FAIRKL_FORMS)

@@ -108,36 +108,6 @@ def test_a_scalar_array_and_a_number_give_the_same(x64):
     assert_close(number, array)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"ztxt": jnp.ones((3, 5))}, r"zimg\[10, 5\], ztxt\[3, 5\], expected one shape"),
-        ({"zimg": jnp.ones(5)}, r"zimg: got float\d\d\[5\], expected float embeddings"),
-        ({"ztxt": jnp.ones((10, 5), int)}, r"ztxt: got int\d\d\[10, 5\], expected float"),
-        ({"labels": jnp.ones(10)}, r"labels: got float\d\d\[10\], expected integer ids \[10\]"),
-        ({"cells": jnp.ones(9, int)}, r"cells: got int\d\d\[9\], expected integer ids \[10\]"),
-        ({"candidate_weights": jnp.ones(3)}, r"candidate_weights: got shape \(3,\), expected"),
-        ({"candidate_weights": -jnp.ones(10)}, r"candidate_weights: got -1.0 as smallest"),
-        ({"chunk_size": 0}, r"chunk_size: got 0"),
-    ],
-    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
-)
-@pytest.mark.parametrize("loss", [sigmoid_loss, softmax_loss], ids=lambda f: f.__name__)
-def test_bad_input_says_what_was_got_and_expected(loss, change, message, unchecked):
-    zimg, ztxt = _batch()
-    inputs = {"zimg": zimg, "ztxt": ztxt, "scale": 10.0} | change
-    inputs |= {"bias": -10.0} if loss is sigmoid_loss else {}
-    with pytest.raises(ValueError, match=message):
-        loss(**inputs)
-
-
-def test_bad_weights_of_the_mean_are_an_error(unchecked):
-    with pytest.raises(ValueError, match=r"weights: got shape \(2,\), expected \(3,\)"):
-        weighted_mean(jnp.ones(3), jnp.ones(2))
-    with pytest.raises(ValueError, match=r"weights: got -2\.0 as smallest"):
-        weighted_mean(jnp.ones(3), jnp.array([1.0, -2.0, 1.0]))
-
-
 def test_the_gradient_reaches_scale_bias_and_weights(x64):
     """Central differences, so that the scan's transpose is not only compared with itself."""
     zimg, ztxt = _batch()

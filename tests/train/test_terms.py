@@ -144,6 +144,25 @@ def test_a_term_without_its_columns_is_refused_at_the_start(monkeypatch):
         validate(with_objective(debiased={}), get_config())
 
 
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"fairkl": {}}, r"objective.fairkl needs \['labels', 'bias_labels'\] in every batch"),
+        ({"eps_supcon": {"temperature": 0.1}}, r"objective.eps_supcon needs \['labels'\]"),
+        ({"debiased_sigmoid": {}}, r"objective.debiased_sigmoid needs \['prior'\]"),
+        ({"softmax": {"weigh_candidates": True}}, r"objective.softmax needs \['weights'\]"),
+        ({"sigmoyd": {}}, r"config.objective has 'sigmoyd'.* Did you mean 'sigmoid'\?"),
+        ({"sigmoid": {"marjin": 0.1}}, r"objective.sigmoid has 'marjin'.* Did you mean 'margin'\?"),
+        ({"eps_supcon": {}}, r"objective.eps_supcon lacks \['temperature'\]"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_a_wrong_objective_is_refused_at_the_start(terms, message, monkeypatch):
+    use_squares(monkeypatch)
+    with pytest.raises(ValueError, match=message):
+        validate(with_objective(**terms), get_config())
+
+
 def test_an_unknown_column_is_refused_at_the_start(monkeypatch):
     use_squares(monkeypatch)
     config = with_objective(sigmoid={})

@@ -1,0 +1,137 @@
+"""The sum over a row's negatives of softplus(logit), whose gradient is collected on the way.
+
+Logits that are not kept have to be computed again for the gradient: four matrix products of the
+batch with itself instead of three. But the slope of softplus at a pair needs nothing of the other
+pairs, so what the gradient sums is at hand in the forward pass already. Only the weights of the rows
+are not: those come from the loss's caller, with the gradient. They are all alike in a plain mean, and
+then nothing is computed again.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bias_clip.losses._blocks import AxisName, fold_blocks, fold_blocks_both
+from bias_clip.losses._pairs import Rows, is_negative, nothing, pair_logits
+
+
+def sum_softplus(
+    anchors: Rows,
+    candidates: Rows,
+    scale: Float[Array, " b"],
+    bias: Float[Array, " b"],
+    axis_name: AxisName,
+    chunk_size: int | None,
+) -> Float[Array, " b"]:
+    """`sum_j w_j softplus(scale_i <a_i, b_j> + bias_i)` over the negatives j of i, on all devices.
+
+    With a ring or chunks the gradient is in reverse mode only, and exact whatever the rows' weights
+    are: if they are all alike it costs no further product of the batch with itself, else two.
+
+    Args:
+      anchors: local rows; their weights are not read.
+      candidates: local rows, which go round.
+      scale: the same number in each row: a vector, so that its gradient is one of local rows.
+      bias: likewise.
+      axis_name: as for `fold_blocks`.
+      chunk_size: as for `fold_blocks`.
+    """
+    in_one = axis_name is None and (chunk_size is None or chunk_size >= len(scale))
+    fold = _sum if in_one else _sum_by_rule  # what was computed once and kept needs no rule
+    return fold(anchors, candidates, scale, bias, axis_name, chunk_size)
+
+
+def _sum(anchors, candidates, scale, bias, axis_name, chunk_size):
+    def step(total, block):
+        return total + _weigh(jax.nn.softplus(_logits(anchors, block, scale, bias)), block).sum(1)
+
+    return fold_blocks(step, jnp.zeros_like(scale), candidates, axis_name, chunk_size=chunk_size)
+
+
+def _forward(anchors, candidates, scale, bias, axis_name, chunk_size):
+    """The sums, and per anchor i and candidate j with slopes p_ij: what the gradients are made of."""
+    wide = _wide(anchors, scale.dtype)
+
+    def step(carry, block, block_carry):
+        (total, toward, slope), (back, weighed) = carry, block_carry
+        z = _logits(anchors, block, scale, bias)
+        t, p = jax.nn.softplus(z), jax.nn.sigmoid(z)
+        back = back + _contract_rows(p, scale[:, None] * wide)
+        weighed = weighed + t.sum(axis=0)
+        t, p = _weigh(t, block), _weigh(p, block)
+        toward = toward + p @ _wide(block, scale.dtype)
+        return (total + t.sum(1), toward, slope + p.sum(1)), (back, weighed)
+
+    start = (jnp.zeros_like(scale), jnp.zeros_like(wide), jnp.zeros_like(scale))
+    (total, toward, slope), (back, weighed) = fold_blocks_both(
+        step, start, candidates, start[1::-1], axis_name, chunk_size=chunk_size
+    )
+    kept = (anchors, candidates, scale, bias, toward, slope, back, weighed)
+    return total, kept
+
+
+def _backward(axis_name, chunk_size, kept, g):
+    anchors, candidates, scale, bias, toward, slope, back, weighed = kept
+    low, high = g.min(), g.max()
+    if axis_name is not None:
+        low, high = jax.lax.pmin(low, axis_name), jax.lax.pmax(high, axis_name)
+
+    def as_collected(g):
+        return g[:1] * back, g[:1] * weighed  # all rows count alike
+
+    def again(g):
+        return _collect(anchors, candidates, scale, bias, g, axis_name, chunk_size)
+
+    back, weighed = jax.lax.cond(low == high, as_collected, again, g)
+    if candidates.weights is not None:
+        back = candidates.weights[:, None] * back
+    of_anchors = _gradient_of(anchors, (g * scale)[:, None] * toward, None)
+    of_candidates = _gradient_of(candidates, back, weighed)
+    of_scale = g * jnp.sum(_wide(anchors, scale.dtype) * toward, axis=1)
+    return of_anchors, of_candidates, of_scale, g * slope
+
+
+_sum_by_rule = jax.custom_vjp(_sum, nondiff_argnums=(4, 5))
+_sum_by_rule.defvjp(_forward, _backward)
+
+
+def _collect(anchors, candidates, scale, bias, g, axis_name, chunk_size):
+    """What candidates receive from anchors of different weights g: the logits once more."""
+    wide = (g * scale)[:, None] * _wide(anchors, scale.dtype)
+
+    def step(carry, block, block_carry):
+        back, weighed = block_carry
+        z = _logits(anchors, block, scale, bias)
+        back = back + _contract_rows(jax.nn.sigmoid(z), wide)
+        return carry, (back, weighed + g @ jax.nn.softplus(z))
+
+    start = (jnp.zeros_like(wide), jnp.zeros_like(g))
+    return fold_blocks_both(step, (), candidates, start, axis_name, chunk_size=chunk_size)[1]
+
+
+def _logits(anchors: Rows, block: Rows, scale: Array, bias: Array) -> Float[Array, "b c"]:
+    z = pair_logits(anchors, block, scale[:, None]) + bias[:, None]
+    return jnp.where(is_negative(anchors, block), z, nothing(z.dtype))
+
+
+def _weigh(x: Float[Array, "b c"], block: Rows) -> Float[Array, "b c"]:
+    return x if block.weights is None else x * block.weights
+
+
+def _contract_rows(p: Float[Array, "b c"], wide: Float[Array, "b d"]) -> Float[Array, "c d"]:
+    return jax.lax.dot_general(p, wide, (((0,), (0,)), ((), ())))
+
+
+def _wide(rows: Rows, dtype: Any) -> Float[Array, "b d"]:
+    return rows.z.astype(dtype)
+
+
+def _gradient_of(rows: Rows, z: Array, weights: Array | None) -> Rows:
+    """The gradient of `rows` from that of its embeddings and weights; None where there is none."""
+    weights = (
+        None if rows.weights is None or weights is None else weights.astype(rows.weights.dtype)
+    )
+    nothing_of = dict.fromkeys(("number", "labels", "cells"))
+    return Rows(z=z.astype(rows.z.dtype), weights=weights, **nothing_of)  # type: ignore[arg-type]

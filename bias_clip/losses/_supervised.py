@@ -1,0 +1,79 @@
+"""What the supervised losses share: positives and negatives by label, sums over them, the guard."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from bias_clip.losses._checks import (
+    check_labels,
+    check_pairs,
+    check_positives,
+    check_temperature,
+)
+from bias_clip.losses._pairs import (
+    Rows,
+    is_other,
+    is_same_cell,
+    is_same_label,
+    log_weights,
+    logit_dtype,
+    make_rows,
+    nothing,
+)
+
+
+def prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name):
+    """Checks the inputs; the numbered rows and the scale of their logits."""
+    check_temperature(temperature)
+    z = jnp.asarray(z)
+    check_pairs(z=z)
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    check_positives(len(z), devices * len(z), positives)
+    check_labels(len(z), labels=labels)
+    rows = make_rows(
+        z, labels=labels, cells=cells, candidate_weights=candidate_weights, axis_name=axis_name
+    )
+    return rows, 1 / jnp.asarray(temperature, logit_dtype(z.dtype))
+
+
+def masks(rows: Rows, candidates: Rows, positives: Bool[Array, "b n"] | None):
+    """The positives and the negatives among the candidates."""
+    if positives is None:
+        alike = is_same_label(rows, candidates)
+    else:  # a filled-up row has number 0, gets any column, and is no other row
+        alike = jnp.take(positives, candidates.number - 1, axis=1, mode="clip")
+    other = is_other(rows, candidates)
+    return other & alike, other & ~alike & is_same_cell(rows, candidates)
+
+
+def log_sum_of(logits, mask, candidates: Rows) -> Float[Array, " b"]:
+    """log(sum over the masked candidates of w exp(logit))."""
+    if candidates.weights is not None:
+        logits = logits + log_weights(candidates.weights)[None, :]
+    return jax.nn.logsumexp(jnp.where(mask, logits, nothing(logits.dtype)), axis=1)
+
+
+def weigh(mask, candidates: Rows) -> Float[Array, "b c"]:
+    """The masked candidates' weights."""
+    weights = 1.0 if candidates.weights is None else candidates.weights[None, :]
+    return jnp.where(mask, weights, 0).astype(logit_dtype(candidates.z.dtype))
+
+
+def top_logit(top, logits, candidates: Rows, log_guard: float) -> Float[Array, " b"]:
+    """The largest logit so far of all rows that are there, as a constant; for the guard only."""
+    if not log_guard:
+        return top
+    present = (candidates.number > 0)[None, :]
+    logits = jnp.where(present, jax.lax.stop_gradient(logits), nothing(logits.dtype))
+    return jnp.maximum(top, logits.max(axis=1))
+
+
+def guard(log_sum, top, log_guard: float) -> Float[Array, " b"]:
+    """log(exp(log_sum) + log_guard * exp(top))."""
+    return jnp.logaddexp(log_sum, top + jnp.log(log_guard)) if log_guard else log_sum
+
+
+def finish(value, positive_weight, scale, base_temperature: float | None) -> Float[Array, " b"]:
+    """No positive, no loss; and the authors' factor if it is asked for."""
+    value = jnp.where(positive_weight > 0, value, 0)
+    return value if base_temperature is None else value / (scale * base_temperature)
