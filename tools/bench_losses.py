@@ -9,13 +9,12 @@ Each form is jitted value-and-gradient in the embeddings, the scale and the bias
   open_clip  its loss in PyTorch, time only, where it is installed
 
 Memory is what the compiler plans for temporaries on each device; times are medians, taken in turns,
-of the forms whose temporaries stay below `--most-gib`. With `--topology v5e:4x4` everything is
-compiled for those chips instead, one of them or all, and nothing is run.
+of the forms whose temporaries stay below `--most-gib`. With `--topology v5e:4x4` (or h100:1, see
+tools/topology.py) everything is compiled for those chips instead, one or all, and nothing is run.
 """
 
 import argparse
 import functools
-import os
 import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,17 +22,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bias_clip.losses import fairkl, sigmoid_loss, softmax_loss, weighted_mean
 from tools.bench_step import take_turns
-from tools.compile_plan import NO_TPU_HOST
+from tools.topology import get_devices
 
 GIB = 2.0**30
 AXIS = "data"
 LABELS = 100  # classes of FairKL's rows
 LOSSES = ("sigmoid", "softmax", "fairkl")
+FORMS = ("plain", "dense", "chunked", "ring", "ring chunked", "open_clip")
 
 
 class Form(NamedTuple):
@@ -46,13 +45,14 @@ class Form(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `bench` reads."""
     parser.add_argument("--losses", nargs="+", default=["sigmoid", "softmax"], choices=LOSSES)
+    parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS, help="what is timed")
     parser.add_argument("--batches", type=int, nargs="+", default=[1024, 4096, 16384, 32768, 65536])
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--chunk-size", type=int, default=1024)
     parser.add_argument("--devices", type=int, default=8, help="of the ring")
     parser.add_argument("--most-gib", type=float, default=10.0, help="temporaries of what is timed")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each form; 0: memory only")
-    parser.add_argument("--topology", help="compile for it and run nothing, such as v5e:4x4")
+    parser.add_argument("--topology", help="compile for it, run nothing; such as v5e:4x4 or h100:1")
 
 
 def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -133,10 +133,11 @@ def measure(loss: str, forms: dict[str, Form], args: argparse.Namespace) -> dict
             continue
         gib = compiled.memory_analysis().temp_size_in_bytes / GIB
         memory[name] = gib
-        if args.topology is None and args.rounds and gib < args.most_gib:
+        timed = args.topology is None and args.rounds and name in args.forms
+        if timed and gib < args.most_gib:
             inputs = _arrays(form.inputs)
             steps[name] = functools.partial(_run, compiled, inputs)
-    if "dense" in steps:
+    if "dense" in steps and "open_clip" in args.forms:
         peer = open_clip_step(loss, _arrays(forms["dense"].inputs))
         steps |= {} if peer is None else {"open_clip": peer}
     return {"gib": memory, "seconds": _medians(steps, args.rounds)}
@@ -174,9 +175,7 @@ def _run(compiled: Any, inputs: tuple[jax.Array, ...]) -> None:
 
 def _devices(args: argparse.Namespace) -> list[Any]:
     if args.topology is not None:
-        os.environ.update(NO_TPU_HOST)
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=args.topology)
-        return list(topology.devices)
+        return get_devices(args.topology)
     if args.devices > len(jax.devices()):
         raise SystemExit(
             f"error: {args.devices} devices wanted, {len(jax.devices())} found; on a CPU give "

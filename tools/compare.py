@@ -1,7 +1,7 @@
 """Compares groups of finished runs: mean and deviation over seeds of what they measured last.
 
 python tools/compare.py plain=runs/emoji_0,runs/emoji_1 biased=runs/biased_0,runs/biased_1 \\
-    [--metrics 'style/acc' 'gender/(preference|recognition)$'] [--json FILE]
+    [--metrics 'style/acc' 'gender/(preference|recognition)$'] [--json FILE] [--plot FILE]
 
 Prints a Markdown table: a row a metric, a column a group. Metrics are those in `evals/` of the
 workdirs, "evaluator/metric"; regexes are searched for in their names.
@@ -25,15 +25,33 @@ def main() -> None:
     parser.add_argument("groups", nargs="+", metavar="NAME=WORKDIR,WORKDIR,...")
     parser.add_argument("--metrics", nargs="+", default=[""], metavar="REGEX")
     parser.add_argument("--json", type=Path, help="also write all values here")
+    parser.add_argument("--plot", type=Path, help="also draw the metrics here (needs matplotlib)")
     args = parser.parse_args()
     try:
-        groups = {name: read_group(paths) for name, paths in map(split_group, args.groups)}
-        table = make_table(groups, args.metrics)
+        groups = dict(map(split_group, args.groups))
+        compare(groups, args.metrics, json_path=args.json, plot_path=args.plot)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    print("\n".join(table))
-    if args.json:
-        args.json.write_text(json.dumps(groups, indent=1) + "\n")
+
+
+def compare(
+    workdirs: dict[str, list[Path]],
+    regexes: list[str],
+    *,
+    json_path: Path | None = None,
+    plot_path: Path | None = None,
+) -> None:
+    """Prints the table of groups of runs; writes their values and a plot where paths are given.
+
+    Raises:
+      ValueError: from `read_group` and `make_table`.
+    """
+    groups = {name: read_group(paths) for name, paths in workdirs.items()}
+    print("\n".join(make_table(groups, regexes)))
+    if json_path:
+        json_path.write_text(json.dumps(groups, indent=1) + "\n")
+    if plot_path:
+        plot(groups, chosen_metrics(groups, regexes), plot_path)
 
 
 def split_group(text: str) -> tuple[str, list[Path]]:
@@ -75,16 +93,50 @@ def make_table(groups: dict[str, Group], regexes: list[str]) -> list[str]:
     Raises:
       ValueError: a regex that finds no metric.
     """
+    lines = [f"| | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
+    for name in chosen_metrics(groups, regexes):
+        cells = [_cell(group[name]) if name in group else "" for group in groups.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def chosen_metrics(groups: dict[str, Group], regexes: list[str]) -> list[str]:
+    """Returns the metrics that one of the regexes finds.
+
+    Raises:
+      ValueError: a regex that finds none.
+    """
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     for regex in regexes:
         if not any(re.search(regex, name) for name in names):
             raise ValueError(f"{regex!r} finds none of the metrics {names}.")
-    chosen = [name for name in names if any(re.search(regex, name) for regex in regexes)]
-    lines = [f"| | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
-    for name in chosen:
-        cells = [_cell(group[name]) if name in group else "" for group in groups.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+    return [name for name in names if any(re.search(regex, name) for regex in regexes)]
+
+
+def plot(groups: dict[str, Group], metrics: list[str], path: Path) -> None:
+    """Draws a panel a metric: a dot a run, a bar the mean, a column a group."""
+    import matplotlib.pyplot as plt
+
+    across = min(4, len(metrics))
+    down = -(-len(metrics) // across)
+    figure, panels = plt.subplots(
+        down, across, figsize=(3 * across, 2.6 * down), squeeze=False, layout="constrained"
+    )
+    for panel in panels.flat[len(metrics) :]:
+        panel.set_visible(False)
+    for panel, metric in zip(panels.flat, metrics, strict=False):
+        for place, group in enumerate(groups.values()):
+            values = [value for value in group.get(metric, []) if value is not None]
+            if values:
+                mean = statistics.mean(values)
+                panel.plot([place - 0.25, place + 0.25], [mean, mean], color=f"C{place}", lw=3)
+                panel.plot([place] * len(values), values, "o", color=f"C{place}", mec="white")
+        panel.set_xticks(range(len(groups)), list(groups))
+        panel.set_xlim(-0.6, len(groups) - 0.4)
+        panel.set_title(metric, fontsize=9)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def _cell(values: list[float]) -> str:

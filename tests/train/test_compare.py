@@ -2,9 +2,10 @@
 
 import json
 
+import matplotlib
 import pytest
 
-from tools.compare import make_table, read_group, split_group
+from tools.compare import compare, make_table, read_group, split_group
 
 
 def write_run(folder, value, name="acc1"):
@@ -35,3 +36,12 @@ def test_runs_that_cannot_be_compared_are_named(tmp_path):
         make_table({"plain": read_group([one])}, ["acc2"])
     with pytest.raises(ValueError, match="expected a name and workdirs"):
         split_group("runs/a")
+
+
+def test_a_plot_has_a_panel_for_each_metric(tmp_path):
+    matplotlib.use("agg")
+    path = tmp_path / "plot.png"
+    groups = {"plain": [write_run(tmp_path / "a", 0.2)], "other": [write_run(tmp_path / "b", 0.4)]}
+    compare(groups, ["acc"], plot_path=path, json_path=tmp_path / "all.json")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "all.json").read_text())["other"] == {"style/acc1": [0.4]}
