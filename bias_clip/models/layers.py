@@ -132,7 +132,8 @@ def _layer_norm_forward(x: Array, scale: Array, bias: Array) -> tuple[Array, tup
     mean = jnp.mean(wide, axis=-1, keepdims=True)
     rstd = jax.lax.rsqrt(jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True) + _EPSILON)
     y = ((wide - mean) * rstd * scale + bias).astype(x.dtype)
-    return y, (x, mean, rstd, scale)  # x as it came: exact in bfloat16, and kept by its maker anyway
+    # x as it came: exact in bfloat16, and kept by its maker anyway.
+    return y, (x, mean, rstd, scale)
 
 
 def _layer_norm_backward(kept: tuple[Array, ...], dy: Array) -> tuple[Array, Array, Array]:
