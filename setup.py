@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
-BASE = ["jax>=0.10", "numpy>=2.0", "jaxtyping>=0.3"]
+BASE = ["jax>=0.10", "numpy>=2.0", "scipy>=1.13", "jaxtyping>=0.3"]
 TRAIN = [
     "absl-py>=2.1",
     "etils[epath]>=1.9",
@@ -28,6 +28,8 @@ TRAIN = [
 ]
 TEST = [
     "beartype>=0.18",
+    "clarabel>=0.9",  # an independent solver of M4's problem, through cvxpy
+    "cvxpy>=1.6",
     "hypothesis>=6.100",
     "import-linter>=2.1",
     "matplotlib>=3.9",

@@ -9,7 +9,9 @@ os.environ["XLA_FLAGS"] = (
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["bias_clip.losses", "bias_clip.models"], "beartype.beartype")
+install_import_hook(
+    ["bias_clip.losses", "bias_clip.balancing", "bias_clip.models"], "beartype.beartype"
+)
 
 from absl import flags
 

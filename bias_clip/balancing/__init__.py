@@ -1,0 +1,47 @@
+from bias_clip.balancing.counts import CountTable, count, lookup, merge
+from bias_clip.balancing.draw import hash01, keep
+from bias_clip.balancing.m4 import Solution, max_eta, solve
+from bias_clip.balancing.moments import (
+    Association,
+    association_bias,
+    effective_sample_size,
+    prevalence,
+    prevalence_shift,
+    representation_bias,
+)
+from bias_clip.balancing.problem import Problem, make_problem, tolerances
+from bias_clip.balancing.stream import (
+    Batch,
+    State,
+    fit_stream,
+    init_stream,
+    stream_weights,
+    update_stream,
+)
+
+__all__ = [
+    "Association",
+    "Batch",
+    "CountTable",
+    "Problem",
+    "Solution",
+    "State",
+    "association_bias",
+    "count",
+    "effective_sample_size",
+    "fit_stream",
+    "hash01",
+    "init_stream",
+    "keep",
+    "lookup",
+    "make_problem",
+    "max_eta",
+    "merge",
+    "prevalence",
+    "prevalence_shift",
+    "representation_bias",
+    "solve",
+    "stream_weights",
+    "tolerances",
+    "update_stream",
+]

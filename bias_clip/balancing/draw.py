@@ -1,0 +1,83 @@
+"""From weights to rows: which are kept, and how often, decided by each row alone.
+
+The decision is a function of (seed, id, weight): not of the order of the rows, of the shard or worker
+that asks, nor of what was asked before. (This project's way to draw; the paper's is not known to us.)
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt64
+
+Ids = np.ndarray | Sequence[str] | Sequence[bytes]  # an array of integers or of strings
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def keep(
+    seed: int,
+    ids: Ids,
+    weights: Float[np.ndarray, " n"],
+) -> Int64[np.ndarray, " n"]:
+    """Copies of each row, on average its weight: floor(weight), and one more by chance.
+
+    With weights up to 1 this is 0 or 1. For one seed a row kept at some weight is kept at any larger
+    one. Rows of the same id share their fate; other seeds draw anew.
+
+    Args:
+      seed: an integer of 64 bits.
+      ids: distinct integers, strings or bytes. Strings are hashed as UTF-8 by BLAKE2b, about a
+        million a second; integers much faster. 5 and "5" are different rows.
+      weights: of `solve`, looked up per row.
+
+    Raises:
+      ValueError: weights that are negative, not finite or not one an id; ids of another type.
+
+    Example:
+      >>> import numpy as np
+      >>> from bias_clip.balancing import keep
+      >>> keep(0, ["a", "b", "c", "d"], np.array([1.0, 0.0, 2.0, 0.5]))[:3]
+      array([1, 0, 2])
+    """
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (len(ids),):
+        raise ValueError(f"weights: got shape {weights.shape}; expected ({len(ids)},), one an id.")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError("weights: got negative or not finite ones; expected none.")
+    whole = np.floor(weights)
+    return (whole + (hash01(seed, ids) < weights - whole)).astype(np.int64)
+
+
+def hash01(seed: int, ids: Ids) -> Float[np.ndarray, " n"]:
+    """A number in [0, 1) for each (seed, id), uniform over ids; 53 bits.
+
+    Reference: the mixing function of SplitMix64; Steele, Lea, Flood, Fast splittable pseudorandom
+    number generators, 2014.
+    """
+    key = _mixed(np.array([seed % 2**64], np.uint64))
+    return (_mixed(_mixed(_integers(ids)) ^ key) >> np.uint64(11)) * 2.0**-53
+
+
+def _integers(ids: Ids) -> UInt64[np.ndarray, " n"]:
+    words = not isinstance(ids, np.ndarray) and all(isinstance(x, str | bytes) for x in ids)
+    array = np.zeros(len(ids), object) if words else np.asarray(ids)
+    if array.ndim != 1:
+        raise ValueError(f"ids: got shape {array.shape}; expected one id per row.")
+    if array.dtype.kind == "i":
+        return array.astype(np.int64).view(np.uint64)
+    if array.dtype.kind == "u":
+        return array.astype(np.uint64)
+    if not words and not all(isinstance(x, str | bytes) for x in ids):
+        raise ValueError(f"ids: got {array.dtype}; expected integers, strings or bytes.")
+    raw = (x.encode() if isinstance(x, str) else x for x in ids)
+    digests = b"".join(hashlib.blake2b(x, digest_size=8).digest() for x in raw)
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
+def _mixed(x: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """SplitMix64: every bit of the result depends on every bit of x; wraps around by design."""
+    x = x + _GOLDEN
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

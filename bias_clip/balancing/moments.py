@@ -1,0 +1,165 @@
+"""How biased a weighted sample is: shares, associations, effective size, drift of the labels.
+
+All functions take 1 (yes), 0 (no), -1 (unknown) columns and non-negative weights. For a count table
+pass its columns and `weights * counts`; the effective size wants them apart. Where nothing that is
+known has weight there is no share, and the answer is NaN, which is not "unbiased".
+
+The names are the paper's. That its representation and association bias of data are the largest
+absolute values of what is returned here is this project's reading: the constraints imply it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int8, Int64
+
+_CHUNK = 1 << 18
+
+
+class Association(NamedTuple):
+    """Signed gaps, and the shares that they are the difference of, attribute by label."""
+
+    gap: Float[np.ndarray, "m c"]  # inside - outside
+    inside: Float[np.ndarray, "m c"]  # share of the label where s_k = 1
+    outside: Float[np.ndarray, "m c"]  # where s_k = 0
+
+
+def representation_bias(
+    attributes: Int8[np.ndarray, "n m"],
+    targets: Float[np.ndarray, " m"],
+    weights: Float[np.ndarray, " n"] | None = None,
+) -> Float[np.ndarray, " m"]:
+    """E_q[s_k | s_k known] - target_k, for each attribute; NaN where no known row has weight.
+
+    Example:
+      >>> import numpy as np
+      >>> from bias_clip.balancing import representation_bias
+      >>> representation_bias(np.int8([[1], [1], [0], [-1]]), np.array([0.5]), np.array([1, 1, 2, 9.0]))
+      array([0.])
+    """
+    attributes = _columns("attributes", attributes)
+    weights = _weights(weights, len(attributes))
+    targets = np.asarray(targets, np.float64)
+    if targets.shape != attributes.shape[1:]:
+        raise ValueError(
+            f"targets: got shape {targets.shape}; expected ({attributes.shape[1]},), one an attribute."
+        )
+    return prevalence(attributes, weights) - targets
+
+
+def association_bias(
+    attributes: Int8[np.ndarray, "n m"],
+    labels: Int8[np.ndarray, "n c"],
+    weights: Float[np.ndarray, " n"] | None = None,
+) -> Association:
+    """E_q[y_r | s_k = 1] - E_q[y_r | s_k = 0], over the rows where both are known.
+
+    NaN where a side has no weight. A label that is unknown for some rows and balanced may keep a gap:
+    the solver takes unknown as absent in E[q (s - target) y]. Balance "label is known" as a further
+    label to close it.
+
+    Example:
+      >>> import numpy as np
+      >>> from bias_clip.balancing import association_bias
+      >>> association_bias(np.int8([[1], [1], [0], [0]]), np.int8([[1], [1], [1], [0]])).gap
+      array([[0.5]])
+    """
+    attributes, labels = _columns("attributes", attributes), _columns("labels", labels)
+    if len(attributes) != len(labels):
+        raise ValueError(f"got {len(attributes)} rows of attributes and {len(labels)} of labels.")
+    weights = _weights(weights, len(attributes))
+    shape = (attributes.shape[1], labels.shape[1])
+    have, known = np.zeros((2, 2, *shape))  # of each side of the attribute
+    for i in range(0, len(weights), _CHUNK):
+        rows = slice(i, i + _CHUNK)
+        y = labels[rows]
+        for side in (0, 1):
+            s = ((attributes[rows] == side) * weights[rows, None]).T
+            have[side] += s @ (y == 1)
+            known[side] += s @ (y >= 0)
+    outside, inside = _share(have, known)
+    return Association(inside - outside, inside, outside)
+
+
+def effective_sample_size(
+    weights: Float[np.ndarray, " n"], counts: Int64[np.ndarray, " n"] | None = None
+) -> float:
+    """(sum of weights)^2 / (sum of squared weights): how many equal weights would vary as much.
+
+    NaN if nothing has weight. `counts`: how many rows each weight is of.
+
+    Example:
+      >>> import numpy as np
+      >>> from bias_clip.balancing import effective_sample_size
+      >>> effective_sample_size(np.array([1.0, 1.0, 0.0, 0.0]))
+      2.0
+    """
+    weights = _weights(weights, len(np.asarray(weights)))
+    counts = np.ones(len(weights)) if counts is None else np.asarray(counts, np.float64)
+    if counts.shape != weights.shape:
+        raise ValueError(
+            f"counts: got shape {counts.shape}; expected {weights.shape}, one a weight."
+        )
+    total, square = counts @ weights, counts @ weights**2
+    return float(total**2 / square) if square > 0 else float("nan")
+
+
+def prevalence_shift(
+    labels: Int8[np.ndarray, "n c"],
+    weights: Float[np.ndarray, " n"],
+    counts: Int64[np.ndarray, " n"] | None = None,
+) -> Float[np.ndarray, " c"]:
+    """E_q[y_r] - E[y_r], over the rows where y_r is known: what balancing does to the labels.
+
+    M4 does not keep the share of a label. NaN where no known row has weight.
+
+    Example:
+      >>> import numpy as np
+      >>> from bias_clip.balancing import prevalence_shift
+      >>> prevalence_shift(np.int8([[1], [0]]), np.array([3.0, 1.0]))
+      array([0.25])
+    """
+    labels = _columns("labels", labels)
+    weights = _weights(weights, len(labels))
+    counts = np.ones(len(labels)) if counts is None else np.asarray(counts, np.float64)
+    return prevalence(labels, weights * counts) - prevalence(labels, counts)
+
+
+def prevalence(
+    columns: Int8[np.ndarray, "n c"], weights: Float[np.ndarray, " n"] | None = None
+) -> Float[np.ndarray, " c"]:
+    """E_q[y_r] of each column over the rows where it is known; NaN where none has weight."""
+    columns = _columns("columns", columns)
+    weights = _weights(weights, len(columns))
+    have, known = np.zeros((2, columns.shape[1]))
+    for i in range(0, len(weights), _CHUNK):
+        rows = slice(i, i + _CHUNK)
+        have += weights[rows] @ (columns[rows] == 1)
+        known += weights[rows] @ (columns[rows] >= 0)
+    return _share(have, known)
+
+
+def _share(have: np.ndarray, known: np.ndarray) -> np.ndarray:
+    return np.where(known > 0, have / np.where(known > 0, known, 1), np.nan)
+
+
+def _columns(what: str, columns: np.ndarray) -> np.ndarray:
+    columns = np.asarray(columns)
+    good = columns.ndim == 2 and columns.dtype.kind in "biu"
+    if not good or (columns.size and not (columns.min() >= -1 and columns.max() <= 1)):
+        raise ValueError(
+            f"{what}: got {columns.dtype}{list(columns.shape)}; expected [rows, columns] of 1, 0, or "
+            "-1 for unknown."
+        )
+    return columns
+
+
+def _weights(weights: np.ndarray | None, rows: int) -> Float[np.ndarray, " n"]:
+    if weights is None:
+        return np.ones(rows)
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (rows,):
+        raise ValueError(f"weights: got shape {weights.shape}; expected ({rows},), one per row.")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError("weights: got negative or not finite ones; expected none.")
+    return weights
