@@ -12,7 +12,8 @@ from jaxtyping import Float32, Int32
 from bias_clip.data.records import Source, column
 
 CODES = ("labels", "bias_labels", "cells")
-NUMBERS = ("prior", "weights")
+WEIGHTS = "weights"  # also what a table of weights gives, see `balance`
+NUMBERS = ("prior", WEIGHTS)
 KEYS = (*CODES, *NUMBERS)
 UNKNOWN = -1
 

@@ -1,9 +1,10 @@
 """The training stream: an endless, seeded, resumable sequence of fixed-shape batches.
 
-What stands at a position is a pure function of (seed, position), see `examples`. Hosts, threads and
-restarts only decide who computes it and when.
+What stands at a position is a pure function of (seed, position), see `examples`; of two stages, the
+step says which one it is read from. Hosts, threads and restarts only decide who computes it and when.
 """
 
+import functools
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import grain
 import numpy as np
 from jaxtyping import Int32
 
+from bias_clip.data.balance import Plan, plain_plan
 from bias_clip.data.columns import make_columns
 from bias_clip.data.examples import Example, make_example_fn
 from bias_clip.data.image import ImageFn
@@ -27,6 +29,13 @@ _CHUNK = 32
 # Below this many examples a share is not yet measured: what counts is the number it would allow.
 _SHARE_OVER = 1000
 _MAX_NAMED = 100
+
+
+class _Stream(NamedTuple):
+    """What the steps of one stage read: an example by position, and further keys by its record."""
+
+    make_example: Callable[[int], Example]
+    columns: Mapping[str, np.ndarray]
 
 
 class Stats(NamedTuple):
@@ -55,6 +64,7 @@ def make_train_iterator(
     max_bad_share: float = 0.01,
     first_caption: float = 0.0,
     columns: Mapping[str, Any] | None = None,
+    plan: Plan | None = None,
 ) -> "TrainIterator":
     """Makes the stream of training batches of this host.
 
@@ -70,6 +80,8 @@ def make_train_iterator(
     A record that raises ValueError on the way (a broken picture, no caption) is replaced by
     another, drawn from (seed, position), counted and named. `prefetch` is in batches; with
     `num_threads=0` everything runs in the caller. `first_caption` is a share, see `make_example_fn`.
+    `plan`, see `make_plan`, thins or weighs the source, throughout or in one of two stages. Batch `t`
+    of two stages is batch `t` of the stream that is all of the stage that step `t` is in.
 
     Returns: the iterator; close it, or use it in a `with`.
     Raises: ValueError at once for arguments that do not fit together, an empty source, or a first
@@ -81,14 +93,18 @@ def make_train_iterator(
     """
     _check_arguments(batch_size, process_index, process_count, num_threads, prefetch, max_bad_share)
     _check_source(source, seed)
-    make_example = make_example_fn(
-        source, image_fn=image_fn, text_fn=text_fn, seed=seed, first_caption=first_caption
+    plan = plan or plain_plan(source)
+    draw = functools.partial(
+        make_example_fn, image_fn=image_fn, text_fn=text_fn, seed=seed, first_caption=first_caption
     )
-    _check_example(make_example(0))
+    streams = [
+        _Stream(draw(source), {**make_columns(source, columns or {}), **keys})
+        for source, keys in plan.stages
+    ]
+    _check_example(streams[0].make_example(0))
     return TrainIterator(
-        make_example,
-        columns=make_columns(source, columns or {}),
-        identity={"records": len(source), "batch_size": batch_size, "seed": seed},
+        lambda step: streams[plan.number(step)],
+        identity={"records": len(source), "batch_size": batch_size, "seed": seed, **plan.identity},
         host=(process_index, process_count),
         reading=(num_threads, prefetch),
         max_bad_share=max_bad_share,
@@ -100,16 +116,14 @@ class TrainIterator(Iterator[Batch]):
 
     def __init__(
         self,
-        make_example: Callable[[int], Example],
+        stream_at: Callable[[int], _Stream],
         *,
-        columns: Mapping[str, np.ndarray],
-        identity: Mapping[str, int],
+        identity: Mapping[str, Any],
         host: tuple[int, int],
         reading: tuple[int, int],
         max_bad_share: float,
     ):
-        self._make_example = make_example
-        self._columns = columns
+        self._stream_at = stream_at
         self._identity = identity
         self._host = host
         self._reading = reading
@@ -152,9 +166,9 @@ class TrainIterator(Iterator[Batch]):
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes to a saved place; the next batch is the one that followed it, bit for bit.
 
-        Raises: ValueError when the state is of another source, batch size or seed.
+        Raises: ValueError when the state is of another source, batch size, seed or plan.
         """
-        saved = {key: state.get(key) for key in self._identity}
+        saved = {key: value for key, value in state.items() if key not in ("step", "stats")}
         if saved != self._identity:
             raise ValueError(
                 f"the saved input state is of {saved}, this run has {self._identity}: the order of "
@@ -174,8 +188,9 @@ class TrainIterator(Iterator[Batch]):
         def chunk(number: int) -> tuple[Batch, list]:
             step, part = divmod(number, per_batch)
             first = step * batch_size + process_index * rows + part * size
-            examples = [self._make_example(p) for p in range(first, first + size)]
-            return _collate(examples, self._columns)
+            stream = self._stream_at(step)
+            examples = [stream.make_example(p) for p in range(first, first + size)]
+            return _collate(examples, stream.columns)
 
         num_threads, prefetch = self._reading
         ahead = max(prefetch * per_batch, num_threads) if num_threads else 0

@@ -13,13 +13,14 @@ from typing import Any
 
 import ml_collections
 
-from bias_clip.data.columns import KEYS
+from bias_clip.data.balance import STAGES, USES, make_plan
+from bias_clip.data.columns import KEYS, WEIGHTS
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import SOURCES
 from bias_clip.data.text import make_text_fn, vocab_size
 from bias_clip.evals import EVALUATORS
 from bias_clip.models.two_towers import make_model
-from bias_clip.train.schedule import SCHEDULES
+from bias_clip.train.schedule import SCHEDULES, parse_duration
 from bias_clip.train.sharding import make_mesh
 from bias_clip.train.terms import TERMS, needed_columns
 
@@ -47,7 +48,7 @@ def validate(config: ml_collections.ConfigDict, schema: ml_collections.ConfigDic
     _check_choice("config.schedule", config.schedule, SCHEDULES, given=("total_steps",))
     check_arguments("config.mesh", make_mesh, config.mesh, given=("devices",))
     refuse_unknown("config.data.columns", config.data.columns, KEYS)
-    _check_objective(config.objective, config.data.columns)
+    _check_objective(config.objective, (*config.data.columns, *_check_balance(config.data)))
     for name, arguments in config.evals.items():
         _check_evaluator(f"config.evals.{name}", arguments)
     _check_agreement(config)
@@ -144,7 +145,26 @@ def _check_choice(where: str, section: Mapping, table: Mapping, given: Iterable[
     check_arguments(where, table[section["name"]], rest, given=given)
 
 
-def _check_objective(objective: Mapping, columns: Mapping) -> None:
+def _check_balance(data: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the keys that balancing gives the batches."""
+    balance, where = data.balance, "config.data.balance"
+    if balance is None:
+        return ()
+    if WEIGHTS in data.columns:
+        raise ValueError(
+            f"{where} and config.data.columns.{WEIGHTS} are both set; balance by one of them alone."
+        )
+    rest = {key: value for key, value in balance.items() if key != "switch"}
+    check_arguments(where, make_plan, rest, given=("switch",))
+    refuse_unknown(f"{where}.use", [balance.use], USES)
+    if "first" in balance:
+        refuse_unknown(f"{where}.first", [balance.first], STAGES)
+    if "switch" in balance and balance.switch is not None:
+        parse_duration(balance.switch, total_steps=1, batch_size=1, examples_per_epoch=1)
+    return (WEIGHTS,) if balance.use == "weight" else ()
+
+
+def _check_objective(objective: Mapping, columns: Iterable[str]) -> None:
     if not objective:
         raise ValueError(f"config.objective is empty; expected at least one of {sorted(TERMS)}.")
     refuse_unknown("config.objective", objective, TERMS)

@@ -15,9 +15,10 @@ import jax
 import ml_collections
 
 from bias_clip import __version__
+from bias_clip.data.balance import Plan, make_plan, plain_plan
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.pipeline import make_train_iterator
-from bias_clip.data.sources import make_source
+from bias_clip.data.sources import Source, make_source
 from bias_clip.data.text import make_text_fn
 from bias_clip.train import checkpoint
 from bias_clip.train.config import to_plain
@@ -54,6 +55,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
       Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
     source = make_source(**config.data.source.to_dict())
+    # An epoch is as long as the plain data: as many examples whatever balancing keeps of them.
     setup = make_setup(config, mesh=make_mesh(**config.mesh), examples_per_epoch=len(source))
     evaluate = make_evaluation(
         config.evals.to_dict(),
@@ -63,6 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         text=config.data.text.to_dict(),
         batch_size=config.evaluation.batch_size,
     )
+    plan = _make_plan(source, config.data.balance, setup)
     _open_workdir(workdir, config)
     iterator = make_train_iterator(
         source,
@@ -77,6 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         max_bad_share=config.data.max_bad_share,
         first_caption=config.data.first_caption,
         columns=config.data.columns.to_dict(),
+        plan=plan,
     )
     manager = checkpoint.open_checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
     with contextlib.closing(iterator), contextlib.closing(manager):
@@ -84,6 +88,12 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         _write_run(workdir, setup, command)
         run = _Run(config, workdir, setup, evaluate, iterator, manager)
         return _steps(run, state, start, seconds)
+
+
+def _make_plan(source: Source, balance: ml_collections.ConfigDict | None, setup: Setup) -> Plan:
+    if balance is None:
+        return plain_plan(source)
+    return make_plan(source, **{**balance.to_dict(), "switch": setup.switch})
 
 
 class _Run(NamedTuple):

@@ -9,7 +9,7 @@ import ml_collections
 import optax
 from jax.sharding import Mesh
 
-from bias_clip.data.columns import dtype_of
+from bias_clip.data.columns import WEIGHTS, dtype_of
 from bias_clip.models.two_towers import Model, make_model
 from bias_clip.train.metrics import health
 from bias_clip.train.objective import make_objective
@@ -30,6 +30,7 @@ class Setup(NamedTuple):
     log_every: int
     evaluate_every: int
     save_every: int
+    switch: int | None  # the first step, counted from 0, of the data's second stage, if any
     abstract_state: TrainState  # ShapeDtypeStructs with shardings
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
     init: Any  # jitted: key -> TrainState
@@ -82,6 +83,7 @@ def make_setup(
         log_every=log_every,
         evaluate_every=max(1, steps(config.evaluation.every)),
         save_every=max(1, steps(config.checkpoint.every)),
+        switch=_switch(config.data, steps, total_steps),
         abstract_state=abstract_state,
         abstract_batch=_abstract_batch(config, mesh),
         init=jax.jit(init, out_shardings=shardings),
@@ -92,6 +94,24 @@ def make_setup(
             donate_argnums=0,
         ),
     )
+
+
+def _balance(data: ml_collections.ConfigDict) -> ml_collections.ConfigDict | None:
+    # A workdir from before there was balancing has no such key, and can still be evaluated.
+    return data.balance if "balance" in data else None
+
+
+def _switch(data: ml_collections.ConfigDict, steps: Callable, total_steps: int) -> int | None:
+    balance = _balance(data)
+    if balance is None or "switch" not in balance or balance.switch is None:
+        return None
+    switch = steps(balance.switch)
+    if switch > total_steps:
+        raise ValueError(
+            f"config.data.balance.switch is {balance.switch!r}, step {switch}, after the end of the "
+            f"run of {total_steps} steps; expected at most '100%'."
+        )
+    return switch
 
 
 def _make_init(
@@ -118,7 +138,10 @@ def _abstract_batch(
         "text": ((rows, config.model.text.length), jnp.int32),
         "text_id": ((rows,), jnp.int32),
     }
-    shapes |= {key: ((rows,), dtype_of(key)) for key in config.data.columns}
+    balance = _balance(config.data)
+    weighed = balance is not None and balance.use == "weight"
+    columns = (*config.data.columns, *((WEIGHTS,) if weighed else ()))
+    shapes |= {key: ((rows,), dtype_of(key)) for key in columns}
     sharding = batch_sharding(mesh)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

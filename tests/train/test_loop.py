@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from bias_clip.data.tables import write_table
 from bias_clip.train import checkpoint, loop
 from bias_clip.train.loop import Interrupted, train
 from bias_clip.train.metrics import Clock
@@ -112,6 +113,36 @@ def test_signal_saves_and_the_same_line_continues_bit_for_bit(
             train(tiny_config(), tmp_path, command="")
     train(tiny_config(), tmp_path, command="")
     assert_same_run(whole_run[0], tmp_path)
+
+
+@pytest.mark.parametrize("use", ["thin", "weight"])
+def test_balanced_run_stopped_at_the_switch_continues_bit_for_bit(
+    whole_run, tmp_path, monkeypatch, use
+):
+    weights = {"id": [f"square/{i}" for i in range(40)], "weight": np.arange(40) / 39}
+    write_table(tmp_path / "w.parquet", weights, {"kind": "weights"})
+    config = tiny_config()
+    config.evals = dict()
+    config.data.balance = dict(
+        table=str(tmp_path / "w.parquet"), use=use, first="plain", switch="50%"
+    )
+    evaluate = loop._evaluate
+
+    def evaluate_then_signal(run, state, step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(run, state, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_evaluate", evaluate_then_signal)
+        with pytest.raises(Interrupted, match="after step 4"):
+            train(config, tmp_path / "stopped", command="")
+    train(config, tmp_path / "stopped", command="")
+    train(config, tmp_path / "whole", command="")
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    plain, balanced = lines(whole_run[0]), lines(tmp_path / "whole")
+    losses = [[r["train/loss"] for r in run if "train/loss" in r] for run in (plain, balanced)]
+    np.testing.assert_allclose(losses[0][:2], losses[1][:2], rtol=1e-6)  # steps 2 and 4
+    assert losses[0][2:] != losses[1][2:]
 
 
 def test_finished_run_is_not_trained_again(whole_run):
