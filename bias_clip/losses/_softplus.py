@@ -38,7 +38,8 @@ def sum_softplus(
       axis_name: as for `fold_blocks`.
       chunk_size: as for `fold_blocks`.
     """
-    in_one = axis_name is None and (chunk_size is None or chunk_size >= len(scale))
+    alone = axis_name is None or jax.lax.axis_size(axis_name) == 1
+    in_one = alone and (chunk_size is None or chunk_size >= len(scale))
     fold = _sum if in_one else _sum_by_rule  # what was computed once and kept needs no rule
     return fold(anchors, candidates, scale, bias, axis_name, chunk_size)
 

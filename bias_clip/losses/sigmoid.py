@@ -38,8 +38,9 @@ def sigmoid_loss(
     counts w_i: what independent draws of the rows with probabilities w give on average, before the
     division by the number of rows drawn. Weight 0 in both is the row removed.
 
-    Memory: logits of one block at a time, b x b under `axis_name`, b x chunk_size with chunks,
-    recomputed in the backward pass; without either the one plain b x b product is kept.
+    Memory: logits of one block at a time, b x b under `axis_name`, b x chunk_size with chunks;
+    without either the one plain b x b product is kept. They are not computed twice: the gradient is
+    collected in the forward pass, unless the rows' weights differ, and has reverse mode only.
 
     Args:
       zimg: image embeddings of unit norm; local rows under `axis_name`.

@@ -68,24 +68,51 @@ def softmax_term(
     return losses.weighted_mean(values, batch.get("weights"), axis_name)
 
 
-def eps_supcon_term(
+def supcon_term(
     outputs: Outputs,
     batch: Batch,
     *,
     temperature: float,
-    epsilon: float = 0.0,
+    base_temperature: float | None = None,
     tower: str = "image",
     weigh_candidates: bool = False,
     chunk_size: int | None = None,
     axis_name: Any = None,
 ) -> Float[Array, ""]:
-    """Returns epsilon-SupCon of one tower's embeddings, or of both as two views; SupCon at epsilon 0."""
+    """Returns SupCon of one tower's embeddings, or of both as two views."""
+    z, rows = _views(outputs, batch, tower)
+    values = losses.supcon_loss(
+        z,
+        rows["labels"],
+        temperature=temperature,
+        base_temperature=base_temperature,
+        **_rows(rows, weigh_candidates, chunk_size, axis_name),
+    )
+    return losses.weighted_mean(values, rows.get("weights"), axis_name)
+
+
+def eps_supcon_term(
+    outputs: Outputs,
+    batch: Batch,
+    *,
+    temperature: float,
+    epsilon: float,
+    base_temperature: float | None = None,
+    log_guard: float = 0.0,
+    tower: str = "image",
+    weigh_candidates: bool = False,
+    chunk_size: int | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """Returns epsilon-SupCon of one tower's embeddings, or of both as two views."""
     z, rows = _views(outputs, batch, tower)
     values = losses.eps_supcon_loss(
         z,
         rows["labels"],
         temperature=temperature,
         epsilon=epsilon,
+        base_temperature=base_temperature,
+        log_guard=log_guard,
         **_rows(rows, weigh_candidates, chunk_size, axis_name),
     )
     return losses.weighted_mean(values, rows.get("weights"), axis_name)
@@ -98,6 +125,8 @@ def eps_supinfonce_term(
     temperature: float,
     epsilon: float,
     form: str = "out",
+    base_temperature: float | None = None,
+    log_guard: float = 0.0,
     tower: str = "image",
     weigh_candidates: bool = False,
     chunk_size: int | None = None,
@@ -111,6 +140,8 @@ def eps_supinfonce_term(
         temperature=temperature,
         epsilon=epsilon,
         form=form,
+        base_temperature=base_temperature,
+        log_guard=log_guard,
         **_rows(rows, weigh_candidates, chunk_size, axis_name),
     )
     return losses.weighted_mean(values, rows.get("weights"), axis_name)
@@ -200,6 +231,7 @@ def debiased_sigmoid_term(
 TERMS: dict[str, Callable] = {
     "sigmoid": sigmoid_term,
     "softmax": softmax_term,
+    "supcon": supcon_term,
     "eps_supcon": eps_supcon_term,
     "eps_supinfonce": eps_supinfonce_term,
     "fairkl": fairkl_term,
@@ -207,6 +239,7 @@ TERMS: dict[str, Callable] = {
     "debiased_sigmoid": debiased_sigmoid_term,
 }
 _NEEDS = {
+    "supcon": ("labels",),
     "eps_supcon": ("labels",),
     "eps_supinfonce": ("labels",),
     "fairkl": ("labels", "bias_labels"),

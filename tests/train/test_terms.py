@@ -59,10 +59,21 @@ CASES = {
             *PAIR, **SCALE, epsilon=0.5, cells=b["cells"], candidate_weights=b["weights"]
         ),
     ),
+    "supcon": (
+        {"temperature": 0.2, "base_temperature": 0.1},
+        lambda b: losses.supcon_loss(
+            OUTPUTS.zimg, b["labels"], temperature=0.2, base_temperature=0.1, cells=b["cells"]
+        ),
+    ),
     "eps_supcon": (
-        {"temperature": 0.2, "epsilon": 0.1, "tower": "text"},
+        {"temperature": 0.2, "epsilon": 0.1, "tower": "text", "log_guard": 1e-2},
         lambda b: losses.eps_supcon_loss(
-            OUTPUTS.ztxt, b["labels"], temperature=0.2, epsilon=0.1, cells=b["cells"]
+            OUTPUTS.ztxt,
+            b["labels"],
+            temperature=0.2,
+            epsilon=0.1,
+            log_guard=1e-2,
+            cells=b["cells"],
         ),
     ),
     "eps_supinfonce": (
@@ -148,12 +159,12 @@ def test_a_term_without_its_columns_is_refused_at_the_start(monkeypatch):
     ("terms", "message"),
     [
         ({"fairkl": {}}, r"objective.fairkl needs \['labels', 'bias_labels'\] in every batch"),
-        ({"eps_supcon": {"temperature": 0.1}}, r"objective.eps_supcon needs \['labels'\]"),
+        ({"supcon": {"temperature": 0.1}}, r"objective.supcon needs \['labels'\]"),
         ({"debiased_sigmoid": {}}, r"objective.debiased_sigmoid needs \['prior'\]"),
         ({"softmax": {"weigh_candidates": True}}, r"objective.softmax needs \['weights'\]"),
         ({"sigmoyd": {}}, r"config.objective has 'sigmoyd'.* Did you mean 'sigmoid'\?"),
         ({"sigmoid": {"marjin": 0.1}}, r"objective.sigmoid has 'marjin'.* Did you mean 'margin'\?"),
-        ({"eps_supcon": {}}, r"objective.eps_supcon lacks \['temperature'\]"),
+        ({"eps_supcon": {}}, r"objective.eps_supcon lacks \['temperature', 'epsilon'\]"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )
