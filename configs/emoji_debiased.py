@@ -9,7 +9,7 @@ most. So negatives of the one are now and then of its concept, those of a "moai"
 of that (Chuang et al. 2020), "specific" each for its own (Wang et al. 2023, where this project
 estimates the chance by the concept's frequency; how the authors do is not known to us).
 
-Expected result: not measured yet.
+Expected result: no difference, see configs/README.md: concepts are too many, and too alike in number.
 """
 
 from configs.emoji import emoji
