@@ -9,7 +9,8 @@ most. So negatives of the one are now and then of its concept, those of a "moai"
 of that (Chuang et al. 2020), "specific" each for its own (Wang et al. 2023, where this project
 estimates the chance by the concept's frequency; how the authors do is not known to us).
 
-Expected result: no difference, see configs/README.md: concepts are too many, and too alike in number.
+Expected result: "clip" and "constant" alike in one short run, "specific" not measured; configs/README.md says
+why this data can hardly tell them apart.
 """
 
 from configs.emoji import emoji
