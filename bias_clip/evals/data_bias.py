@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from bias_clip.balancing import effective_sample_size
 from bias_clip.data.sources import Source, column
 from bias_clip.evals.encode import Encode
 from bias_clip.evals.group_columns import Groups, known, read_groups
@@ -129,12 +130,11 @@ def make_data_bias(
 
 def _metrics(bias: DataBias, targets: np.ndarray, w: np.ndarray) -> dict[str, float]:
     sizes = np.abs(bias.gaps[np.isfinite(bias.gaps)])
-    ess = w.sum() ** 2 / (len(w) * np.sum(w**2)) if w.any() else float("nan")
     return {
         "representation": float(np.abs(targets - bias.prevalence).max()),
         "association_max": float(sizes.max()) if len(sizes) else float("nan"),
         "association_mean": float(sizes.mean()) if len(sizes) else float("nan"),
-        "ess": float(ess),
+        "ess": effective_sample_size(w) / len(w),
         "labels": float(bias.gaps.shape[1]),
     }
 
