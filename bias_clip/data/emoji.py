@@ -43,6 +43,10 @@ PICTURE_FILES = {  # by style; the order of images.tsv.xz
     "twemoji": "twemoji.rgba.xz",
 }
 STYLES = tuple(PICTURE_FILES)
+GROUPS = (
+    *("smileys-emotion", "people-body", "animals-nature", "food-drink", "travel-places"),
+    *("activities", "objects", "symbols", "flags"),
+)
 ATTRIBUTES = ("name", "concept", "gender", "tone", "group", "subgroup", "role")
 NUMBERS = ("tone", "role")
 
@@ -92,9 +96,11 @@ def emoji_source(
     unit: str = "image",
     variant: str = "balanced",
     styles: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
     languages: Sequence[str] = ("en",),
     seed: int = 0,
     rates: Mapping[str, float] | None = None,
+    thin: str = "entry",
 ) -> EmojiSource:
     """Makes the source of a split of the embedded emoji.
 
@@ -105,9 +111,11 @@ def emoji_source(
       variant: "balanced", "biased" or "uncorrelated"; see `emoji_splits.keep_entries`. Training
         alone is thinned: the tests are the same for all.
       styles: only these styles; None for all. The splits stay as they are.
+      groups: only these of Unicode's groups, such as "people-body"; None for all nine.
       languages: of the captions, the first one's names coming first.
       seed: of the thinning.
       rates: of the thinning, where they shall differ from `emoji_splits.RATES`.
+      thin: an "entry" with all its drawings, or each "drawing" by itself.
 
     Returns: records with id, image (uint8 RGBA of 64 x 64), captions, entry, style and `ATTRIBUTES`.
     Raises: ValueError for an unknown name, listing the valid ones, or an empty selection.
@@ -119,21 +127,24 @@ def emoji_source(
     _check("split", [split], emoji_splits.SPLITS)
     _check("unit", [unit], UNITS)
     _check("variant", [variant], emoji_splits.VARIANTS)
+    _check("thin", [thin], emoji_splits.THINS)
     _check("styles", wanted, STYLES)
+    _check("groups", GROUPS if groups is None else groups, GROUPS)
     _check("languages", languages, LANGUAGES)
     thinning = emoji_splits.check_rates(rates or {})
     drawings = _load_drawings()
     chosen = np.isin(drawings.style, wanted)
+    if groups is not None:
+        group = np.asarray([entry["group"] for entry in _load_entries()])
+        chosen &= np.isin(group, groups)[drawings.entry]
     if split != "all":
         chosen &= _load_splits() == split
     if split == "train":
-        keep = emoji_splits.keep_entries(
-            _load_entries(), variant=variant, rates=thinning, seed=seed
-        )
-        chosen &= keep[drawings.entry]
+        how: dict[str, Any] = dict(variant=variant, rates=thinning, seed=seed, thin=thin)
+        chosen &= emoji_splits.keep_drawings(drawings, _load_entries(), **how)
     if not chosen.any():
         raise ValueError(
-            f"no drawing in split {split!r} with styles {wanted}; choose other styles."
+            f"no drawing in split {split!r} with styles {wanted} and groups {groups}; choose others."
         )
     make = _by_image if unit == "image" else _by_entry
     return make(np.flatnonzero(chosen), tuple(languages))

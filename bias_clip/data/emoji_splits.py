@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 HELD_OUT_STYLE = "twemoji"
 SPLITS = ("train", "images", "style", "concepts", "all")
 VARIANTS = ("balanced", "biased", "uncorrelated")
+THINS = ("entry", "drawing")  # what is kept or dropped as one
 CONCEPT_SHARE = 0.08  # of the families of concepts
 PAIR_SHARE = 0.06  # of the (style, family) pairs, before those go back that no other style covers
 
@@ -92,11 +93,29 @@ def keep_entries(
 
     Roles in neither list keep all their drawings but for the prevalence.
     """
-    if variant == "balanced":
-        return np.ones(len(entries), bool)
-    chances = [_keep_probability(e, rates, correlated=variant == "biased") for e in entries]
     draws = [fraction("keep", str(seed), e["id"]) for e in entries]
-    return np.less(draws, chances)
+    return np.less(draws, _keep_probabilities(entries, variant, rates))
+
+
+def keep_drawings(
+    drawings: Drawings,
+    entries: Sequence[Mapping[str, str]],
+    *,
+    variant: str,
+    rates: Mapping[str, float],
+    seed: int,
+    thin: str,
+) -> Bool[np.ndarray, " n"]:
+    """Returns which drawings a variant keeps: all of an entry or none, or each by a draw of its own.
+
+    As `keep_entries`, which `thin="entry"` is; "drawing" leaves some of nearly every entry.
+    """
+    if thin == "entry":
+        kept = keep_entries(entries, variant=variant, rates=rates, seed=seed)
+        return kept[drawings.entry]
+    chances = np.asarray(_keep_probabilities(entries, variant, rates))[drawings.entry]
+    names = zip(drawings.style, drawings.entry, strict=True)
+    return np.less([fraction("keep", str(seed), s, entries[e]["id"]) for s, e in names], chances)
 
 
 def fraction(*names: str) -> float:
@@ -115,6 +134,14 @@ def _held_pairs(
     left = set(drawings.entry[candidates & ~held].tolist())
     alone = {p for p, e, h in zip(pairs, drawings.entry, held, strict=True) if h and e not in left}
     return held & ~np.isin(pairs, sorted(alone))
+
+
+def _keep_probabilities(
+    entries: Sequence[Mapping[str, str]], variant: str, rates: Mapping[str, float]
+) -> list[float]:
+    if variant == "balanced":
+        return [1.0] * len(entries)  # above every draw
+    return [_keep_probability(e, rates, correlated=variant == "biased") for e in entries]
 
 
 def _keep_probability(

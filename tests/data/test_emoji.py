@@ -184,6 +184,29 @@ def test_thinning_follows_seed_and_rates():
     assert more > ids(**biased)  # the same draws against a higher bar
 
 
+def test_thinning_by_drawing_keeps_the_share_but_not_whole_entries():
+    biased = dict(split="train", variant="biased")
+    one, each = (emoji_source(**biased, thin=thin) for thin in emoji_splits.THINS)
+    assert len(one) == pytest.approx(len(each), rel=0.05)
+    whole = emoji_source(split="train").columns["entry"]
+    drawn = [np.bincount(s.columns["entry"], minlength=whole.max() + 1) for s in (one, each)]
+    full = np.bincount(whole)
+    partly = [(count > 0) & (count < full) for count in drawn]
+    assert not partly[0].any()
+    assert partly[1].sum() > 300
+    assert ids(**biased, thin="drawing") < ids(split="train")
+    assert ids(split="train", thin="drawing") == ids(split="train")  # nothing to thin
+
+
+def test_groups_are_parts_of_every_split():
+    for split in ("train", *TESTS):
+        parts = [ids(split=split, groups=(g,)) for g in emoji.GROUPS]
+        assert set.union(*parts) == ids(split=split)
+        assert sum(map(len, parts)) == len(ids(split=split))
+    people = emoji_source(split="train", groups=["people-body"])
+    assert set(people.columns["group"].tolist()) == {"people-body"}
+
+
 def test_roles_of_the_thinning_exist_and_none_is_in_both_lists():
     columns = emoji_source(split="all").columns
     roles = set(columns["concept"][columns["role"] == 1].tolist())
@@ -328,6 +351,8 @@ def test_tokenizer_has_the_special_pieces_of_the_siglip_rule():
         (dict(split="all", variant="fair"), r"variant.*'biased'"),
         (dict(split="all", styles=("nato",)), r"styles.*'nato'.*'noto-v1'"),
         (dict(split="all", styles=()), r"styles"),
+        (dict(split="all", groups=("people",)), r"groups.*'people'.*'people-body'"),
+        (dict(split="train", thin="pixel"), r"thin.*'drawing'"),
         (dict(split="all", languages=("xx",)), r"languages.*'de'"),
         (dict(split="train", rates={"women": 0.1}), r"unknown: \['women'\]"),
         (dict(split="train", rates={"woman": 1.1}), r"not in \[0, 1\]: \['woman'\]"),

@@ -1,0 +1,66 @@
+"""M4 on the emoji of people: what balancing does to bias and to quality, over stages, losses and seeds.
+
+    python tools/m4_ablation.py --workdir=runs/m4_people --jobs 2
+
+That line annotates, solves, trains the whole grid and writes the page; one run of it, once the tables of weights
+are there, is
+
+    python -m bias_clip.train --config=configs/m4_people.py:siglip,balanced,90 --workdir=runs/m4_people/one
+
+After the colon: the loss (siglip or clip), the data of the first stage, and its length in percent of the run. The data
+are "balanced", "proxies" (balanced, proxies too) or "random" (as many drawings, at random); the second
+stage is the plain data. "balanced_last" has the plain data first. All runs see as many examples; "plain,0" has no stage.
+
+The plain data are 4,836 drawings in which women are 0.7 times as frequent as men, counter-stereotypical
+ones 0.3 times as frequent as the others, and the neutral figures of these roles are gone: each drawing
+is kept by a hash of its name (seed 0), so all runs see the same ones.
+
+Expected result: docs/m4.md.
+"""
+
+from bias_clip.data.emoji_splits import MEN_ROLES, WOMEN_ROLES
+from configs.emoji import emoji
+from configs.emoji_people import get_config as get_people
+from configs.emoji_people import people
+
+RATES = dict(counter=0.3, woman=0.7, neutral=0.0, dark=1.0)
+SOURCE = dict(variant="biased", thin="drawing", rates=RATES)
+TABLES = "runs/m4_people"
+LOSSES = ("siglip", "clip")
+DATA = ("plain", "random", "balanced", "proxies", "balanced_last")
+
+
+def get_config(arguments="siglip,balanced,100"):
+    loss, data, percent = _split(arguments)
+    config = get_people()
+    config.data.source = people("train", **SOURCE)
+    if data != "plain":
+        last = data.endswith("_last")
+        config.data.balance = dict(
+            table=f"{TABLES}/{data.removesuffix('_last')}.parquet",
+            use="thin",
+            seed=0,
+            first="plain" if last else "balanced",
+            switch=None if percent == "100" and not last else f"{percent}%",
+        )
+    with config.unlocked():
+        if loss == "clip":
+            config.objective = dict(softmax=dict(coef=1.0))
+        config.evals.gender = dict(
+            type="bias",
+            source=emoji("style"),
+            attribute="gender",
+            stereotypes=(sorted(WOMEN_ROLES), sorted(MEN_ROLES)),
+        )
+    return config
+
+
+def _split(arguments):
+    parts = arguments.split(",")
+    known = len(parts) == 3 and parts[0] in LOSSES and parts[1] in DATA and parts[2].isdigit()
+    if not known or int(parts[2]) > 100:
+        raise ValueError(
+            f"got {arguments!r} after the colon; expected one of {LOSSES}, one of {DATA} and a "
+            "percentage, such as 'siglip,balanced,90'."
+        )
+    return parts
