@@ -72,11 +72,11 @@ def make_tables(workdir: Path) -> None:
 def _annotate_flags() -> list[str]:
     """Gender and the role from the columns, so that no error of matching is in the comparison."""
     from bias_clip.data.emoji_splits import MEN_ROLES, WOMEN_ROLES
-    from bias_clip.data.sources import make_source
+    from bias_clip.data.sources import column, make_source
     from configs.m4_people import get_config
 
     arguments = get_config("siglip,plain,0").data.source.to_dict()
-    concepts = make_source(**arguments).columns["concept"].tolist()
+    concepts = column(make_source(**arguments), "concept").tolist()
     roles = ",".join(sorted((MEN_ROLES | WOMEN_ROLES).intersection(concepts)))
     source = [arguments.pop("name"), *(f"{key}={value}" for key, value in arguments.items())]
     gender = ["man=gender", "yes=man", "no=woman", "unknown=*"]

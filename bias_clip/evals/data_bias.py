@@ -77,7 +77,7 @@ def make_data_bias(
     groups: Sequence[Any] | None = None,
     only: Mapping[str, Sequence[Any]] | None = None,
     separator: str | None = None,
-    weights: str | None = None,
+    weights: str | Float[np.ndarray, " n"] | None = None,
     targets: Sequence[float] | None = None,
     num_rows: int = 50,
 ) -> Callable[[Encode], EvalResult]:
@@ -98,7 +98,8 @@ def make_data_bias(
       groups: see `read_groups`.
       only: of which records, see `rows_where`.
       separator: splits the column's strings into several labels.
-      weights: column of numbers of 0 or more; None for all alike.
+      weights: column of numbers of 0 or more, or the numbers; None for all alike. Those of
+        `fed_weights` make it the bias of what a run was fed.
       targets: prevalence wanted for each group; None for as much of each.
       num_rows: labels in `details`.
 
@@ -118,7 +119,7 @@ def make_data_bias(
     spelt = values[rows].astype(str)
     names = distinct_names(spelt, label, str, separator)
     pairs = np.unique(np.stack(label_pairs(spelt, names, str, separator)), axis=1)
-    w = np.ones(len(source)) if weights is None else column(source, weights).astype(np.float64)
+    w = _weights(source, weights)
     shape = {"num_groups": size, "num_labels": len(names)}
     bias = data_bias(found.of_record, rows[pairs[0]], pairs[1], weights=w, **shape)
     result = EvalResult(
@@ -126,6 +127,17 @@ def make_data_bias(
         _details(bias, wanted, found, names, num_rows),
     )
     return lambda encode: result
+
+
+def _weights(
+    source: Source, weights: str | Float[np.ndarray, " n"] | None
+) -> Float[np.ndarray, " n"]:
+    if weights is None:
+        return np.ones(len(source))
+    values = column(source, weights) if isinstance(weights, str) else np.asarray(weights)
+    if values.shape != (len(source),):
+        raise ValueError(f"got weights of shape {values.shape} for {len(source)} records.")
+    return values.astype(np.float64)
 
 
 def _metrics(bias: DataBias, targets: np.ndarray, w: np.ndarray) -> dict[str, float]:
