@@ -1,6 +1,6 @@
 """Epsilon-SupInfoNCE and FairKL on digits whose background gives them away: does the model look twice?
 
-python tools/biased_digits.py [--seeds 3] [--json FILE] [--plot docs/biased_digits.png]
+python tools/biased_digits.py [--seeds 3] [--jobs 2] [--json FILE] [--plot docs/biased_digits.png]
 
 The protocol of Biased-MNIST on the handwritten digits that scikit-learn ships (1,797 pictures of 8 x 8,
 from the UCI repository). Each training digit stands for `--copies` pictures, moved by up to a pixel.
@@ -13,10 +13,13 @@ Needs `pip install -e ".[experiments]"`. It is also the shortest example of our 
 """
 
 import argparse
+import itertools
 import json
+import multiprocessing
 import statistics
-import time
+import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,11 @@ from tqdm import tqdm
 
 from bias_clip.losses import eps_supinfonce_loss, fairkl, supcon_loss, weighted_mean
 
+Run = tuple[int, float, str]  # seed, rho, method
+
 RHOS = (0.999, 0.997, 0.995, 0.99)
-CLASSES, WIDTH, TEMPERATURE, EPSILON = 10, 128, 0.1, 0.5
+CLASSES, TEMPERATURE, EPSILON = 10, 0.1, 0.5
+WIDTHS = (3, 8, 16, 32, 64)  # of the encoder, half the protocol's
 TEST_SHARE = 0.3
 
 
@@ -110,29 +116,36 @@ def move(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def init(key: jax.Array) -> dict[str, jax.Array]:
-    """Two convolutions, a hidden layer, an embedding, and the linear layer that is judged."""
-    shapes = {
-        "conv0": (3, 3, 3, 32),
-        "conv1": (3, 3, 32, 64),
-        "hidden": (4 * 4 * 64, WIDTH),
-        "embed": (WIDTH, WIDTH),
-        "linear": (WIDTH, CLASSES),
-    }
-    keys = jax.random.split(key, len(shapes))
+    """Four convolutions with batch normalisation, and the linear layer that is judged.
+
+    The encoder of the protocol at half its width, with kernels of 3 for pictures of 8 x 8.
+    """
     make = jax.nn.initializers.he_normal()
-    return {name: make(k, shape) for k, (name, shape) in zip(keys, shapes.items(), strict=True)}
+    params = {}
+    for i, (inner, outer) in enumerate(itertools.pairwise(WIDTHS)):
+        key, own = jax.random.split(key)
+        params[f"conv{i}"] = make(own, (9 * inner, outer))
+        params[f"gain{i}"], params[f"shift{i}"] = jnp.ones(outer), jnp.zeros(outer)
+    return params | {"linear": make(key, (WIDTHS[-1], CLASSES))}
 
 
 def encode(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Unit-norm embeddings [b, 128] of pictures [b, 8, 8, 3]."""
-    layout = ("NHWC", "HWIO", "NHWC")
-    for name, stride in (("conv0", 1), ("conv1", 2)):
-        x = jax.lax.conv_general_dilated(
-            x, params[name], (stride, stride), "SAME", dimension_numbers=layout
-        )
-        x = jax.nn.relu(x)
-    x = jax.nn.relu(x.reshape(len(x), -1) @ params["hidden"]) @ params["embed"]
+    """Unit-norm embeddings [b, 64] of pictures [b, 8, 8, 3]; normalises over the batch."""
+    for i, stride in enumerate((1, 2, 1, 2)):
+        x = neighbours(x, stride) @ params[f"conv{i}"]
+        centred = x - x.mean((0, 1, 2))
+        x = centred * jax.lax.rsqrt((centred**2).mean((0, 1, 2)) + 1e-5)
+        x = jax.nn.relu(x * params[f"gain{i}"] + params[f"shift{i}"])
+    x = x.mean((1, 2))
     return x / jnp.sqrt(jnp.sum(x * x, axis=1, keepdims=True) + 1e-6)
+
+
+def neighbours(x: jax.Array, stride: int) -> jax.Array:
+    """The 3 x 3 around each place, as channels: a product with them is a convolution, and faster."""
+    size, before = x.shape[1] // stride, 1 if stride == 1 else 0
+    x = jnp.pad(x, ((0, 0), (before, 1), (before, 1), (0, 0)))
+    at = [slice(i, i + stride * (size - 1) + 1, stride) for i in range(3)]
+    return jnp.concatenate([x[:, rows, columns] for rows in at for columns in at], axis=-1)
 
 
 def train_one(loss: Callable[..., Any], rho: float, seed: int, args: argparse.Namespace) -> float:
@@ -166,9 +179,9 @@ def train_one(loss: Callable[..., Any], rho: float, seed: int, args: argparse.Na
             order = random.permutation(len(labels))
         rows = order[place * args.batch : (place + 1) * args.batch]
         params, state = step(params, state, images[rows], labels[rows], bias[rows])
-    shown = np.repeat(test_images, CLASSES, axis=0)
-    x = paint(shown, np.tile(np.arange(CLASSES), len(test_images)))
-    guess = np.argmax(np.asarray(encode(params, jnp.asarray(x)) @ params["linear"]), axis=1)
+    shown = np.repeat(test_images, CLASSES, axis=0)  # in every colour, in one batch
+    x = jnp.asarray(paint(shown, np.tile(np.arange(CLASSES), len(test_images))))
+    guess = np.argmax(encode(params, x) @ params["linear"], axis=1)
     return float(np.mean(guess == np.repeat(test_labels, CLASSES)))
 
 
@@ -178,33 +191,73 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--copies", type=int, default=20)
     parser.add_argument("--rhos", type=float, nargs="+", default=list(RHOS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--json", type=Path, help="also write the accuracies here")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument(
+        "--json", type=Path, help="keeps the accuracies; runs in it are not repeated"
+    )
     parser.add_argument("--plot", type=Path, help="also draw them here")
     args = parser.parse_args()
-    runs = [(m, r, s) for s in range(args.seeds) for r in args.rhos for m in args.methods]
-    found: dict[tuple[str, float], list[float]] = {}
-    start = time.monotonic()
-    for method, rho, seed in tqdm(runs, unit="run", dynamic_ncols=True):
-        found.setdefault((method, rho), []).append(train_one(METHODS[method], rho, seed, args))
-    print(f"accuracy on unbiased pictures, {args.seeds} seeds, {time.monotonic() - start:.0f} s")
-    print(f"{'rho':<18}" + "".join(f"{rho:>16}" for rho in args.rhos))
-    for method in args.methods:
-        cells = [found[method, rho] for rho in args.rhos]
-        print(f"{method:<18}" + "".join(f"{_mean_deviation(cell):>16}" for cell in cells))
-    if args.json:
-        rows = [{"method": m, "rho": r, "accuracies": a} for (m, r), a in found.items()]
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    runs = [(s, r, m) for s in range(args.seeds) for r in args.rhos for m in args.methods]
+    try:
+        found = train_all(runs, args)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    cells = {(m, r): [found[s, r, m] for s in range(args.seeds)] for _, r, m in runs}
+    print("\n".join(table(cells, args.rhos, args.methods)))
     if args.plot:
-        plot(found, args.rhos, args.methods, args.plot)
+        plot(cells, args.rhos, args.methods, args.plot)
+
+
+def train_all(runs: list[Run], args: argparse.Namespace) -> dict[Run, float]:
+    """Returns the accuracy of every run, those in `args.json` included; adds the others to it.
+
+    Raises:
+      ValueError: the file is of other epochs, batches or copies.
+    """
+    settings = {name: getattr(args, name) for name in ("epochs", "batch", "copies")}
+    found: dict[Run, float] = {}
+    if args.json and args.json.exists():
+        kept = json.loads(args.json.read_text())
+        if kept["settings"] != settings:
+            raise ValueError(f"{args.json} is of {kept['settings']}, not of {settings}.")
+        found = {(row["seed"], row["rho"], row["method"]): row["accuracy"] for row in kept["runs"]}
+    left = [run for run in runs if run not in found]
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        done = pool.map(train_run, left, itertools.repeat(args))
+        for run, accuracy in zip(left, tqdm(done, total=len(left), unit="run"), strict=True):
+            found[run] = accuracy
+            if args.json:
+                rows = [{"seed": s, "rho": r, "method": m, "accuracy": a}
+                        for (s, r, m), a in found.items()]  # fmt: skip
+                kept = json.dumps({"settings": settings, "runs": rows}, indent=1)
+                args.json.write_text(kept + "\n")
+    return found
+
+
+def train_run(run: Run, args: argparse.Namespace) -> float:
+    """Trains one of `train_all`."""
+    seed, rho, method = run
+    return train_one(METHODS[method], rho, seed, args)
+
+
+def table(
+    cells: dict[tuple[str, float], list[float]], rhos: list[float], methods: list[str]
+) -> list[str]:
+    """Returns the lines of a Markdown table: means and deviations over seeds, in percent."""
+    lines = [f"| correlation | {' | '.join(map(str, rhos))} |", "|---" * (len(rhos) + 1) + "|"]
+    for method in methods:
+        row = [_mean_deviation(cells[method, rho]) for rho in rhos]
+        lines.append(f"| {method} | {' | '.join(row)} |")
+    return lines
 
 
 def plot(
-    found: dict[tuple[str, float], list[float]], rhos: list[float], methods: list[str], path: Path
+    cells: dict[tuple[str, float], list[float]], rhos: list[float], methods: list[str], path: Path
 ) -> None:
     """Draws accuracy by correlation, a line a method, a dot a seed."""
     import matplotlib.pyplot as plt
@@ -212,9 +265,9 @@ def plot(
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     places = range(len(rhos))
     for i, method in enumerate(methods):
-        cells = [found[method, rho] for rho in rhos]
-        (line,) = axes.plot(places, [100 * statistics.mean(c) for c in cells], label=method)
-        for place, cell in zip(places, cells, strict=True):
+        own = [cells[method, rho] for rho in rhos]
+        (line,) = axes.plot(places, [100 * statistics.mean(c) for c in own], label=method)
+        for place, cell in zip(places, own, strict=True):
             x = [place + 0.03 * (i - len(methods) / 2)] * len(cell)
             axes.plot(x, [100 * a for a in cell], ".", color=line.get_color())
     axes.set_xticks(list(places), [str(rho) for rho in rhos])
@@ -226,8 +279,8 @@ def plot(
 
 
 def _mean_deviation(values: list[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{100 * statistics.mean(values):.1f} +- {100 * deviation:.1f}"
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":
