@@ -37,7 +37,7 @@ def test_moving_keeps_the_ink_within_a_pixel():
 
 @pytest.mark.slow
 def test_without_a_bias_the_digits_are_learned():
-    args = argparse.Namespace(copies=4, epochs=6, batch=128)
+    args = argparse.Namespace(copies=4, epochs=16, batch=128)
     for method in ("cross-entropy", "eps-SupInfoNCE"):
         accuracy = biased_digits.train_one(biased_digits.METHODS[method], 0.1, 0, args)
         assert accuracy > 0.6, method
