@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
         first_caption=0.0,  # share of visits that read the first caption; others draw one of all
         columns=dict(),  # batch key = attribute of the records (bias_clip/data/columns.py)
         balance=None,  # or arguments of make_plan (bias_clip/data/balance.py); switch: a duration
+        cells=None,  # or arguments of make_cells_plan (bias_clip/data/cells.py); not with balance
         num_threads=1,  # threads that decode and augment, per host
         prefetch=4,  # batches held ready, per host
         max_bad_share=0.01,  # share of undecodable records that is borne before the run stops

@@ -22,9 +22,18 @@ here without deleting nearly all of them.
 Expected result: not measured yet.
 """
 
+from bias_clip.data.emoji_splits import MEN_ROLES, WOMEN_ROLES
+from configs.emoji import emoji
 from configs.emoji_biased import get_config as get_biased
 
 TABLE = "runs/m4/weights.parquet"
+PAIRS = (  # the first word of each is a woman's role in the biased data, the second a man's
+    ("artist", "mechanic"),
+    ("cook", "firefighter"),
+    ("office worker", "scientist"),
+    ("student", "pilot"),
+    ("teacher", "judge"),
+)
 
 
 def get_config(arguments="thin,balanced,100%"):
@@ -34,7 +43,22 @@ def get_config(arguments="thin,balanced,100%"):
     if use == "weight":
         with config.unlocked():
             config.objective.sigmoid.weigh_candidates = True
+    config.evals.update(by_group(config.data.source.to_dict()))
     return config
+
+
+def by_group(source):
+    """What the report shows by group, of the unseen style, and of the data before balancing."""
+    style, by = emoji("style"), dict(by="gender", groups=("man", "woman"))
+    roles = sorted(MEN_ROLES | WOMEN_ROLES)
+    return dict(
+        accuracy_by_gender=dict(type="groups", source=style, label="concept", **by),
+        role_parity=dict(type="parity", source=style, classes=roles, **by),
+        role_search=dict(type="skew", source=style, words=roles, ks=(10, 50), **by),
+        role_pairs=dict(type="association", source=style, pairs=PAIRS, **by),
+        nobody_shown=dict(type="representation", source=style, only=dict(gender=("none",))),
+        data_before_balancing=dict(type="data_bias", source=source, label="concept", **by),
+    )
 
 
 def _split(arguments):

@@ -14,19 +14,21 @@ from tools.compare import Group, read_group
 
 LOSSES = {"siglip": "SigLIP", "clip": "CLIP"}
 METRICS = {  # evaluator/metric: what the tables call it
-    "gender/representation": "RB, roles",
-    "gender/representation_objects": "RB, objects",
-    "gender/pairs_mean": "AB, pairs of roles",
-    "gender/stereotype_preference": "stereotype, preference",
-    "gender/stereotype_gap": "stereotype, recognition",
-    "gender/recognition": "gender recognised",
+    "known/representation": "RB, roles",
+    "known/representation_objects": "RB, objects",
+    "known/association_mean": "AB, recognition",
+    "known/stereotype_preference": "stereotype, preference",
+    "known/stereotype_gap": "stereotype, recognition",
+    "known/recognition": "gender recognised",
+    "style_bias/representation": "RB, unseen style",
+    "style_bias/stereotype_preference": "stereotype, unseen style",
     "style_concept/acc1": "concept, first",
     "style/acc5": "name, in five",
     "images_concept/acc1": "concept, held-out drawings",
     "retrieval/i2t_r5": "caption of picture, in five",
     "retrieval/t2i_r5": "picture of caption, in five",
 }
-BIAS, QUALITY = list(METRICS)[:5], list(METRICS)[6:]
+BIAS, QUALITY = list(METRICS)[:8], list(METRICS)[8:]
 PAIRS = (  # (what it asks, one variant, the other, metrics)
     ("balanced - plain", "balanced,100", "plain,0", list(METRICS)),
     ("balanced - random part", "balanced,100", "random,100", list(METRICS)),
@@ -135,7 +137,7 @@ def _role_gaps(workdirs: Sequence[Path]) -> dict[str, float]:
     """Of each role: how much better a man in it is recognised than a woman, mean over runs."""
     found: dict[str, list[float]] = {}
     for workdir in workdirs:
-        details = json.loads((workdir / "evals" / "gender.json").read_text())["details"]
+        details = json.loads((workdir / "evals" / "known.json").read_text())["details"]
         for concept in details["concepts"]:
             if concept["gap"] is not None:
                 found.setdefault(concept["name"], []).append(concept["gap"])
@@ -146,7 +148,7 @@ def _plot_stages(groups: Mapping[str, Group], path: Path) -> None:
     """RB and AB over the length of the first stage: a line a variant, a dot a run."""
     import matplotlib.pyplot as plt
 
-    shown = ("gender/representation", "gender/pairs_mean", "gender/stereotype_preference")
+    shown = ("known/representation", "known/association_mean", "known/stereotype_preference")
     figure, panels = plt.subplots(2, 3, figsize=(11, 6), sharex=True, layout="constrained")
     for row, loss in zip(panels, LOSSES, strict=True):
         for panel, metric in zip(row, shown, strict=True):
@@ -202,6 +204,6 @@ def _plot_roles(gaps: Mapping[str, Mapping[str, float]], path: Path) -> None:
     axes.set_xticks(range(len(roles)), roles, rotation=60, ha="right", fontsize=7)
     called = [f"{LOSSES[v.split(',')[0]]}: {_called(v)}" for v in variants]
     axes.set_yticks(range(len(variants)), called, fontsize=8)
-    figure.colorbar(image, label="recognised better: women - + men, points")
+    figure.colorbar(image, label="recognised better, points: women (red), men (blue)")
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -61,6 +61,6 @@ def test_difference_is_of_pairs_and_not_of_means_alone(tmp_path):
 
 def test_unfinished_run_is_named(tmp_path):
     runs = write_runs(tmp_path, example)
-    (runs / "clip,proxies,90_2" / "evals" / "gender.json").unlink()
+    (runs / "clip,proxies,90_2" / "evals" / "known.json").unlink()
     with pytest.raises(ValueError, match=r"clip,proxies,90_2"):
         write_report(runs, variants(), 3, tmp_path / "out")
