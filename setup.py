@@ -61,5 +61,9 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "experiments": ["matplotlib>=3.9", "optax>=0.2.8", "scikit-learn>=1.5", "tqdm>=4.66"],
         "build": ["resvg-py>=0.2"],  # renders the embedded data set anew
+        "beam": [
+            "apache-beam>=2.70",
+            "pyarrow>=17",
+        ],  # in an environment of its own: older protobuf
     },
 )

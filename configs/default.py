@@ -57,8 +57,27 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_decay = None  # of an average of the parameters that is evaluated instead; or a float
 
     # Devices: axes of the mesh (-1: all that are left), and which parameter goes where.
-    config.mesh = dict(data=-1, fsdp=1)
-    config.sharding = ((".*", "fsdp"),)  # (regex, "replicate" | "fsdp" | axis per dimension)
+    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    # (regex, spec), the first that matches; specs: tree_shardings (train/sharding.py). Over the axis
+    # "tensor" go heads, hidden units and the vocabulary; over "fsdp" what is left of each leaf.
+    config.sharding = (
+        ("(query|key|value)/(kernel|bias)$", "tensor@-2,fsdp"),
+        ("attention/out/kernel$", "tensor@-3,fsdp"),
+        ("mlp/fc1/(kernel|bias)$", "tensor@-1,fsdp"),
+        ("mlp/fc2/kernel$", "tensor@-2,fsdp"),
+        ("txt/embedding$", "tensor@-2?,fsdp"),
+        (".*", "fsdp"),
+    )
+
+    # How the gradient of a batch is made: "none", "microbatch" (fewer negatives) or "cached" (exact).
+    config.accumulation = dict(mode="none", steps=1)  # steps: microbatches per batch
+
+    # A step whose loss or gradient is not finite is skipped; None: no guard.
+    config.guards = dict(
+        max_grad_norm=None,  # skip also above this norm of the gradient, before clipping
+        max_consecutive=20,  # steps skipped in a row that stop the run; None: never
+    )
+    config.stall_seconds = 1800.0  # without the end of a step until all stacks are written; or None
 
     # Evaluators run every so often and at the end. Each: type and arguments of its make_<type>.
     config.evaluation = dict(
@@ -70,4 +89,6 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.log_every = "20 steps"
     config.checkpoint = dict(every="25%", keep=2)  # keep: the newest ones that stay on disk
+    config.keep_every = None  # or a duration, a multiple of checkpoint.every: these stay for ever
+    config.init_from = None  # or arguments of load_params (bias_clip/train/resume.py)
     return config

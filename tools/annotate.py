@@ -196,37 +196,13 @@ def _zero_shot(words: Sequence[str], source: Source) -> Annotator:
 
 def _load_encoder(workdir: Path, step: int | None) -> tuple[int, Callable[[], Any]]:
     """The step of a run's checkpoint, and what makes an `Encode` of it."""
-    import jax
+    from bias_clip.evals.concat import concat_encode
+    from bias_clip.train.trained import as_stage, load_trained
 
-    from bias_clip.data.image import make_image_fn
-    from bias_clip.data.text import make_text_fn
-    from bias_clip.evals import make_encoder
-    from bias_clip.train import checkpoint
-    from bias_clip.train.config import from_plain
-    from bias_clip.train.setup import make_setup
-    from bias_clip.train.sharding import make_mesh
-
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{workdir} holds no run: there is no {path}.")
-    config = from_plain(json.loads(path.read_text()))
-    examples = len(make_source(**config.data.source.to_dict()))
-    setup = make_setup(config, mesh=make_mesh(), examples_per_epoch=examples)
-    with checkpoint.open_checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as saved:
-        steps = list(saved.all_steps())
-        step = saved.latest_step() if step is None else step
-        if step not in steps:
-            raise ValueError(f"{workdir} has no checkpoint of step {step}; it has {steps}.")
-        state, _ = checkpoint.restore(saved, step, setup.abstract_state)
-    params = state.params if state.ema is None else state.ema
-    encoder = make_encoder(
-        embed_image=jax.jit(lambda params, x: setup.model.apply(params, image=x).zimg),
-        embed_text=jax.jit(lambda params, x: setup.model.apply(params, text=x).ztxt),
-        image_fn=make_image_fn(config.evaluation.image),
-        text_fn=make_text_fn(**config.data.text.to_dict()),
-        batch_size=config.evaluation.batch_size,
-    )
-    return step, lambda: encoder(params, 1.0, 0.0)
+    trained = load_trained(workdir, step)
+    size = trained.config.evaluation.batch_size
+    stage = as_stage(trained, size)
+    return trained.step, lambda: concat_encode([stage], batch_size=size)
 
 
 def _check_matplotlib() -> None:

@@ -1,96 +1,225 @@
-"""Compiles the train step of a config for a pod that is not there; says whether it fits.
+"""Compiles the train step of a config for a pod that is not there: fits or not, how fast at best.
 
 python tools/compile_plan.py --config=configs/siglip_b16.py --topology=v5e:16x16
+python tools/compile_plan.py --config=configs/siglip_so400m.py --topology=h100:32 --set mesh.fsdp=8
 
-Needs the extra `tpu` (libtpu, no TPU), or `cuda` for --topology=h100:32. Prints memory per chip from the compiler's own analysis and
-the FLOPs of a step; ends with status 1 and the compiler's words if the step does not fit.
+Topologies: v4, v5e, v5p or v6e and a shape, with the extra `tpu` (libtpu, no TPU); h100 or a100 and
+a number, with the extra `cuda` (no GPU). Takes minutes and 2 to 4 GiB. docs/plans.md explains what
+is printed and has a table. Ends with status 1 if the step does not fit.
 """
 
 import argparse
+import contextlib
+import gzip
 import json
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+ROOT = str(Path(__file__).resolve().parent.parent)  # for tools.*, run as a script
+PROGRESS_SECONDS = 10.0
+# Without a GPU there is no timing of tiles to choose from, and the default choice fails to compile.
+GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
 
 
 def main() -> None:
     """Parses, compiles, prints."""
-    root = str(Path(__file__).resolve().parent.parent)  # for tools.topology
-    if root not in sys.path:
-        sys.path.insert(0, root)
-    from tools.topology import get_devices
+    if ROOT not in sys.path:
+        sys.path.insert(0, ROOT)
+    from bias_clip.train.plan import get_chip
+    from tools.plan_report import format_plan, make_record
+    from tools.topology import get_devices, parse_topology
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--topology", required=True, help="such as v5e:16x16 or v4:4x4x8")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON")
-    args = parser.parse_args()
-    print(f"compiling {args.config} for {args.topology} ...", file=sys.stderr, flush=True)
+    args = parse_args()
     try:
+        kind, _ = parse_topology(args.topology)
+        chip = get_chip(kind)
         devices = get_devices(args.topology)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    record = plan(args.config, args.topology, devices, args.set)
-    if args.json:
-        print(json.dumps(record, indent=2))
-    else:
-        for name, value in record.items():
-            print(f"{name:<28} {value if isinstance(value, str) else f'{value:,.2f}'}")
-    sys.exit(0 if record["fits"] == "yes" else 1)
+    measured = measure(args.config, devices, overrides=args.set, loss=args.loss)
+    if args.hlo is not None and "hlo" in measured["step"]:
+        args.hlo.write_bytes(gzip.compress(measured["step"]["hlo"].encode()))
+    record = {"config": args.config, "set": args.set, "topology": args.topology}
+    record |= make_record(measured, chip)
+    print(json.dumps(record, indent=2) if args.json else format_plan(record))
+    sys.exit(0 if record["fits"] else 1)
 
 
-def plan(
-    config_path: Path, topology: str, devices: list[Any], overrides: list[str]
-) -> dict[str, float | str]:
-    """Returns memory per chip in GiB and FLOPs of one step of the config on the topology."""
-    import jax
+def parse_args() -> argparse.Namespace:
+    """Returns the command line's arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="a file, or file:argument")
+    parser.add_argument("--topology", required=True, help="such as v5e:16x16, v4:4x4x8 or h100:32")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON")
+    parser.add_argument(
+        "--loss",
+        choices=("ring", "global"),
+        default="ring",
+        help="global: all pairs in one product, left to the compiler to spread; to compare only",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--hlo", type=Path, help="write the compiled text here, as .gz")
+    return parser.parse_args()
 
+
+def measure(
+    config: str, devices: list[Any], *, overrides: list[str], loss: str = "ring"
+) -> dict[str, Any]:
+    """Compiles the step of a config, and its loss alone, for `devices`.
+
+    Args:
+      config: a file, or "file:argument" for one whose `get_config` takes an argument.
+      devices: from `get_devices`.
+      overrides: "key=value", the value in JSON.
+      loss: "ring", as it is trained, or "global".
+
+    Returns:
+      What the compiler says, as `plan_report.make_record` takes it.
+
+    Raises:
+      ValueError: a config that cannot be set up on so many devices.
+    """
+    from bias_clip.train import setup as setup_module
     from bias_clip.train.config import load_config
-    from bias_clip.train.flops import count_flops
-    from bias_clip.train.setup import make_setup
     from bias_clip.train.sharding import make_mesh
-    from tools.topology import MEMORY_GIB
 
-    config = load_config(config_path)
+    path, _, argument = config.partition(":")
+    loaded = load_config(Path(path), *filter(None, [argument]))
     for override in overrides:
         key, _, value = override.partition("=")
-        config.update_from_flattened_dict({key: json.loads(value)})
-    mesh = make_mesh(**config.mesh, devices=devices)
-    setup = make_setup(config, mesh=mesh, examples_per_epoch=None)
+        loaded.update_from_flattened_dict({key: json.loads(value)})
+    mesh = make_mesh(**loaded.mesh, devices=devices)
+    make = make_global_objective if loss == "global" else setup_module.make_objective
+    with mock.patch.object(setup_module, "make_objective", make):
+        setup = setup_module.make_setup(loaded, mesh=mesh, examples_per_epoch=None)
+    objective = make(loaded.objective.to_dict(), mesh)
+    lowered = setup.train_step.lower(setup.abstract_state, setup.abstract_batch)
+    options = GPU_OPTIONS if devices[0].platform in ("cuda", "gpu") else {}
+    return _describe(loaded, setup, loss) | {
+        "loss alone": _compile("the loss", lower_loss(setup, objective), options),
+        "step": _compile("the step", lowered, options),
+    }
+
+
+def make_global_objective(terms: dict, mesh: Any) -> Any:
+    """Returns the objective on whole arrays, without `shard_map`: the compiler spreads it."""
+    from bias_clip.train.terms import TERMS
+
+    def objective(outputs: Any, batch: Any) -> Any:
+        parts = {}
+        for name, arguments in terms.items():
+            plain = {key: value for key, value in arguments.items() if key != "coef"}
+            parts[name] = TERMS[name](outputs, batch, axis_name=None, **plain)
+        return sum(terms[name]["coef"] * value for name, value in parts.items()), parts
+
+    return objective
+
+
+def lower_loss(setup: Any, objective: Any) -> Any:
+    """Returns value and gradient of the objective alone, lowered for embeddings of the batch."""
+    import jax
+
+    from bias_clip.train.objective import ROW_KEYS
+    from bias_clip.train.sharding import batch_sharding, replicated
+
     batch = setup.abstract_batch
-    forward = count_flops(
+    outputs = jax.eval_shape(
         setup.model.apply, setup.abstract_state.params, batch["image"], batch["text"]
     )
-    record: dict[str, float | str] = {
-        "topology": topology,
-        "chips": float(len(devices)),
-        "parameters (millions)": sum(
-            leaf.size for leaf in jax.tree.leaves(setup.abstract_state.params)
-        )
-        / 1e6,
-        "model TFLOP per step": 3 * forward / 1e12,
-        "HBM per chip (GiB)": float(MEMORY_GIB[topology.partition(":")[0]]),
+    rows, whole = batch_sharding(setup.mesh), replicated(setup.mesh)
+    outputs = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows if x.ndim else whole),
+        outputs,
+    )
+    columns = {key: value for key, value in batch.items() if key in ROW_KEYS}
+    value_and_grad = jax.jit(jax.value_and_grad(lambda o, b: objective(o, b)[0]))
+    return value_and_grad.lower(outputs, columns)
+
+
+def _describe(config: Any, setup: Any, loss: str) -> dict[str, Any]:
+    import jax
+
+    from bias_clip.train.flops import count_flops
+
+    state, batch = setup.abstract_state, setup.abstract_batch
+    forward = count_flops(setup.model.apply, state.params, batch["image"], batch["text"])
+    return {
+        "chips": setup.mesh.size,
+        "mesh": dict(setup.mesh.shape),
+        "loss form": loss,
+        "remat": config.model.remat,
+        "batch size": config.batch_size,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "model flops": 3 * forward,
+        "bytes": {
+            "parameters": bytes_a_chip(state.params),
+            "optimizer": bytes_a_chip((state.opt_state, state.ema)),
+            "batch": bytes_a_chip(batch),
+        },
     }
-    lowered = setup.train_step.lower(setup.abstract_state, batch)
+
+
+def bytes_a_chip(tree: Any) -> float:
+    """Returns the bytes of one chip's part of ShapeDtypeStructs with shardings."""
+    import jax
+    import numpy as np
+
+    return float(
+        sum(
+            np.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+            for leaf in jax.tree.leaves(tree)
+        )
+    )
+
+
+def _compile(what: str, lowered: Any, options: dict[str, Any]) -> dict[str, Any]:
+    import jax
+
     start = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        with progress(what):
+            compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return record | {"fits": "no", "compiler": str(error).splitlines()[0]}
+        return {"seconds": time.perf_counter() - start, "refused": str(error).splitlines()[0]}
     memory = compiled.memory_analysis()
-    gib = 2.0**30
-    record |= {
-        "compile seconds": time.perf_counter() - start,
-        "state and batch (GiB)": memory.argument_size_in_bytes / gib,
-        "temporaries (GiB)": memory.temp_size_in_bytes / gib,
-        "code (GiB)": memory.generated_code_size_in_bytes / gib,
-        "fits": "yes",
+    cost = compiled.cost_analysis() or {}  # None for GPUs
+    return {
+        "seconds": time.perf_counter() - start,
+        "temporaries": float(memory.temp_size_in_bytes),
+        "arguments": float(memory.argument_size_in_bytes),
+        "code": float(memory.generated_code_size_in_bytes),
+        "cost_analysis flops": cost.get("flops"),
+        "hlo": compiled.as_text(),
     }
-    return record
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Prints to stderr, every so often, for how long `what` has been compiling."""
+    start, done = time.perf_counter(), threading.Event()
+
+    def tell() -> None:
+        while not done.wait(PROGRESS_SECONDS):
+            seconds = time.perf_counter() - start
+            print(f"compiling {what} ... {seconds:.0f} s", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    print(f"compiling {what} ...", file=sys.stderr, flush=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 
 from bias_clip.balancing.draw import keep
 from bias_clip.data.columns import WEIGHTS
+from bias_clip.data.examples import Order
 from bias_clip.data.records import Record, Source, column
 from bias_clip.data.tables import join, read_table
 
@@ -29,10 +30,12 @@ class Stage(NamedTuple):
     Attributes:
       source: of their records.
       keys: batch keys beside those of `make_columns`, an entry a record of `source`.
+      order: in which records are visited; the shuffle of all of them where it is None.
     """
 
     source: Source
     keys: Mapping[str, np.ndarray]
+    order: Order | None = None
 
 
 class Plan(NamedTuple):

@@ -28,6 +28,18 @@ class Example(NamedTuple):
     bad: tuple[tuple[str, str], ...]
 
 
+class Order(NamedTuple):
+    """Which records a stream visits; pure functions, safe to call from threads.
+
+    Attributes:
+      at: from a position to the record there.
+      another: from a position and draws to a record that can stand in for a bad one there.
+    """
+
+    at: Callable[[int], int]
+    another: Callable[[int, np.random.Generator], int]
+
+
 def make_example_fn(
     source: Source,
     *,
@@ -35,6 +47,7 @@ def make_example_fn(
     text_fn: TextFn,
     seed: int,
     first_caption: float = 0.0,
+    order: Order | None = None,
 ) -> Callable[[int], Example]:
     """Makes the function from a position of the stream to its example.
 
@@ -49,6 +62,7 @@ def make_example_fn(
       seed: of everything drawn.
       first_caption: share of visits that take the record's first caption, which is its name or the
         text it came with; the others draw one of all captions.
+      order: of the records; the shuffle of all of them where it is None.
 
     Returns: the function; pure, and safe to call from threads. It raises ValueError when 64 records
       in a row were bad.
@@ -57,8 +71,10 @@ def make_example_fn(
     if not 0.0 <= first_caption <= 1.0:
         raise ValueError(f"got first_caption={first_caption}, expected a share between 0 and 1.")
 
+    order = order or shuffled(len(source), seed)
+
     def make_example(position: int) -> Example:
-        index = shuffled_index(position, len(source), seed)
+        index = order.at(position)
         rng = np.random.Generator(np.random.Philox(key=seed | position << 64))
         bad: list[tuple[str, str]] = []
         for _ in range(_MAX_DRAWS):
@@ -72,13 +88,21 @@ def make_example_fn(
                 return Example(image, text_fn(caption), index, tuple(bad))
             except ValueError as error:
                 bad.append((name, str(error)))
-                index = int(rng.integers(len(source)))
+                index = order.another(position, rng)
         raise ValueError(
             f"{_MAX_DRAWS} records drawn for position {position} were all bad, such as "
             + "; ".join(f"{name}: {reason}" for name, reason in bad[:5])
         )
 
     return make_example
+
+
+def shuffled(length: int, seed: int) -> Order:
+    """The order that visits all records in each epoch, see `shuffled_index`."""
+    return Order(
+        lambda position: shuffled_index(position, length, seed),
+        lambda position, rng: int(rng.integers(length)),
+    )
 
 
 def shuffled_index(position: int, length: int, seed: int) -> int:

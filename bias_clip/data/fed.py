@@ -26,12 +26,16 @@ def fed_weights(
       stop: the step after the last.
 
     Raises:
-      ValueError: unless 0 <= start <= stop.
+      ValueError: unless 0 <= start <= stop; a plan with an order of its own, such as that of cells.
 
         fed_weights(source, plan, batch_size=256, seed=0, stop=1000).sum()  # 256,000 without weights
     """
     if not 0 <= start <= stop:
         raise ValueError(f"got steps {start} to {stop}, expected 0 <= start <= stop.")
+    if any(stage.order is not None for stage in plan.stages):
+        raise ValueError(
+            "got a plan of cells, whose order is its own; only shuffled ones are counted."
+        )
     total = np.zeros(len(source))
     for number, stage in enumerate(plan.stages):
         first, last = _steps_of(plan, number, start, stop)

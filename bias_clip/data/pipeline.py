@@ -80,8 +80,9 @@ def make_train_iterator(
     A record that raises ValueError on the way (a broken picture, no caption) is replaced by
     another, drawn from (seed, position), counted and named. `prefetch` is in batches; with
     `num_threads=0` everything runs in the caller. `first_caption` is a share, see `make_example_fn`.
-    `plan`, see `make_plan`, thins or weighs the source, throughout or in one of two stages. Batch `t`
-    of two stages is batch `t` of the stream that is all of the stage that step `t` is in.
+    `plan`, see `make_plan` and `make_cells_plan`, thins, weighs or orders the source, throughout or in
+    one of two stages. Batch `t` of two stages is batch `t` of the stream that is all of the stage that
+    step `t` is in.
 
     Returns: the iterator; close it, or use it in a `with`.
     Raises: ValueError at once for arguments that do not fit together, an empty source, or a first
@@ -98,8 +99,8 @@ def make_train_iterator(
         make_example_fn, image_fn=image_fn, text_fn=text_fn, seed=seed, first_caption=first_caption
     )
     streams = [
-        _Stream(draw(source), {**make_columns(source, columns or {}), **keys})
-        for source, keys in plan.stages
+        _Stream(draw(source, order=order), {**make_columns(source, columns or {}), **keys})
+        for source, keys, order in plan.stages
     ]
     _check_example(streams[0].make_example(0))
     return TrainIterator(

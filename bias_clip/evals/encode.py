@@ -35,7 +35,9 @@ def make_encoder(
     image_fn: Callable[[Any, np.random.Generator], np.ndarray],
     text_fn: Callable[[str], np.ndarray],
     batch_size: int,
+    rows: Sequence[int] | None = None,
     num_threads: int = 2,
+    finish: Callable[[np.ndarray], np.ndarray] = unit,
 ) -> Callable[[Any, float, float], Encode]:
     """Returns `encoder(params, scale, bias) -> Encode`, to be called once per checkpoint.
 
@@ -45,12 +47,16 @@ def make_encoder(
 
     Args:
       embed_image: (params, float [batch_size, h, w, 3]) to embeddings that this process can read
-        whole; it may spread the batch over devices and hosts, since every process sends the same.
+        whole; it may spread the batch over devices and hosts: every process sends the same batches.
       embed_text: (params, int [batch_size, l]) to embeddings, likewise.
       image_fn: from `make_image_fn`; its generator is a function of the record's index alone.
       text_fn: from `make_text_fn`.
       batch_size: rows embedded at a time.
+      rows: those of a batch of pictures whose embeddings this process provides for; it prepares no
+        others and leaves them zero. None: all.
       num_threads: threads that decode the next batch while the model embeds this one.
+      finish: what is done to all rows together at the end; embeddings are of unit norm, see `concat`
+        for features that are not.
 
     Raises:
       ValueError: batch_size or num_threads below 1; from an `Encode`: nothing to embed, a picture
@@ -59,14 +65,16 @@ def make_encoder(
     if batch_size < 1 or num_threads < 1:
         raise ValueError(f"{batch_size=}, {num_threads=}; expected both to be at least 1.")
 
+    own = range(batch_size) if rows is None else rows
+
     def encoder(params: Any, scale: float, bias: float) -> Encode:
         image_memo: dict[int, tuple[Source, np.ndarray]] = {}
         text_memo: dict[str, np.ndarray] = {}
 
         def images(source: Source) -> np.ndarray:
             if id(source) not in image_memo:
-                batches = _image_batches(source, image_fn, batch_size, num_threads)
-                z = _embed(lambda x: embed_image(params, x), batches, batch_size, "image")
+                batches = _image_batches(source, image_fn, batch_size, own, num_threads)
+                z = finish(_embed(lambda x: embed_image(params, x), batches, len(source), "image"))
                 image_memo[id(source)] = (source, z)  # held, so that its id is not given away
             return image_memo[id(source)][1]
 
@@ -74,7 +82,7 @@ def make_encoder(
             new = [text for text in dict.fromkeys(strings) if text not in text_memo]
             if new or not strings:
                 batches = _text_batches(new, text_fn, batch_size)
-                z = _embed(lambda x: embed_text(params, x), batches, batch_size, "text")
+                z = finish(_embed(lambda x: embed_text(params, x), batches, len(new), "text"))
                 text_memo.update(zip(new, z, strict=True))
             return np.stack([text_memo[text] for text in strings])
 
@@ -84,40 +92,46 @@ def make_encoder(
 
 
 def _embed(
-    embed: Callable[[np.ndarray], Any], batches: Iterable[np.ndarray], batch_size: int, what: str
+    embed: Callable[[np.ndarray], Any], batches: Iterable[np.ndarray], count: int, what: str
 ) -> Float[np.ndarray, "n d"]:
-    parts = [np.asarray(embed(_filled(x, batch_size)), np.float32)[: len(x)] for x in batches]
-    if not parts:
+    if not count:
         raise ValueError(f"got no {what} to embed; expected a source or list with at least one.")
-    z = np.concatenate(parts)
+    z = np.concatenate([np.asarray(embed(batch), np.float32) for batch in batches])[:count]
     bad = np.flatnonzero(~np.isfinite(z).all(axis=1))
     if len(bad):
         raise ValueError(
             f"{len(bad)} of {len(z)} {what} embeddings are not finite, first row {bad[0]}; "
             "the parameters have diverged: go back to an earlier checkpoint."
         )
-    return unit(z)
+    return z
 
 
-def _filled(batch: np.ndarray, batch_size: int) -> np.ndarray:
+def filled(batch: np.ndarray, batch_size: int) -> np.ndarray:
+    """The rows, filled up to `batch_size` with the last one."""
     missing = batch_size - len(batch)
     return np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
 
 
 def _image_batches(
-    source: Source, image_fn: Callable, batch_size: int, num_threads: int
+    source: Source, image_fn: Callable, batch_size: int, rows: Sequence[int], num_threads: int
 ) -> Iterator[np.ndarray]:
     """Yields stacks of prepared pictures; the threads are one batch ahead of the caller."""
+    last = len(source) - 1
     with ThreadPoolExecutor(num_threads) as pool:
 
-        def start(first: int) -> list[Future]:
-            last = min(first + batch_size, len(source))
-            return [pool.submit(_picture, source, image_fn, i) for i in range(first, last)]
+        def start(first: int) -> dict[int, Future]:
+            wanted = {min(first + row, last) for row in rows} if first <= last else set()
+            return {i: pool.submit(_picture, source, image_fn, i) for i in sorted(wanted)}
 
         pending = start(0)
-        for first in range(batch_size, len(source) + batch_size, batch_size):
-            current, pending = pending, start(first)
-            yield np.stack([future.result() for future in current])
+        for first in range(0, len(source), batch_size):
+            current, pending = pending, start(first + batch_size)
+            made = {i: future.result() for i, future in current.items()}
+            example = next(iter(made.values()))
+            batch = np.zeros((batch_size, *example.shape), example.dtype)
+            for row in rows:
+                batch[row] = made[min(first + row, last)]
+            yield batch
 
 
 def _picture(source: Source, image_fn: Callable, index: int) -> np.ndarray:
@@ -136,4 +150,5 @@ def _text_batches(
     strings: Sequence[str], text_fn: Callable[[str], np.ndarray], batch_size: int
 ) -> Iterator[np.ndarray]:
     for first in range(0, len(strings), batch_size):
-        yield np.stack([text_fn(text) for text in strings[first : first + batch_size]])
+        made = np.stack([text_fn(text) for text in strings[first : first + batch_size]])
+        yield filled(made, batch_size)

@@ -10,7 +10,9 @@ from bias_clip.evals.bias import make_bias
 from bias_clip.evals.contrastive import make_contrastive
 from bias_clip.evals.data_bias import make_data_bias
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.factors import make_factors
 from bias_clip.evals.groups import make_groups
+from bias_clip.evals.pairs import make_mmvp, make_sugarcrepe, make_winoground
 from bias_clip.evals.parity import make_parity
 from bias_clip.evals.probe import make_probe
 from bias_clip.evals.results import EvalResult
@@ -23,12 +25,16 @@ EVALUATORS: dict[str, Callable[..., Callable[[Encode], EvalResult]]] = {
     "bias": make_bias,
     "contrastive": make_contrastive,
     "data_bias": make_data_bias,
+    "factors": make_factors,
     "groups": make_groups,
+    "mmvp": make_mmvp,
     "parity": make_parity,
     "probe": make_probe,
     "representation": make_representation,
     "retrieval": make_retrieval,
     "skew": make_skew,
+    "sugarcrepe": make_sugarcrepe,
+    "winoground": make_winoground,
     "zeroshot": make_zeroshot,
 }
 

@@ -46,11 +46,21 @@ class Outputs(NamedTuple):
     bias: Float[Array, ""]
 
 
+class Features(NamedTuple):
+    """What the towers give before it is normalised, in float32."""
+
+    image: Float[Array, "b d"] | None
+    text: Float[Array, "b d"] | None
+
+
 class Model(NamedTuple):
-    """Two pure functions: `init(key) -> params`, `apply(params, image, text) -> Outputs`."""
+    """Pure functions: `init(key) -> params`, `apply(params, image, text) -> Outputs`, and
+    `features(params, image, text) -> Features`, which `apply` brings to unit norm.
+    """
 
     init: Callable[..., Any]
     apply: Callable[..., Outputs]
+    features: Callable[..., Features]
 
 
 def make_model(
@@ -107,21 +117,29 @@ def make_model(
             "bias": jnp.full((), bias_init, jnp.float32),
         }
 
+    def features(
+        params: Mapping[str, Any],
+        image: Float[Array, "b s s 3"] | None = None,
+        text: Int[Array, "b l"] | None = None,
+    ) -> Features:
+        fimg = ftxt = None
+        if image is not None:
+            _check_shape("image", image.shape[1:], (img.size, img.size, 3))
+            fimg = nnx.merge(img_graph, params["img"])(image.astype(dtype)).astype(jnp.float32)
+        if text is not None:
+            _check_shape("text", text.shape[1:], (txt.length,))
+            ftxt = nnx.merge(txt_graph, params["txt"])(text, dtype=dtype).astype(jnp.float32)
+        return Features(fimg, ftxt)
+
     def apply(
         params: Mapping[str, Any],
         image: Float[Array, "b s s 3"] | None = None,
         text: Int[Array, "b l"] | None = None,
     ) -> Outputs:
-        zimg = ztxt = None
-        if image is not None:
-            _check_shape("image", image.shape[1:], (img.size, img.size, 3))
-            zimg = unit_norm(nnx.merge(img_graph, params["img"])(image.astype(dtype)))
-        if text is not None:
-            _check_shape("text", text.shape[1:], (txt.length,))
-            ztxt = unit_norm(nnx.merge(txt_graph, params["txt"])(text, dtype=dtype))
+        zimg, ztxt = (None if x is None else unit_norm(x) for x in features(params, image, text))
         return Outputs(zimg, ztxt, jnp.exp(params["log_scale"]), params["bias"])
 
-    return Model(init, apply)
+    return Model(init, apply, features)
 
 
 def unit_norm(x: Float[Array, "b d"]) -> Float[Array, "b d"]:

@@ -11,32 +11,48 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from bias_clip.train.allocator import keep_pages
+from bias_clip.train.checkpoint import NotSavedError
 from bias_clip.train.config import load_config, validate
+from bias_clip.train.distributed import define_flags, initialize_from_flags
 from bias_clip.train.loop import Interrupted, train
 
 RUN_AGAIN = 75  # exit status after a signal: everything is saved, start the same line again
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.key=value.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the report go.")
+define_flags()
 
 
 def main(_argv: list[str]) -> None:
     """Flags, validation, training. Our own errors say what to do and come without a stack."""
     logging.set_verbosity(logging.WARNING)
-    if jax.default_backend() == "cpu":
-        keep_pages()
     command = shlex.join(["python", "-m", "bias_clip.train", *sys.argv[1:]])
     schema = Path(config_flags.get_config_filename(flags.FLAGS["config"])).parent / "default.py"
     try:
+        initialize_from_flags()
+        if jax.default_backend() == "cpu":
+            keep_pages()
+        else:
+            _keep_compiled(Path(str(_WORKDIR.value)))
         validate(_CONFIG.value, load_config(schema))
         train(_CONFIG.value, Path(str(_WORKDIR.value)), command=command)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, TimeoutError, NotSavedError) as error:
         if not _is_ours(error):
             raise
         sys.exit(f"error: {error}")
     except Interrupted as stopped:
         print(f"{stopped} Run the same line again to continue.", file=sys.stderr)
         sys.exit(RUN_AGAIN)
+
+
+def _keep_compiled(workdir: Path) -> None:
+    """What is compiled stays in the workdir, unless JAX_COMPILATION_CACHE_DIR names a place.
+
+    A run that is started again then need not compile. Not on CPUs, where code that was compiled on
+    one machine may not run on the next that has the workdir.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

@@ -14,12 +14,16 @@ from typing import Any
 import ml_collections
 
 from bias_clip.data.balance import STAGES, USES, make_plan
+from bias_clip.data.cells import CELLS, SMALL, make_cells_plan
 from bias_clip.data.columns import KEYS, WEIGHTS
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import SOURCES
 from bias_clip.data.text import make_text_fn, vocab_size
 from bias_clip.evals import EVALUATORS
 from bias_clip.models.two_towers import make_model
+from bias_clip.stages.mcl_plan import MODES, SEQUENCES
+from bias_clip.train.accumulate import make_gradient
+from bias_clip.train.resume import load_params
 from bias_clip.train.schedule import SCHEDULES, parse_duration
 from bias_clip.train.sharding import make_mesh
 from bias_clip.train.terms import TERMS, needed_columns
@@ -47,8 +51,16 @@ def validate(config: ml_collections.ConfigDict, schema: ml_collections.ConfigDic
     check_arguments("config.model", make_model, config.model)
     _check_choice("config.schedule", config.schedule, SCHEDULES, given=("total_steps",))
     check_arguments("config.mesh", make_mesh, config.mesh, given=("devices",))
+    given = ("apply", "objective", "mesh", "layout")
+    check_arguments("config.accumulation", make_gradient, config.accumulation, given=given)
+    if config.guards is not None:
+        _check_keys("config.guards", config.guards, schema.guards)
+    if config.init_from is not None:
+        check_arguments(
+            "config.init_from", load_params, config.init_from, given=("abstract_params",)
+        )
     refuse_unknown("config.data.columns", config.data.columns, KEYS)
-    _check_objective(config.objective, (*config.data.columns, *_check_balance(config.data)))
+    _check_objective(config.objective, _batch_columns(config.data))
     for name, arguments in config.evals.items():
         _check_evaluator(f"config.evals.{name}", arguments)
     _check_agreement(config)
@@ -91,8 +103,8 @@ def refuse_unknown(where: str, got: Iterable[str], valid: Iterable[str]) -> None
             raise ValueError(f"{where} has {name!r}; expected one of {valid}.{hint}")
 
 
-def load_config(path: Path) -> ml_collections.ConfigDict:
-    """Returns `get_config()` of a config file, which may import from its own folder's name.
+def load_config(path: Path, *arguments: str) -> ml_collections.ConfigDict:
+    """Returns `get_config(*arguments)` of a config file, which may import from its folder's name.
 
     Raises:
       ValueError: if there is no such file.
@@ -106,7 +118,7 @@ def load_config(path: Path) -> ml_collections.ConfigDict:
     root = str(path.parent.parent)
     sys.path.insert(0, root)
     try:
-        return runpy.run_path(str(path))["get_config"]()
+        return runpy.run_path(str(path))["get_config"](*arguments)
     finally:
         sys.path.remove(root)
 
@@ -143,6 +155,30 @@ def _check_choice(where: str, section: Mapping, table: Mapping, given: Iterable[
     refuse_unknown(f"{where}.name", [section["name"]], table)
     rest = {key: value for key, value in section.items() if key != "name"}
     check_arguments(where, table[section["name"]], rest, given=given)
+
+
+def _batch_columns(data: ml_collections.ConfigDict) -> tuple[str, ...]:
+    return (*data.columns, *_check_balance(data), *_check_cells(data))
+
+
+def _check_cells(data: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the keys that training on cells gives the batches."""
+    cells, where = data.cells, "config.data.cells"
+    if cells is None:
+        return ()
+    if CELLS in data.columns:
+        raise ValueError(f"{where} and config.data.columns.{CELLS} are both set; give one of them.")
+    if data.balance is not None:
+        raise ValueError(
+            f"{where} and config.data.balance are both set, which do not compose: a record that is "
+            "drawn twice would be a negative of itself in a batch of its cell. Give one of them; "
+            "weights of the loss can come from config.data.columns.weights."
+        )
+    check_arguments(where, make_cells_plan, cells, given=("batch_size", "seed"))
+    for name, valid in (("mode", MODES), ("small", (*SMALL, None)), ("sequence", SEQUENCES)):
+        if name in cells and cells[name] not in valid:
+            raise ValueError(f"{where}.{name} is {cells[name]!r}; expected one of {valid}.")
+    return (CELLS,)
 
 
 def _check_balance(data: ml_collections.ConfigDict) -> tuple[str, ...]:

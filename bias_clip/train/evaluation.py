@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import make_source
 from bias_clip.data.text import make_text_fn
-from bias_clip.evals import EvalResult, make_encoder, make_evaluator
+from bias_clip.evals import Encode, EvalResult, make_encoder, make_evaluator
 from bias_clip.models.two_towers import Model
 from bias_clip.train.config import to_plain
 from bias_clip.train.sharding import batch_sharding, replicated
@@ -28,7 +29,9 @@ def make_evaluation(
 ) -> Callable[[Any], dict[str, EvalResult]]:
     """Returns `evaluate(params) -> {name: EvalResult}`.
 
-    Evaluators that read the same source share one object, so each picture is embedded once.
+    Evaluators that read the same source share one object, so each picture is embedded once. Each
+    host prepares the pictures that its devices embed; the scores, from all embeddings, every host
+    computes alike.
 
     Args:
       evals: `{name: dict(type=..., source=..., **arguments of make_<type>)}`.
@@ -46,13 +49,14 @@ def make_evaluation(
         lambda params, text: model.apply(params, text=text).ztxt, out_shardings=replicated(mesh)
     )
     encoder = make_encoder(
-        embed_image=lambda params, x: embed_image(params, jax.device_put(x, rows)),
-        embed_text=lambda params, x: embed_text(params, jax.device_put(x, rows)),
+        embed_image=lambda params, x: embed_image(params, _placed(x, rows)),
+        embed_text=lambda params, x: embed_text(params, _placed(x, rows)),
         image_fn=make_image_fn(image),
         text_fn=make_text_fn(**text),
         batch_size=batch_size,
+        rows=_own_rows(batch_size, rows),
     )
-    evaluators = _make_evaluators(evals)
+    evaluators = make_evaluators(evals)
 
     def evaluate(params):
         logit = model.apply(params)  # no tower: only what makes cosines logits
@@ -72,14 +76,19 @@ def flat_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
 
 
 def write_results(directory: Path, step: int, results: Mapping[str, EvalResult]) -> None:
-    """Writes `<evaluator>.json` with step, metrics and details for each result."""
-    directory.mkdir(exist_ok=True)
+    """Writes `<evaluator>.json` with step, metrics and details for each result; one process does."""
+    if jax.process_index() != 0:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
     for name, result in results.items():
         record = {"step": step, "metrics": result.metrics, "details": result.details}
         (directory / f"{name}.json").write_text(json.dumps(record))
 
 
-def _make_evaluators(evals: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable]:
+def make_evaluators(
+    evals: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Callable[[Encode], EvalResult]]:
+    """Returns the evaluators of a config by name; those of equal sources share one object."""
     sources: dict[str, Any] = {}
 
     def shared_source(arguments):
@@ -96,3 +105,14 @@ def _make_evaluators(evals: Mapping[str, Mapping[str, Any]]) -> dict[str, Callab
         source = shared_source(section["source"])
         made[name] = make_evaluator(section["type"], source, **arguments)
     return made
+
+
+def _placed(batch: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """The batch over the devices of all hosts; this one gives the rows of its own."""
+    return jax.make_array_from_callback(batch.shape, sharding, lambda index: batch[index])
+
+
+def _own_rows(batch_size: int, sharding: NamedSharding) -> list[int]:
+    """Rows of a batch that live on this host's devices, wherever the mesh put these."""
+    places = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for place in places if place for row in range(batch_size)[place[0]]})

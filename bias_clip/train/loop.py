@@ -1,36 +1,35 @@
 """The run: batches in, metrics, checkpoints and a report out."""
 
 import contextlib
-import datetime
-import json
-import math
-import platform
 import signal
+import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 
-from bias_clip import __version__
 from bias_clip.data.balance import Plan, make_plan, plain_plan
+from bias_clip.data.cells import describe, make_cells_plan
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.pipeline import make_train_iterator
 from bias_clip.data.sources import Source, make_source
 from bias_clip.data.text import make_text_fn
 from bias_clip.train import checkpoint
-from bias_clip.train.config import to_plain
+from bias_clip.train.distributed import asked_to_stop, is_main
 from bias_clip.train.evaluation import flat_metrics, make_evaluation, write_results
 from bias_clip.train.flops import count_flops, peak_flops
+from bias_clip.train.guards import is_healthy, stop_sick_run
 from bias_clip.train.metrics import Clock, MetricWriter, Progress, format_duration
 from bias_clip.train.report import write_report
+from bias_clip.train.resume import first_state
+from bias_clip.train.schedule import parse_duration
 from bias_clip.train.setup import Setup, make_setup
 from bias_clip.train.sharding import make_mesh, to_global
 from bias_clip.train.state import TrainState
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+from bias_clip.train.watchdog import Watchdog
+from bias_clip.train.workdir import check_room, open_workdir, write_run
 
 
 class Interrupted(Exception):
@@ -50,8 +49,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
       The metrics of the last evaluation.
 
     Raises:
-      ValueError: if the workdir holds a run of another config.
-      FloatingPointError: if the loss is no finite number; the state is under `nonfinite/`.
+      ValueError: if the workdir holds a run of another config, cannot be written or has no room, or
+        its newest checkpoint is damaged.
+      FloatingPointError: if the loss is no finite number, or `guards.max_consecutive` steps in a row
+        were skipped; the state is under `nonfinite/`.
+      checkpoint.NotSavedError: if a checkpoint could not be written; the previous ones are whole.
       Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
     source = make_source(**config.data.source.to_dict())
@@ -65,8 +67,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         text=config.data.text.to_dict(),
         batch_size=config.evaluation.batch_size,
     )
-    plan = _make_plan(source, config.data.balance, setup)
-    _open_workdir(workdir, config)
+    plan = _make_plan(source, config, setup)
+    keep_every = _keep_every(config, setup, len(source))
+    open_workdir(workdir, config)
     iterator = make_train_iterator(
         source,
         image_fn=make_image_fn(config.data.image),
@@ -82,18 +85,52 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         columns=config.data.columns.to_dict(),
         plan=plan,
     )
-    manager = checkpoint.open_checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
+    manager = checkpoint.open_checkpoints(
+        workdir / "checkpoints",
+        keep=config.checkpoint.keep,
+        keep_every=keep_every,
+        clean=True,
+    )
     with contextlib.closing(iterator), contextlib.closing(manager):
-        state, start, seconds = _first_state(setup, manager, iterator, config.seed)
-        _write_run(workdir, setup, command)
+        there = len(manager.all_steps())
+        check_room(workdir, setup.abstract_state, keep=config.checkpoint.keep, there=there)
+        init_from = None if config.init_from is None else config.init_from.to_dict()
+        state, start, seconds = first_state(
+            setup, manager, iterator, seed=config.seed, init_from=init_from
+        )
+        write_run(workdir, setup, command)
         run = _Run(config, workdir, setup, evaluate, iterator, manager)
         return _steps(run, state, start, seconds)
 
 
-def _make_plan(source: Source, balance: ml_collections.ConfigDict | None, setup: Setup) -> Plan:
+def _make_plan(source: Source, config: ml_collections.ConfigDict, setup: Setup) -> Plan:
+    cells, balance = config.data.cells, config.data.balance
+    if cells is not None:
+        given = {"batch_size": config.batch_size, "seed": config.seed}
+        plan, stats = make_cells_plan(source, **cells.to_dict(), **given)
+        if is_main():
+            print(describe(stats, config.batch_size), file=sys.stderr, flush=True)
+        return plan
     if balance is None:
         return plain_plan(source)
     return make_plan(source, **{**balance.to_dict(), "switch": setup.switch})
+
+
+def _keep_every(config: ml_collections.ConfigDict, setup: Setup, examples: int) -> int | None:
+    if config.keep_every is None:
+        return None
+    steps = parse_duration(
+        config.keep_every,
+        total_steps=setup.total_steps,
+        batch_size=config.batch_size,
+        examples_per_epoch=examples,
+    )
+    if steps == 0 or steps % setup.save_every:
+        raise ValueError(
+            f"config.keep_every is {config.keep_every!r}, {steps} steps, "
+            f"and checkpoint.every {setup.save_every} steps; expected a multiple of it."
+        )
+    return steps
 
 
 class _Run(NamedTuple):
@@ -112,22 +149,39 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
     progress = Progress(total_steps=total, start_step=start)
     speed = _make_speed(run)
     clock, logged = Clock(), start
+    dog = Watchdog(run.workdir, seconds=run.config.stall_seconds, step=start)
     results: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+
+    def timed(part, function, *arguments):
+        dog.doing(part)
+        result = clock.timed(part, function, *arguments)
+        dog.doing("step")
+        return result
+
     progress.say(f"{'continuing after' if start else 'starting; total'} step {start or total}")
-    with contextlib.closing(writer), contextlib.closing(progress), _stop_signal() as stop:
+    with (
+        contextlib.closing(dog),
+        contextlib.closing(writer),
+        contextlib.closing(progress),
+        _stop_signal() as stop,
+    ):
         for step in range(start + 1, total + 1):
-            batch = clock.timed("input", next, run.iterator)
-            jax.block_until_ready(metrics)  # one step runs while the next one's batch is made
+            batch = timed("input", next, run.iterator)
             batch = {key: value for key, value in batch.items() if key != "index"}
             arrays = to_global(batch, setup.mesh)
+            jax.block_until_ready(metrics)  # one step runs while the next one's batch is made
+            if "skipped_in_row" in metrics:
+                _check_health(run, state, step - 1, metrics)
+            dog.done(step - 1)
             if step == start + 1:
-                state, metrics = clock.timed("compile", _first_step, setup, state, arrays)
+                state, metrics = timed("compile", _first_step, setup, state, arrays)
             else:
                 state, metrics = setup.train_step(state, arrays)
             if step % setup.log_every == 0 or step == total:
                 values = jax.device_get(metrics)
-                _check_finite(run, state, step, values)
+                _check_health(run, state, step, values)
+                checkpoint.check(run.manager)
                 elapsed, parts = clock.report()
                 seconds += elapsed
                 line = speed(step - logged, elapsed, parts)
@@ -135,34 +189,27 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
                 progress.update(step, _say(run, values, line, total - step))
                 logged = step
             if step % setup.evaluate_every == 0 or step == total:
-                results = clock.timed("evaluate", _evaluate, run, state, step)
+                results = timed("evaluate", _evaluate, run, state, step)
                 writer.write(step, flat_metrics(results))
+            if asked_to_stop(step):  # many hosts agree on the step
+                stop.append("SIGTERM")
             if step % setup.save_every == 0 or step == total or stop:
-                clock.timed("save", _save, run, state, step, seconds)
+                timed("save", _save, run, state, step, seconds)
             if stop:
-                run.manager.wait_until_finished()
+                checkpoint.wait(run.manager)
                 raise Interrupted(f"stopped by signal {stop[0]} after step {step}; state saved.")
         if not results:  # a finished run that was started again
             results = _evaluate(run, state, total)
-        progress.say(f"report: {write_report(run.workdir)}")
-    run.manager.wait_until_finished()
+        _say_bad_records(run, progress)
+        if is_main():
+            progress.say(f"report: {write_report(run.workdir)}")
+    checkpoint.wait(run.manager)
     return flat_metrics(results)
 
 
 def _first_step(setup: Setup, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
     """Compiles in the call, and runs: both belong to no speed."""
     return jax.block_until_ready(setup.train_step(state, batch))
-
-
-def _first_state(
-    setup: Setup, manager: Any, iterator: Any, seed: int
-) -> tuple[TrainState, int, float]:
-    step = manager.latest_step()
-    if step is None:
-        return setup.init(jax.random.key(seed)), 0, 0.0
-    state, data = checkpoint.restore(manager, step, setup.abstract_state)
-    iterator.set_state(data["iterator"])
-    return state, step, data["seconds"]
 
 
 def _save(run: _Run, state: TrainState, step: int, seconds: float) -> None:
@@ -216,65 +263,20 @@ def _say(run: _Run, values: dict[str, Any], line: dict[str, float], steps_left: 
     )
 
 
-def _check_finite(run: _Run, state: TrainState, step: int, values: dict[str, Any]) -> None:
-    if math.isfinite(values["loss"]):
-        return
-    directory = run.workdir / "nonfinite"
-    with contextlib.closing(checkpoint.open_checkpoints(directory, keep=1)) as manager:
-        checkpoint.save(manager, step, state, {"iterator": run.iterator.get_state()})
-        manager.wait_until_finished()
-    shown = {name: float(value) for name, value in values.items()}
-    raise FloatingPointError(
-        f"the loss is {shown['loss']} at step {step}; the state is in {directory}; checkpoints of "
-        f"steps {list(run.manager.all_steps())} are untouched. Metrics of the step: {shown}. "
-        "Try a lower optimizer.lr, a longer schedule.warmup or a smaller optimizer.clip_norm."
-    )
-
-
-def _open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    plain = to_plain(config)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        path = workdir / "config.json"
-        found = json.loads(path.read_text()) if path.exists() else plain
-        now, then = _flat(plain), _flat(found)
-        differ = [key for key in {**now, **then} if now.get(key) != then.get(key)]
-        if not differ:
-            path.write_text(json.dumps(plain, indent=2))
-    except OSError as error:
-        raise ValueError(f"workdir {workdir} cannot be written: {error}.") from error
-    if differ:
-        shown = "; ".join(f"{key}: {then.get(key)!r} there, {now.get(key)!r} now" for key in differ)
-        raise ValueError(
-            f"{workdir} holds a run of another config ({shown}). Give another --workdir, or the "
-            "config it was started with to continue it."
+def _say_bad_records(run: _Run, progress: Progress) -> None:
+    stats = run.iterator.stats()
+    if stats.replaced:
+        named = "; ".join(f"{name}: {reason}" for name, reason in list(stats.bad.items())[:10])
+        progress.say(
+            f"{stats.replaced} of {stats.examples} examples stood in for bad records: {named}"
         )
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """A nested dict as {"a.b": value}; an empty dict is a value."""
-    if not isinstance(value, dict) or not value:
-        return {name: value}
-    return {
-        key: leaf
-        for part, inner in value.items()
-        for key, leaf in _flat(inner, f"{name}.{part}" if name else part).items()
-    }
-
-
-def _write_run(workdir: Path, setup: Setup, command: str) -> None:
-    params = jax.tree.leaves(setup.abstract_state.params)
-    device = jax.devices()[0]
-    record = {
-        "command": command,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {"bias_clip": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
-        "devices": f"{jax.device_count()} x {device.device_kind or device.platform}",
-        "parameters": sum(math.prod(leaf.shape) for leaf in params),
-        "total_steps": setup.total_steps,
-    }
-    (workdir / "run.json").write_text(json.dumps(record, indent=2))
+def _check_health(run: _Run, state: TrainState, step: int, metrics: dict[str, Any]) -> None:
+    guards = run.config.guards
+    limit = None if guards is None else guards.max_consecutive
+    if not is_healthy(metrics, max_consecutive=limit):
+        stop_sick_run(run.workdir, state, step, metrics, list(run.manager.all_steps()))
 
 
 @contextlib.contextmanager
@@ -287,7 +289,8 @@ def _stop_signal() -> Iterator[list[str]]:
         received.append(signal.Signals(number).name)
         signal.signal(number, previous[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # On many hosts jax holds SIGTERM: one host's signal has to reach all, see `asked_to_stop`.
+    for number in (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ():
         previous[number] = signal.signal(number, handler)
     try:
         yield received

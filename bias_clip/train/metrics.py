@@ -53,10 +53,16 @@ def health(outputs: Outputs, batch: Mapping[str, Array]) -> dict[str, Float[Arra
 
 
 class MetricWriter:
-    """Metrics of one run on disk: `metrics.jsonl`, an object a line, and TensorBoard events."""
+    """Metrics of one run on disk: `metrics.jsonl`, an object a line, and TensorBoard events.
+
+    Of many processes, which all have the same metrics, the first writes and the others do nothing.
+    """
 
     def __init__(self, workdir: Path, *, start_step: int):
         """Opens the files; lines of steps after `start_step`, which will be run again, are cut."""
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
         path = workdir / "metrics.jsonl"
         if path.exists():
             _cut_after(path, start_step)
@@ -65,6 +71,8 @@ class MetricWriter:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line and the same scalars as events; a NaN, no number, is left out."""
+        if not self._writes:
+            return
         plain = {name: _number(value) for name, value in values.items()}
         plain = {name: value for name, value in plain.items() if not math.isnan(value)}
         self._file.write(json.dumps({"step": step, **plain}) + "\n")
@@ -74,16 +82,18 @@ class MetricWriter:
 
     def close(self) -> None:
         """Writes what is buffered."""
-        self._file.close()
-        self._events.close()
+        if self._writes:
+            self._file.close()
+            self._events.close()
 
 
 class Progress:
-    """A live line on a terminal; elsewhere a line every half minute."""
+    """A live line on a terminal; elsewhere a line every half minute. One process speaks for all."""
 
     def __init__(self, *, total_steps: int, start_step: int):
         """Shows nothing until the first `update`."""
-        self._quiet = not sys.stderr.isatty()
+        self._speaks = jax.process_index() == 0
+        self._quiet = not (self._speaks and sys.stderr.isatty())
         self._last = 0.0
         self._bar = tqdm(
             total=total_steps,
@@ -99,14 +109,19 @@ class Progress:
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(step - self._bar.n if not self._quiet else 0)
         now = time.monotonic()
-        if self._quiet and (now - self._last > QUIET_SECONDS or step == self._bar.total):
+        if (
+            self._speaks
+            and self._quiet
+            and (now - self._last > QUIET_SECONDS or step == self._bar.total)
+        ):
             self._last = now
             print(f"step {step}/{self._bar.total}  {text}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """Prints a line that stays."""
-        self._bar.write(text, file=sys.stderr)
-        sys.stderr.flush()
+        if self._speaks:
+            self._bar.write(text, file=sys.stderr)
+            sys.stderr.flush()
 
     def close(self) -> None:
         """Leaves the line as it stands."""

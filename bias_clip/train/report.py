@@ -16,19 +16,13 @@ import numpy as np
 
 from bias_clip.train import report_plots
 from bias_clip.train.metrics import format_duration
-from bias_clip.train.report_charts import eval_charts, metric_table, spaced, train_charts
+from bias_clip.train.report_charts import eval_charts, metric_table, train_charts
 from bias_clip.train.report_format import format_large, format_number, format_percent, is_number
+from bias_clip.train.report_names import spaced
 from bias_clip.train.report_read import Run, curve, read_run
+from bias_clip.train.report_tiles import GROUP_TILES, Number
 
 PICTURE_BYTES = 1_400_000  # of base64 on the page: what keeps the whole file under two megabytes
-
-
-class Number(NamedTuple):
-    """A big number: what it is called, its value, what to hold it against."""
-
-    name: str
-    value: str
-    against: str
 
 
 class Tile(NamedTuple):
@@ -111,10 +105,11 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
 
 def quality_tiles(run: Run) -> list[Tile]:
     """The numbers that a reader asks for first, a tile for each evaluator that has them."""
-    make = {
+    make: dict[str, Any] = {
         "zeroshot": _zeroshot_tile,
         "retrieval": _retrieval_tile,
         "bias": _bias_tile,
+        **GROUP_TILES,
         "probe": _probe_tile,
     }
     found = [(name, record, record["details"].get("kind")) for name, record in run.evals.items()]

@@ -1,15 +1,17 @@
-"""Which curves and numbers the report shows, and under which names."""
+"""Which curves and numbers the report shows."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from bias_clip.train.report_format import format_number, format_percent
+from bias_clip.train.report_names import is_share, metric_name, spaced
 from bias_clip.train.report_plots import Chart, line_chart, sparkline
 from bias_clip.train.report_read import Run, curve
 
 AXES = ("step", "examples", "seconds")
 SHARE: dict[str, Any] = {"percent": True, "zero": True}
+ZERO: dict[str, Any] = {"zero": True}
 
 # title, unit, {key in metrics.jsonl: label}, form of the axis
 TRAIN_CHARTS: tuple[tuple[str, str, dict[str, str], dict], ...] = (
@@ -106,42 +108,49 @@ EVAL_CHARTS: dict[str, tuple[tuple[str, str, dict[str, str], dict], ...]] = {
             SHARE,
         ),
     ),
+    "groups": (
+        (
+            ": accuracy",
+            "share of pictures",
+            {"acc": "all", "acc_mean": "mean over groups", "acc_worst": "worst group"},
+            SHARE,
+        ),
+    ),
+    "parity": (
+        (
+            ": gap",
+            "between the groups",
+            {"parity_max": "largest", "parity_mean": "mean over words"},
+            SHARE,
+        ),
+    ),
+    "representation": (
+        (
+            ": preference",
+            "for the second group",
+            {"preference": "share", "preference_probability": "mean probability"},
+            SHARE,
+        ),
+    ),
+    "association": (
+        (
+            ": gap",
+            "between the groups",
+            {"pairs_max": "largest", "pairs_mean": "mean over pairs"},
+            SHARE,
+        ),
+    ),
 }
 
-_SHARES = re.compile(
-    r"acc1|acc5|acc_img|acc_txt|map|class_recall|unseen|recognition|.*chance|[it]2[it]_r\d+|"
-    r"preference.*|representation.*|pairs_(mean|max)|"
-    r"association_(mean|max|signed|probability|recall)"
-)
-_NAMES = {
-    "acc1": "top-1 accuracy",
-    "acc5": "top-5 accuracy",
-    "acc_img": "picture finds text",
-    "acc_txt": "text finds picture",
-    "class_recall": "recall, mean over classes",
-    "map": "mean average precision",
-    "preference": "nearer to the second group, in a role",
-    "preference_low": "the same, lower end of the 95 % interval",
-    "preference_high": "the same, upper end of the 95 % interval",
-    "preference_probability": "the same, mean probability",
-    "preference_plain": "nearer to the second group, no role named",
-    "preference_objects": "nearer to the second group, nobody shown",
-    "representation": "representation bias, in a role",
-    "representation_objects": "representation bias, nobody shown",
-    "recognition": "group recognised",
-    "association_mean": "gap between the groups, mean over roles",
-    "association_max": "gap between the groups, largest",
-    "association_chance": "gap between the groups, by chance",
-    "association_signed": "gap between the groups, signed mean",
-    "association_probability": "gap in probability, mean over roles",
-    "association_recall": "role recognised",
-    "association_roles": "roles counted",
-    "association_excluded": "roles with too few pictures",
-    "pairs_mean": "gap over pairs of roles, mean",
-    "pairs_max": "gap over pairs of roles, largest",
-    "pairs_images": "pictures of people outside any role",
+# by kind: the same for metrics whose names hold a group or a cut-off, by pattern; label from its group
+PATTERN_CHARTS: dict[str, tuple[tuple[str, str, str, str, dict], ...]] = {
+    "groups": ((": each group", "share of pictures", r"acc_of_(.*)", "{}", SHARE),),
+    "skew": (
+        (": max skew", "nats, equal shares wanted", r"maxskew_uniform_(\d+)", "first {}", ZERO),
+        (": NDKL", "nats, equal shares wanted", r"ndkl_uniform_(\d+)", "first {}", ZERO),
+    ),
 }
-_WAYS = {"i2t": "picture to text", "t2i": "text to picture"}
+MOST_LINES = 6  # a chart has so many colours
 
 
 def train_charts(rows: list[dict]) -> list[Chart]:
@@ -163,7 +172,8 @@ def eval_charts(run: Run) -> list[Chart]:
     """How the main metrics of each evaluator went over training."""
     charts = []
     for name, record in run.evals.items():
-        table = EVAL_CHARTS.get(record["details"].get("kind"), ())
+        kind = record["details"].get("kind")
+        table = (*EVAL_CHARTS.get(kind, ()), *_by_pattern(kind, record["metrics"]))
         titled = tuple(
             (f"{spaced(name)}{part}", _named(unit, record["details"]), *rest)
             for part, unit, *rest in table
@@ -176,33 +186,25 @@ def metric_table(run: Run) -> list[dict]:
     """All final metrics: a group for each evaluator, a row (name, value, course) for each metric."""
     groups = []
     for name, record in run.evals.items():
-        rows = []
+        rows, kind = [], record["details"].get("kind")
         for metric, value in record["metrics"].items():
             spell = format_percent if is_share(metric) else format_number
             values = curve(run.rows, f"eval/{name}/{metric}").y.tolist()
             course = sparkline(values) if len(set(values)) > 1 else ""
-            words = _named(metric_name(metric), record["details"])
+            words = _named(metric_name(metric, kind), record["details"])
             rows.append({"name": words, "value": spell(value), "course": course})
         groups.append({"name": spaced(name), "step": record.get("step"), "rows": rows})
     return groups
 
 
-def is_share(metric: str) -> bool:
-    """Whether a metric of an evaluator is by its name a share, to be read as a percentage."""
-    return _SHARES.fullmatch(metric) is not None
-
-
-def metric_name(metric: str) -> str:
-    """A metric's name in words: t2i_r5_chance is "text to picture R@5, chance"."""
-    recall = re.fullmatch(r"([it]2[it])_r(\d+)(_chance)?", metric)
-    if recall:
-        return f"{_WAYS[recall[1]]} R@{recall[2]}" + (", chance" if recall[3] else "")
-    return _NAMES.get(metric, spaced(metric))
-
-
-def spaced(name: str) -> str:
-    """An identifier as words."""
-    return name.replace("_", " ").replace("/", " / ")
+def _by_pattern(kind: str | None, metrics: Mapping) -> tuple[tuple[str, str, dict, dict], ...]:
+    """The charts of PATTERN_CHARTS, with the metrics that there are; none of too many lines."""
+    charts = []
+    for title, unit, pattern, label, form in PATTERN_CHARTS.get(kind or "", ()):
+        found = {metric: re.fullmatch(pattern, metric) for metric in metrics}
+        keys = {metric: label.format(match[1]) for metric, match in found.items() if match}
+        charts += [(title, unit, keys, form)] if len(keys) <= MOST_LINES else []
+    return tuple(charts)
 
 
 def _named(text: str, details: Mapping) -> str:

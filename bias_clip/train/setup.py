@@ -9,13 +9,22 @@ import ml_collections
 import optax
 from jax.sharding import Mesh
 
+from bias_clip.data.cells import CELLS
 from bias_clip.data.columns import WEIGHTS, dtype_of
 from bias_clip.models.two_towers import Model, make_model
+from bias_clip.train.accumulate import make_gradient
 from bias_clip.train.metrics import health
 from bias_clip.train.objective import make_objective
 from bias_clip.train.optim import make_optimizer
 from bias_clip.train.schedule import make_schedule, parse_duration
-from bias_clip.train.sharding import batch_sharding, check_batch_size, replicated, tree_shardings
+from bias_clip.train.sharding import (
+    batch_sharding,
+    check_batch_size,
+    make_layout,
+    replicated,
+    state_shardings,
+    tree_shardings,
+)
 from bias_clip.train.state import TrainState, init_state
 from bias_clip.train.step import make_train_step
 
@@ -50,7 +59,8 @@ def make_setup(
     Raises:
       ValueError: if the batch does not divide over the mesh, or a duration cannot be resolved.
     """
-    check_batch_size(config.batch_size, mesh)
+    accumulation, guards = _section(config, "accumulation"), _section(config, "guards")
+    check_batch_size(config.batch_size, mesh, max(1, accumulation.get("steps", 1)))
     check_batch_size(config.evaluation.batch_size, mesh)
     known = {"batch_size": config.batch_size, "examples_per_epoch": examples_per_epoch}
     total_steps = parse_duration(config.total, **known)
@@ -63,18 +73,25 @@ def make_setup(
     params_shape = jax.eval_shape(model.init, jax.random.key(0))
     tx = make_optimizer(params_shape, schedule=schedule, **config.optimizer.to_dict())
     log_every = max(1, steps(config.log_every))
-    train_step = make_train_step(
+    init = _make_init(model, tx, with_ema=config.ema_decay is not None, with_guard=bool(guards))
+    abstract_state = _with_shardings(init, config.sharding, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
+    gradient = make_gradient(
         apply=model.apply,
         objective=make_objective(config.objective.to_dict(), mesh),
+        mesh=mesh,
+        layout=make_layout(shardings.params),
+        **accumulation,
+    )
+    train_step = make_train_step(
+        gradient=gradient,
         tx=tx,
         health=health,
         log_every=log_every,
         total_steps=total_steps,
         ema_decay=config.ema_decay,
+        max_grad_norm=guards["max_grad_norm"] if guards else None,
     )
-    init = _make_init(model, tx, with_ema=config.ema_decay is not None)
-    abstract_state = _with_shardings(init, config.sharding, mesh)
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
     return Setup(
         mesh=mesh,
         model=model,
@@ -96,9 +113,20 @@ def make_setup(
     )
 
 
+def _section(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
+    # Empty where it is None, and for a workdir from before there was such a section.
+    if name not in config or config[name] is None:
+        return {}
+    return config[name].to_dict()
+
+
 def _balance(data: ml_collections.ConfigDict) -> ml_collections.ConfigDict | None:
     # A workdir from before there was balancing has no such key, and can still be evaluated.
     return data.balance if "balance" in data else None
+
+
+def _cells(data: ml_collections.ConfigDict) -> tuple[str, ...]:
+    return (CELLS,) if "cells" in data and data.cells is not None else ()  # as for balance
 
 
 def _switch(data: ml_collections.ConfigDict, steps: Callable, total_steps: int) -> int | None:
@@ -115,9 +143,11 @@ def _switch(data: ml_collections.ConfigDict, steps: Callable, total_steps: int) 
 
 
 def _make_init(
-    model: Model, tx: optax.GradientTransformation, *, with_ema: bool
+    model: Model, tx: optax.GradientTransformation, *, with_ema: bool, with_guard: bool
 ) -> Callable[[jax.Array], TrainState]:
-    return lambda key: init_state(key, init=model.init, tx=tx, with_ema=with_ema)
+    return lambda key: init_state(
+        key, init=model.init, tx=tx, with_ema=with_ema, with_guard=with_guard
+    )
 
 
 def _with_shardings(init: Callable, rules: Any, mesh: Mesh) -> TrainState:
@@ -125,7 +155,7 @@ def _with_shardings(init: Callable, rules: Any, mesh: Mesh) -> TrainState:
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
-        tree_shardings(shapes, rules, mesh),
+        state_shardings(shapes, shapes.params, tree_shardings(shapes.params, rules, mesh)),
     )
 
 
@@ -140,7 +170,7 @@ def _abstract_batch(
     }
     balance = _balance(config.data)
     weighed = balance is not None and balance.use == "weight"
-    columns = (*config.data.columns, *((WEIGHTS,) if weighed else ()))
+    columns = (*config.data.columns, *((WEIGHTS,) if weighed else ()), *_cells(config.data))
     shapes |= {key: ((rows,), dtype_of(key)) for key in columns}
     sharding = batch_sharding(mesh)
     return {

@@ -3,44 +3,60 @@
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
+AXES = (*BATCH_AXES, "tensor")
 MIN_FSDP_SIZE = 2**14  # elements; smaller leaves cost more to gather than to hold
 
 
 def make_mesh(
-    *, data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+    *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Returns a mesh with axes "data" (replicated parameters) and "fsdp" (sharded ones).
+    """Returns a mesh with axes "data", "fsdp" and "tensor".
 
-    The batch is split over both. One of the sizes may be -1: all devices that are left.
+    The batch is split over the first two, and every device of a "tensor" group sees the same rows.
+    One of the sizes may be -1: all devices that are left.
+
+    Args:
+      data: parts of the batch whose devices share nothing but gradients.
+      fsdp: parts of the batch over which parameters and optimiser state are split as well.
+      tensor: parts of attention heads, hidden units and vocabulary.
+      devices: all by default.
 
     Raises:
-      ValueError: if the sizes do not multiply to the number of devices.
+      ValueError: if the sizes do not multiply to the number of devices, or a tensor group spans
+        processes, which read different rows.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = {"data": data, "fsdp": fsdp}
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     free = [name for name, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size != -1)
     if len(free) == 1 and known > 0 and len(devices) % known == 0:
         sizes[free[0]] = len(devices) // known
     if math.prod(sizes.values()) != len(devices) or min(sizes.values()) < 1:
         raise ValueError(
-            f"mesh data={data}, fsdp={fsdp} does not fit {len(devices)} devices; their product "
-            "must be the number of devices, and one of them may be -1."
+            f"mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {len(devices)} devices; "
+            "their product must be the number of devices, and one of them may be -1."
         )
     # Auto axes: under explicit ones, the default of jax.make_mesh, x @ x.T raises.
-    return jax.make_mesh(
+    mesh = jax.make_mesh(
         tuple(sizes.values()),
         tuple(sizes),
         axis_types=(AxisType.Auto,) * len(sizes),
         devices=devices,
     )
+    for group in mesh.devices.reshape(-1, sizes["tensor"]):
+        if len({device.process_index for device in group}) > 1:
+            raise ValueError(
+                f"mesh tensor={sizes['tensor']} puts devices of several processes into one group, "
+                "which has to see one set of rows; take a divisor of the devices of a process."
+            )
+    return mesh
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -59,19 +75,45 @@ def to_global(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
+class Layout(NamedTuple):
+    """How a tree of parameters lies on a mesh: two trees of shardings.
+
+    Attributes:
+      held: between steps, split by every axis of its rule.
+      used: in the towers, whole over the axes that split the batch. Left to itself the partitioner
+        often gathers activations in place of the weights, and every device of an fsdp group then
+        computes all rows of the group.
+    """
+
+    held: Any
+    used: Any
+
+
+def make_layout(held: Any) -> Layout:
+    """Returns the layout of parameters that have the shardings `held` between steps."""
+    return Layout(held, jax.tree.map(_gathered, held))
+
+
 def tree_shardings(tree: Any, rules: Sequence[tuple[str, Any]], mesh: Mesh) -> Any:
     """Returns a sharding for every leaf of `tree`, by the first rule that matches its path.
 
     Args:
-      tree: arrays or ShapeDtypeStructs. A leaf's path is its keys joined by "/", and an
-        optimiser's leaf carries the path of its parameter, so one rule reaches both.
-      rules: `(regex, spec)`, searched for in the path. `spec` is "replicate"; "fsdp", which splits
-        the largest dimension that the fsdp axis divides and leaves small leaves whole; or one axis
-        name or None for each dimension. A leaf of another rank (a factored moment) is replicated.
-      mesh: from `make_mesh`.
+      tree: arrays or ShapeDtypeStructs. A leaf's path is its keys joined by "/".
+      rules: `(regex, spec)`, searched for in the path. `spec` is one of
+
+        "replicate"        every device holds the leaf whole
+        "fsdp"             splits the largest dimension that the axis divides and that no other axis
+                           has; leaves small leaves whole
+        "tensor@-2"        splits that dimension; it is counted as in NumPy
+        "tensor@-2?"       the same where the axis divides the dimension, else not
+        "tensor@-2,fsdp"   both, each on a dimension of its own
+        (None, "fsdp")     one axis name or None for each dimension; a leaf of another rank is whole
+
+      mesh: from `make_mesh`. An axis of size 1 splits nothing.
 
     Raises:
-      ValueError: for a leaf that no rule matches, or an axis that does not divide its dimension.
+      ValueError: for a leaf that no rule matches, a spec that cannot be read, a dimension that is
+        not there or taken, or an axis that does not divide its dimension.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _leaf_spec(path_name(path), leaf, rules, mesh)),
@@ -79,19 +121,67 @@ def tree_shardings(tree: Any, rules: Sequence[tuple[str, Any]], mesh: Mesh) -> A
     )
 
 
+def state_shardings(state: Any, params: Any, shardings: Any) -> Any:
+    """Returns a sharding for every leaf of a state: that of the parameter whose path it ends with.
+
+    A factored moment, which lacks one dimension of its parameter, is split as the others are. What
+    belongs to no parameter, or has a shape of its own, is held whole by every device.
+
+    Args:
+      state: ShapeDtypeStructs: parameters, optimiser state and averages.
+      params: the parameters alone.
+      shardings: of `params`, from `tree_shardings`.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    known = {
+        path_name(path): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True)
+    }
+    mesh = jax.tree.leaves(shardings)[0].mesh
+
+    def of_leaf(path, leaf):
+        parts = path_name(path).split("/")
+        for start in range(1, len(parts)):  # the longest end first
+            if (name := "/".join(parts[start:])) in known:
+                shape, sharding = known[name]
+                return NamedSharding(mesh, _spec_of_part(leaf.shape, shape, sharding.spec))
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, state)
+
+
 def path_name(path: Sequence[Any]) -> str:
     """Returns a tree path as the string that regexes in configs see, "img/blocks/mlp/kernel"."""
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises ValueError unless the batch splits evenly over the mesh."""
+def check_batch_size(batch_size: int, mesh: Mesh, steps: int = 1) -> None:
+    """Raises ValueError unless the batch, in `steps` microbatches, splits evenly over the mesh."""
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if batch_size % shards:
-        near = max(shards, batch_size // shards * shards)
+    parts = shards * steps
+    if batch_size % parts:
+        near = max(parts, batch_size // parts * parts)
+        times = f" times {steps} microbatches" if steps > 1 else ""
         raise ValueError(
-            f"a batch of {batch_size} does not divide over {shards} devices; try {near}."
+            f"a batch of {batch_size} does not divide over {shards} devices{times}; try {near}."
         )
+
+
+def _gathered(sharding: NamedSharding) -> NamedSharding:
+    kept = (None if axis in BATCH_AXES else axis for axis in sharding.spec)
+    return NamedSharding(sharding.mesh, PartitionSpec(*kept))
+
+
+def _spec_of_part(
+    part: tuple[int, ...], whole: tuple[int, ...], spec: PartitionSpec
+) -> PartitionSpec:
+    axes = (*spec, *(None,) * (len(whole) - len(spec)))
+    if part == whole:
+        return spec
+    found = {
+        axes[:i] + axes[i + 1 :] for i in range(len(whole)) if whole[:i] + whole[i + 1 :] == part
+    }
+    return PartitionSpec(*found.pop()) if len(found) == 1 else PartitionSpec()
 
 
 def _leaf_spec(name: str, leaf: Any, rules: Sequence, mesh: Mesh) -> PartitionSpec:
@@ -105,24 +195,71 @@ def _leaf_spec(name: str, leaf: Any, rules: Sequence, mesh: Mesh) -> PartitionSp
         )
     if spec == "replicate" or leaf.ndim == 0:
         return PartitionSpec()
-    if spec == "fsdp":
-        return _split_largest(leaf.shape, mesh.shape["fsdp"])
+    where = f"sharding rule {pattern!r}: {spec!r}"
     if isinstance(spec, str):
-        raise ValueError(f"sharding rule {pattern!r}: {spec!r} is not 'replicate' or 'fsdp'.")
+        return _named_spec(where, spec, name, leaf.shape, mesh)
     if len(spec) != leaf.ndim:
         return PartitionSpec()
     for size, axis in zip(leaf.shape, spec, strict=True):
-        if axis is not None and size % mesh.shape[axis]:
-            raise ValueError(
-                f"rule {pattern!r} splits {name!r} of shape {leaf.shape} by axis {axis!r} of size "
-                f"{mesh.shape[axis]}, which does not divide {size}."
-            )
+        if axis is not None:
+            _check_divides(where, name, leaf.shape, axis, size, mesh)
     return PartitionSpec(*spec)
 
 
-def _split_largest(shape: tuple[int, ...], parts: int) -> PartitionSpec:
-    divisible = [i for i, size in enumerate(shape) if size % parts == 0]
-    if parts == 1 or not divisible or np.prod(shape) < MIN_FSDP_SIZE:
-        return PartitionSpec()
-    largest = max(divisible, key=lambda i: (shape[i], i))
-    return PartitionSpec(*("fsdp" if i == largest else None for i in range(len(shape))))
+_TERM = re.compile(r"(?P<axis>[a-z]+)(@(?P<dimension>-?\d+)(?P<maybe>\?)?)?")
+
+
+def _named_spec(
+    where: str, spec: str, name: str, shape: tuple[int, ...], mesh: Mesh
+) -> PartitionSpec:
+    """The spec of "fsdp", "tensor@-2" or "tensor@-2,fsdp"."""
+    axes: list[str | None] = [None] * len(shape)
+    terms = [_TERM.fullmatch(term.strip()) for term in spec.split(",")]
+    for term in sorted(terms, key=lambda term: term is None or term["dimension"] is None):
+        if term is None or term["axis"] not in mesh.shape:
+            raise ValueError(
+                f"{where} is not 'replicate', 'fsdp', or an axis of {AXES} with a dimension, such "
+                "as 'tensor@-1' or 'tensor@-2,fsdp'."
+            )
+        axis = term["axis"]
+        if term["dimension"] is None and axis != "fsdp":
+            raise ValueError(f"{where} does not say which dimension; write '{axis}@-1'.")
+        if term["dimension"] is None:
+            place = _largest(shape, axes, mesh.shape["fsdp"])
+        else:
+            place = _dimension(where, term, name, shape, axes, mesh)
+        if place is not None and mesh.shape[axis] > 1:
+            axes[place] = axis
+    return PartitionSpec(*axes) if any(axes) else PartitionSpec()
+
+
+def _dimension(
+    where: str, term: re.Match, name: str, shape: tuple[int, ...], axes: list, mesh: Mesh
+) -> int | None:
+    given = int(term["dimension"])
+    if not -len(shape) <= given < len(shape):
+        raise ValueError(f"{where}: {name!r} of shape {shape} has no dimension {given}.")
+    place = given % len(shape)
+    if axes[place] is not None:
+        raise ValueError(f"{where} splits dimension {given} of {name!r} twice.")
+    if term["maybe"] and shape[place] % mesh.shape[term["axis"]]:
+        return None
+    _check_divides(where, name, shape, term["axis"], shape[place], mesh)
+    return place
+
+
+def _check_divides(
+    where: str, name: str, shape: tuple[int, ...], axis: str, size: int, mesh: Mesh
+) -> None:
+    if size % mesh.shape[axis]:
+        raise ValueError(
+            f"{where} splits {name!r} of shape {shape} by axis {axis!r} of size "
+            f"{mesh.shape[axis]}, which does not divide {size}; change mesh.{axis} or the rule."
+        )
+
+
+def _largest(shape: tuple[int, ...], axes: list[str | None], parts: int) -> int | None:
+    free = [i for i, size in enumerate(shape) if axes[i] is None and size % parts == 0]
+    if parts == 1 or not free or np.prod(shape) < MIN_FSDP_SIZE:
+        return None
+    return max(free, key=lambda i: (shape[i], i))

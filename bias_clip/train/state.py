@@ -11,6 +11,13 @@ from jaxtyping import Array, Int
 from bias_clip.train.optim import init_ema
 
 
+class Skipped(NamedTuple):
+    """How many steps were left out because their gradient was not to be trusted."""
+
+    total: Int[Array, ""]
+    in_row: Int[Array, ""]  # up to the last step; 0 after a good one
+
+
 class TrainState(NamedTuple):
     """Everything that the next step depends on, beside the batch."""
 
@@ -18,6 +25,7 @@ class TrainState(NamedTuple):
     params: Any
     opt_state: Any
     ema: Any  # an average of params, or None
+    skipped: Skipped | None = None  # None: no step is ever left out
 
 
 def init_state(
@@ -26,8 +34,10 @@ def init_state(
     init: Callable[[jax.Array], Any],
     tx: optax.GradientTransformation,
     with_ema: bool,
+    with_guard: bool,
 ) -> TrainState:
     """Returns the state before the first step. Pure: goes through `eval_shape` and `jit`."""
     params = init(key)
     ema = init_ema(params) if with_ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), ema)
+    skipped = Skipped(*(jnp.zeros((), jnp.int32) for _ in Skipped._fields)) if with_guard else None
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), ema, skipped)

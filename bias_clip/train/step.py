@@ -4,60 +4,86 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool
 
 from bias_clip.train.optim import update_ema
-from bias_clip.train.state import TrainState
+from bias_clip.train.state import Skipped, TrainState
 
 
 def make_train_step(
     *,
-    apply: Callable,
-    objective: Callable,
+    gradient: Callable,
     tx: optax.GradientTransformation,
     health: Callable,
     log_every: int,
     total_steps: int,
     ema_decay: float | None,
+    max_grad_norm: float | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `train_step(state, batch) -> (state, metrics)`, not yet jitted.
 
+    Where the state counts skipped steps (`state.skipped`), a step whose loss or gradient is not
+    finite, or whose gradient is longer than `max_grad_norm`, changes nothing but the counters. The
+    schedule, which counts updates, then waits; the order of examples goes on.
+
     Args:
-      apply: `apply(params, image, text) -> Outputs`.
-      objective: from `make_objective`.
+      gradient: from `make_gradient`.
       tx: from `make_optimizer`.
       health: from `make_health`; costs a pass over all pairs, so it is computed on steps that are
         logged only and its metrics are zero on the others.
       log_every: a step is logged when the number of finished steps is a multiple of this,
       or `total_steps`.
       ema_decay: of the average of the parameters, or None.
-    """
+      max_grad_norm: norm of the gradient, before clipping, above which a step is skipped; or None.
 
-    def loss_fn(params, batch):
-        outputs = apply(params, batch["image"], batch["text"])
-        loss, parts = objective(outputs, batch)
-        return loss, (parts, outputs)
+    Raises:
+      ValueError: if `max_grad_norm` is not positive.
+    """
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise ValueError(f"guards.max_grad_norm is {max_grad_norm}; expected above 0, or None.")
 
     def train_step(state, batch):
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (parts, outputs)), grads = grad_fn(state.params, batch)
+        loss, parts, outputs, grads = gradient(state.params, batch)
+        norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
         ema = None
         if ema_decay is not None:
             ema = update_ema(state.ema, params, decay=ema_decay, step=step)
+        after = TrainState(step, params, opt_state, ema, state.skipped)
         metrics = {"loss": loss} | {f"term_{name}": value for name, value in parts.items()}
-        metrics["grad_norm"] = optax.tree.norm(grads)
+        metrics["grad_norm"] = norm
+        if state.skipped is not None:
+            good = jnp.isfinite(loss) & jnp.isfinite(norm)
+            if max_grad_norm is not None:
+                good &= norm <= max_grad_norm
+            after = _keep_if(good, after, state, state.skipped)
+            metrics |= {"skipped": 1 - good.astype(jnp.int32)}
+            counts = after.skipped._asdict()
+            metrics |= {f"skipped_{name}": n for name, n in counts.items()}
         metrics |= _sometimes(
             (step % log_every == 0) | (step == total_steps),
             # Not the norm of the updates: to have them at hand here, every step would write and read
             # a copy of all parameters (3.5 % of a step on a CPU, and as much memory everywhere).
-            lambda: health(outputs, batch) | {"param_norm": optax.tree.norm(params)},
+            lambda: health(outputs, batch) | {"param_norm": optax.tree.norm(after.params)},
         )
-        return TrainState(step, params, opt_state, ema), metrics
+        return after, metrics
 
     return train_step
+
+
+def _keep_if(
+    good: Bool[Array, ""], after: TrainState, before: TrainState, counts: Skipped
+) -> TrainState:
+    """`after`, or `before` with its step and its counters moved on."""
+    # A select and not a `cond`: it melts into the loops that write the new values.
+    kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
+    bad = 1 - good.astype(jnp.int32)
+    skipped = Skipped(counts.total + bad, (counts.in_row + 1) * bad)
+    return kept._replace(step=after.step, skipped=skipped)
 
 
 def _sometimes(condition: jax.Array, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -12,12 +12,16 @@ ARGUMENTS = {
     "bias": {},
     "contrastive": {},
     "data_bias": {**BY, "label": "concept"},
+    "factors": {"factors": ("concept", "gender")},
     "groups": {**BY, "label": "concept"},
+    "mmvp": {"pattern": 4},
     "parity": {**BY, "classes": ("cook", "judge")},
     "probe": {"label": "concept"},
     "representation": {},
     "retrieval": {},
     "skew": {**BY, "words": ("cook", "judge"), "ks": (2, 0.5)},
+    "sugarcrepe": {"by": "concept"},
+    "winoground": {},
     "zeroshot": {"label": "concept"},
 }
 
@@ -27,7 +31,7 @@ def make_case():
     source = ListSource(
         record(
             i,
-            [f"caption {i}"],
+            [f"caption {i}", f"another {i}"],
             concept=("cook", "judge")[i % 2],
             gender=("woman", "man", "person", "none")[i // 2 % 4],
             name=f"person {i}",
@@ -44,7 +48,7 @@ def make_case():
 def test_every_evaluator_returns_numbers_and_json(name):
     source, encode = make_case()
     arguments = dict(ARGUMENTS[name])
-    if name == "probe":
+    if name in ("factors", "probe"):
         arguments["train_source"] = source
     evaluate = make_evaluator(name, source, **arguments)
     result = evaluate(encode)

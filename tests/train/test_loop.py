@@ -174,7 +174,10 @@ def test_checkpoint_of_another_model_is_refused_with_what_differs(whole_run):
 
 def test_diverged_run_stops_with_step_and_values_and_keeps_what_was_saved(tmp_path):
     config = tiny_config(
-        optimizer__lr=1e30, schedule__warmup="4 steps", checkpoint__every="1 steps"
+        optimizer__lr=1e30,
+        schedule__warmup="4 steps",
+        checkpoint__every="1 steps",
+        guards__max_consecutive=2,
     )
     with pytest.raises(FloatingPointError, match=r"at step [2-8]; the state is in"):
         train(config, tmp_path, command="")

@@ -12,7 +12,7 @@ import pytest
 
 from bias_clip.train import report
 from bias_clip.train.report import config_lines, write_report
-from bias_clip.train.report_charts import is_share, metric_name
+from bias_clip.train.report_names import is_share, metric_name
 from bias_clip.train.report_read import read_metrics, read_run
 from tests.train.workdirs import OCCUPATIONS, make_workdir
 from tools.report import main

@@ -24,7 +24,7 @@ def specs(tree, rules, mesh):
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
-    [({}, (8, 1)), ({"fsdp": 4}, (2, 4)), ({"data": 2, "fsdp": -1}, (2, 4))],
+    [({}, (8, 1, 1)), ({"fsdp": 4}, (2, 4, 1)), ({"data": 2, "fsdp": -1, "tensor": 2}, (2, 2, 2))],
 )
 def test_free_axis_takes_the_devices_that_are_left(sizes, expected):
     assert tuple(make_mesh(**sizes).shape.values()) == expected

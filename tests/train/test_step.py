@@ -1,11 +1,20 @@
 """One step of training: equal on any mesh, and a step of descent."""
 
+from pathlib import Path
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from bias_clip.train.accumulate import Gradient
+from bias_clip.train.config import load_config
+from bias_clip.train.flops import count_flops
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh, to_global
+from bias_clip.train.state import init_state
+from bias_clip.train.step import make_train_step
 from tests.train.tiny import tiny_config
 
 
@@ -102,3 +111,96 @@ def test_two_terms_add_up():
     _, metrics = setup.train_step(setup.init(jax.random.key(0)), to_global(batch, mesh))
     expected = float(metrics["term_sigmoid"]) + 0.5 * float(metrics["term_softmax"])
     assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-6)
+
+
+def guarded_step(*, with_guard=True, max_grad_norm=2.0):
+    """Descent with momentum on a gradient and a loss that are the batch itself."""
+    tx = optax.sgd(0.1, momentum=0.9)
+    state = init_state(
+        jax.random.key(0),
+        init=lambda _: {"w": jnp.ones(3)},
+        tx=tx,
+        with_ema=True,
+        with_guard=with_guard,
+    )
+    step = make_train_step(
+        gradient=lambda params, batch: Gradient(batch["loss"], {}, None, {"w": batch["grad"]}),
+        tx=tx,
+        health=lambda outputs, batch: {},
+        log_every=1,
+        total_steps=10,
+        ema_decay=0.9,
+        max_grad_norm=max_grad_norm,
+    )
+    return state, jax.jit(step)
+
+
+GOOD = {"loss": np.float32(1.0), "grad": np.array([1, 0, 0], np.float32)}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"grad": np.array([0, np.nan, 0], np.float32)},
+        {"grad": np.array([0, np.inf, 0], np.float32)},
+        {"loss": np.float32(np.nan)},
+        {"grad": np.array([0, 2.1, 0], np.float32)},  # finite, but above the limit
+    ],
+    ids=["nan", "inf", "loss", "spike"],
+)
+def test_step_is_skipped_for_a_gradient_that_is_not_to_be_trusted(bad):
+    state, step = guarded_step()
+    state, _ = step(state, GOOD)
+    after, metrics = step(state, GOOD | bad)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        after._replace(step=None, skipped=None),
+        state._replace(step=None, skipped=None),
+    )
+    assert int(after.step) == 2
+    assert float(metrics["param_norm"]) == pytest.approx(float(optax.tree.norm(state.params)))
+    after, _ = step(after, GOOD | bad)
+    assert tuple(map(int, after.skipped)) == (2, 2)
+    after, metrics = step(after, GOOD)
+    assert tuple(map(int, after.skipped)) == (2, 0)
+    assert int(metrics["skipped"]) == 0
+    expected, _ = step(state, GOOD)  # as if the bad ones had never been, but for the average's rate
+    np.testing.assert_array_equal(after.params["w"], expected.params["w"])
+
+
+def test_without_a_guard_nothing_is_counted():
+    state, step = guarded_step(with_guard=False)
+    after, metrics = step(state, GOOD | {"grad": np.full(3, np.nan, np.float32)})
+    assert after.skipped is None
+    assert "skipped" not in metrics
+    assert np.isnan(after.params["w"]).all()
+
+
+def test_limit_of_the_norm_must_be_positive():
+    with pytest.raises(ValueError, match="max_grad_norm is 0; expected above 0"):
+        guarded_step(max_grad_norm=0)
+
+
+SIGLIP = Path(__file__).parents[2] / "configs" / "siglip_b16.py"
+
+
+def step_of(variant, **changes):
+    config = load_config(SIGLIP, variant)
+    config.update(changes)
+    setup = make_setup(config, mesh=make_mesh(), examples_per_epoch=None)
+    return setup.train_step, setup.abstract_state, setup.abstract_batch
+
+
+def test_all_regularisers_cost_less_than_two_per_cent_of_the_flops():
+    plain, everything = (count_flops(*step_of(variant)) for variant in ("plain", "all"))
+    assert plain < everything < 1.02 * plain
+
+
+@pytest.mark.slow
+def test_all_regularisers_cost_less_than_five_per_cent_of_the_memory():
+    sizes = []
+    for variant in ("plain", "all"):
+        step, *shapes = step_of(variant, batch_size=4_096)  # 512 rows a device
+        memory = step.lower(*shapes).compile().memory_analysis()
+        sizes.append(memory.temp_size_in_bytes + memory.argument_size_in_bytes)
+    assert sizes[1] < 1.05 * sizes[0]

@@ -1,0 +1,198 @@
+"""Lloyd's iterations: one pass sums up the members of each centre, an update moves the centres."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bias_clip.stages._rows import (
+    AxisName,
+    Picked,
+    Rows,
+    compute_dtype,
+    fold_rows,
+    pick_lowest,
+    total,
+)
+
+ROUNDING = 8.0  # epsilons of squared length below which a squared distance is rounding alone
+_EXACT = jax.lax.Precision.HIGHEST  # or a TPU multiplies in bfloat16
+
+
+class Sums(NamedTuple):
+    """What a pass leaves: all that an update needs. Sums of parts are sums of the whole."""
+
+    x: Float[Array, "k d"]  # of weighted members
+    weight: Float[Array, " k"]
+    counts: Int[Array, " k"]  # members of positive weight
+    inertia: Float[Array, ""]  # weighted squared distances to the nearest centre
+    square: Float[Array, ""]  # weighted squared lengths
+
+
+class Run(NamedTuple):
+    """Where the iterations ended."""
+
+    centres: Float[Array, "k d"]
+    sums: Sums  # of the rows by these centres
+    iterations: Int[Array, ""]
+
+
+def nearest(
+    x: Float[Array, "b d"], centres: Float[Array, "k d"]
+) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
+    """The nearest centre of each row, the lowest of several, and the squared distance to it."""
+    x = x.astype(centres.dtype)
+    halves = (centres**2).sum(1) / 2 - jnp.matmul(x, centres.T, precision=_EXACT)
+    labels = jnp.argmin(halves, axis=1).astype(jnp.int32)
+    return labels, jnp.maximum((x**2).sum(1) + 2 * halves.min(1), 0)
+
+
+def squared_distances(x: Float[Array, "b d"], y: Float[Array, "m d"]) -> Float[Array, "b m"]:
+    """Squared distances, 0 where rounding cannot tell two rows apart.
+
+    In float32 that is below about a thousandth of their length.
+    """
+    x = x.astype(y.dtype)
+    lengths = (x**2).sum(1)[:, None] + (y**2).sum(1)
+    squares = lengths - 2 * jnp.matmul(x, y.T, precision=_EXACT)
+    return jnp.where(squares > ROUNDING * jnp.finfo(y.dtype).eps * lengths, squares, 0)
+
+
+def sum_members(
+    rows: Rows, centres: Float[Array, "k d"], *, chunk_size: int, axis_name: AxisName
+) -> tuple[Sums, Int[Array, " b"], Float[Array, " b"]]:
+    """One pass: sums over all devices, and of the local rows the labels and squared distances.
+
+    A row of weight 0 is in no sum, whatever it holds; it has a label, and a distance of 0.
+    """
+    k, d = centres.shape
+    zero = jnp.zeros_like(rows.x[0, 0], dtype=centres.dtype)  # as the rows differ between devices
+    init = Sums(
+        x=jnp.zeros((k, d), zero.dtype) + zero,
+        weight=jnp.zeros(k, zero.dtype) + zero,
+        counts=jnp.zeros(k, jnp.int32) + zero.astype(jnp.int32),
+        inertia=zero,
+        square=zero,
+    )
+
+    def step(sums: Sums, chunk: Rows) -> tuple[Sums, tuple[Array, Array]]:
+        labels, distances = nearest(chunk.x, centres)
+        there = chunk.weights > 0
+        x = jnp.where(there[:, None], chunk.x.astype(centres.dtype), 0)
+        distances = jnp.where(there, distances, 0)
+        members = labels[:, None] == jnp.arange(k)
+        weights = jnp.where(members, chunk.weights[:, None], 0)
+        found = Sums(
+            x=jnp.matmul(weights.T, x, precision=_EXACT),
+            weight=weights.sum(0),
+            counts=(members & there[:, None]).sum(0, dtype=jnp.int32),
+            inertia=(chunk.weights * distances).sum(),
+            square=(chunk.weights * (x**2).sum(1)).sum(),
+        )
+        return jax.tree.map(jnp.add, sums, found), (labels, distances)
+
+    sums, (labels, distances) = fold_rows(step, init, rows, chunk_size)
+    return total(sums, axis_name), labels, distances
+
+
+def lloyd(
+    rows: Rows,
+    centres: Float[Array, "k d"],
+    *,
+    max_iterations: Int[Array, ""] | int,
+    tol: Float[Array, ""] | float,
+    empty: str,
+    spherical: bool,
+    chunk_size: int,
+    axis_name: AxisName,
+) -> Run:
+    """Passes and updates until the centres rest, at most `max_iterations` of them."""
+    k, d = centres.shape
+    centres = centres.astype(compute_dtype(rows.x))
+
+    def iteration(state: tuple) -> tuple:
+        """A pass, and an update unless the centres were at rest or have moved often enough."""
+        centres, _, shift, rest, iterations, _ = state
+        sums, labels, distances = sum_members(
+            rows, centres, chunk_size=chunk_size, axis_name=axis_name
+        )
+        done = (iterations >= max_iterations) | ((iterations > 0) & ~(shift > rest))
+        filled = sums
+        if empty == "farthest":
+            filled = jax.lax.cond(
+                (sums.weight == 0).any() & ~done,
+                lambda: fill_empty(sums, farthest(rows, labels, distances, k, axis_name)),
+                lambda: sums,
+            )
+        new = jnp.where(done, centres, means(filled, centres, spherical=spherical))
+        shift = ((new - centres) ** 2).sum()
+        return new, sums, shift, resting(sums, tol), iterations + ~done, done
+
+    zero = jnp.zeros((), centres.dtype)
+    _, nothing, none = empty_run(k, d, centres.dtype)
+    state = (centres, nothing, zero, zero, none, jnp.zeros((), bool))
+    centres, sums, _, _, iterations, _ = jax.lax.while_loop(
+        lambda state: ~state[-1], iteration, state
+    )
+    return Run(centres, sums, iterations)
+
+
+def empty_run(k: int, d: int, dtype: Any) -> Run:
+    """Zeros, to start a loop with."""
+    square, vector, zero = (jnp.zeros(shape, dtype) for shape in ((k, d), (k,), ()))
+    sums = Sums(square, vector, jnp.zeros(k, jnp.int32), zero, zero)
+    return Run(square, sums, jnp.zeros((), jnp.int32))
+
+
+def means(sums: Sums, centres: Float[Array, "k d"], *, spherical: bool) -> Float[Array, "k d"]:
+    """Where the centres go; one without members stays."""
+    some = (sums.weight > 0)[:, None]
+    new = jnp.where(some, sums.x / jnp.where(some, sums.weight[:, None], 1), centres)
+    if not spherical:
+        return new
+    norms = jnp.linalg.norm(new, axis=1, keepdims=True)
+    return jnp.where(norms > 0, new / jnp.where(norms > 0, norms, 1), centres)
+
+
+def resting(sums: Sums, tol: Float[Array, ""] | float) -> Float[Array, ""]:
+    """The squared shift of all centres below which they rest: tol times the variance of a column."""
+    weight = sums.weight.sum()
+    mean = sums.x.sum(0) / weight
+    return tol * jnp.maximum(sums.square / weight - (mean**2).sum(), 0) / mean.shape[0]
+
+
+def farthest(
+    rows: Rows,
+    labels: Int[Array, " b"],
+    distances: Float[Array, " b"],
+    number: int,
+    axis_name: AxisName,
+) -> Picked:
+    """The rows that are farthest from their centre, in this order.
+
+    Scores are negative squared distances; the payload is (row, weight, label).
+    """
+    scores = jnp.where(rows.weights > 0, -distances, jnp.inf)
+    return pick_lowest(scores, rows.ids, (rows.x, rows.weights, labels), number, axis_name)
+
+
+def fill_empty(sums: Sums, far: Picked) -> Sums:
+    """Gives the first empty cluster the farthest row, the next the next, and takes them elsewhere.
+
+    Rows that lie on their centre are not moved: there are too few distinct ones.
+    """
+    x, weight, label = far.payload
+    x = x.astype(sums.x.dtype)
+    k = sums.weight.shape[0]
+    off = -far.scores > ROUNDING * jnp.finfo(x.dtype).eps * (x**2).sum(1)
+    empty = sums.weight == 0
+    moved = (jnp.arange(k) < empty.sum()) & off & jnp.isfinite(far.scores)
+    to = jnp.argsort(~empty, stable=True)  # the empty ones first, in their order
+    change = jax.nn.one_hot(to, k, dtype=x.dtype) - jax.nn.one_hot(label, k, dtype=x.dtype)
+    change = jnp.where(moved, weight, 0)[:, None] * change
+    left = sums.weight + change.sum(0)
+    return sums._replace(
+        x=sums.x + jnp.matmul(change.T, jnp.where(moved[:, None], x, 0), precision=_EXACT),
+        weight=jnp.where(left > ROUNDING * jnp.finfo(x.dtype).eps * sums.weight, left, 0),
+    )

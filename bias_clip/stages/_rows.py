@@ -1,0 +1,120 @@
+"""Rows in chunks and on several devices: how a pass walks them, and how one of them is found."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
+
+AxisName: TypeAlias = str | tuple[str, ...] | None
+Tree: TypeAlias = Any
+Values: TypeAlias = Array | np.ndarray
+
+
+class Rows(NamedTuple):
+    """This device's rows, and what a row is known by on all of them."""
+
+    x: Float[Array, "b d"]
+    weights: Float[Array, " b"]
+    ids: Int[Array, " b"]  # from 0, over all devices in their order
+
+
+class Picked(NamedTuple):
+    """Some rows, in the order of their scores; equal on all devices."""
+
+    scores: Float[Array, " m"]  # infinite where there was none left
+    payload: Tree  # of these rows
+
+
+def make_rows(
+    x: Float[Array, "b d"], weights: Shaped[Array, " b"] | None, axis_name: AxisName
+) -> Rows:
+    """Numbers the rows; without weights all weigh 1."""
+    dtype = compute_dtype(x)
+    ones = jnp.ones_like(x[:, 0], dtype=dtype)
+    first = 0 if axis_name is None else x.shape[0] * jax.lax.axis_index(axis_name)
+    ids = first + jnp.arange(x.shape[0], dtype=jnp.int32)
+    return Rows(x, ones if weights is None else ones * weights.astype(dtype), ids)
+
+
+def compute_dtype(x: Float[Array, "..."]) -> Any:
+    """The type of all arithmetic: float32 for anything shorter."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def fold_rows(
+    step: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, rows: Tree, chunk_size: int
+) -> tuple[Tree, Tree]:
+    """Walks local rows chunk by chunk: `carry, out = step(carry, chunk)`.
+
+    Chunks are cut out where they are needed, and the last is as short as it comes: no copy of all
+    rows is made, neither split nor filled up.
+
+    Returns: the last carry, and the outs (one row per row) joined.
+    """
+    number = jax.tree.leaves(rows)[0].shape[0]
+    size = min(chunk_size, number)
+    whole = number // size
+
+    def cut(first: Any, size: int) -> Tree:
+        return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, size), rows)
+
+    if whole == 1 and number == size:
+        return step(init, rows)
+    carry, out = jax.lax.scan(
+        lambda carry, i: step(carry, cut(i * size, size)), init, jnp.arange(whole)
+    )
+    out = jax.tree.map(lambda a: a.reshape(whole * size, *a.shape[2:]), out)
+    if number > whole * size:
+        carry, rest = step(carry, cut(whole * size, number - whole * size))
+        out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, rest)
+    return carry, out
+
+
+def total(tree: Tree, axis_name: AxisName) -> Tree:
+    """Sums over devices."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def pick_lowest(
+    scores: Float[Array, " b"],
+    ids: Int[Array, " b"],
+    payload: Tree,
+    number: int,
+    axis_name: AxisName,
+) -> Picked:
+    """The `number` rows of lowest score over all devices; of equal ones the lowest ids.
+
+    Each device names its own lowest; then the rows that won, and no others, travel.
+    """
+
+    def pick(scores: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+        here = jnp.argmin(scores)
+        return jnp.where(ids == ids[here], jnp.inf, scores), (scores[here], here)
+
+    own, places = jax.lax.scan(pick, scores, length=number)[1]
+    rows = jax.tree.map(lambda a: a[places], payload)
+    if axis_name is None:
+        return Picked(own, rows)
+    all_scores, all_ids = _gather((own, ids[places]), axis_name)
+    won = jnp.lexsort((all_ids, all_scores))[:number]
+    mine = all_ids[won][:, None] == ids[places]
+    place = mine.argmax(1)
+
+    def send(a: Array) -> Array:
+        there = mine.any(1).reshape(-1, *(1,) * (a.ndim - 1))
+        return jnp.where(there, a[place], jnp.zeros_like(a))
+
+    return Picked(all_scores[won], jax.lax.psum(jax.tree.map(send, rows), axis_name))
+
+
+def _gather(tree: Tree, axis_name: str | tuple[str, ...]) -> Tree:
+    """Vectors of all devices joined; by a sum, whose result is known to be equal on all of them."""
+
+    def place(a: Array) -> Array:
+        table = jnp.zeros((jax.lax.axis_size(axis_name), *a.shape), a.dtype)
+        return table.at[jax.lax.axis_index(axis_name)].set(a)
+
+    return jax.tree.map(jnp.ravel, jax.lax.psum(jax.tree.map(place, tree), axis_name))

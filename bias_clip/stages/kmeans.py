@@ -1,0 +1,254 @@
+"""k-means of embeddings, in memory and on any number of devices; `kmeans_stream` is for more."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
+
+from bias_clip.stages._lloyd import Run, empty_run, lloyd, nearest
+from bias_clip.stages._plus_plus import make_key, plus_plus
+from bias_clip.stages._rows import AxisName, Values, compute_dtype, fold_rows, make_rows
+
+EMPTY = ("farthest", "keep")
+CHUNK_SIZE = 16_384
+SHOWN = 5  # rows in an error
+
+
+class KMeans(NamedTuple):
+    """A clustering.
+
+    Attributes:
+      centres: the means of their members, or these at unit length.
+      labels: the nearest centre of each (local) row, the lowest of several.
+      inertia: weighted squared distances of all rows to their centre.
+      iterations: passes that moved the centres, the one that found them at rest among them.
+      counts: rows of positive weight by label; 0 if a centre is nobody's nearest.
+
+    Arrays are jax's, but for those of `fit_stream` that are NumPy's.
+    """
+
+    centres: Float[Values, "k d"]
+    labels: Int[Values, " b"]
+    inertia: Float[Values, ""]
+    iterations: Int[Values, ""]
+    counts: Int[Values, " k"]
+
+
+def fit(
+    x: Float[Array, "b d"],
+    k: int,
+    *,
+    seed: int = 0,
+    init: Float[Array, "k d"] | None = None,
+    weights: Shaped[Array, " b"] | None = None,
+    n_init: int = 1,
+    max_iterations: int = 300,
+    tol: float = 1e-4,
+    empty: str = "farthest",
+    spherical: bool = False,
+    chunk_size: int = CHUNK_SIZE,
+    axis_name: AxisName = None,
+) -> KMeans:
+    """Clusters rows by Lloyd's iterations from k-means++ centres; the best of `n_init` starts.
+
+    ::
+
+        label(i)  = argmin_c |x_i - centre_c|^2
+        centre_c <- sum of w_i x_i with label c / sum of w_i with label c
+
+    Under `axis_name` every device holds as many rows, and all get the same centres: those of one
+    device with all rows, to rounding. A draw is a function of the seed and the row's number over
+    all devices (below 2^31), so padding (weight 0) belongs behind the rows of the last device.
+    Distances to all centres are held for `chunk_size` rows at a time; drawing the first centres
+    holds 2 + log k numbers a row.
+
+    Args:
+      x: embeddings; distances are Euclidean, which for unit rows rank as cosines do. bfloat16 and
+        float16 rows are computed with as float32.
+      k: number of clusters.
+      seed: of the draws.
+      init: centres to start from instead.
+      weights: one non-negative number or truth value a row, 0 for padding; None weighs all alike.
+      n_init: starts, of which the one of least inertia is kept.
+      max_iterations: of a start.
+      tol: centres are at rest once the sum of their squared shifts is no more than this times the
+        variance of a column on average, as in scikit-learn; 0 goes on until nothing moves.
+      empty: what a cluster without members does: "farthest" goes to the row farthest from its
+        centre (the second such cluster to the second such row), "keep" stays where it is.
+      spherical: brings centres to unit length after each update.
+      chunk_size: rows whose distances are held at a time.
+      axis_name: mapped axis or axes over which the rows are spread; None for one device.
+
+    Raises:
+      ValueError: arguments of wrong shape or value; fewer rows, or fewer distinct ones, than
+        clusters; rows that are not finite. Of a traced array no values are seen: there, `counts`
+        with zeros and an inertia that is not finite say so.
+
+    Reference: Lloyd, Least squares quantization in PCM, 1982; Arthur and Vassilvitskii, k-means++,
+      2007. Multistage contrastive learning (Zhang et al., 2024) clusters by scikit-learn's
+      mini-batches; these are passes over all rows.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.stages.kmeans import fit
+      >>> found = fit(jnp.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]), 2)
+      >>> found.counts[found.labels].tolist()
+      [1, 2, 2]
+    """
+    _check(x, k, init=init, weights=weights, n_init=n_init, empty=empty, chunk_size=chunk_size)
+    check_numbers(max_iterations=max_iterations, tol=tol)
+    rows = x.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+    if k > rows:
+        raise ValueError(f"got {rows} rows for k={k} clusters; expected at least as many as k.")
+    if _is_known(x, weights):
+        _check_values(x, None if weights is None else np.asarray(weights), k)
+    found, distinct = _fit(
+        *(jnp.asarray(x), init, weights, seed, n_init, max_iterations, tol),
+        k=k,
+        empty=empty,
+        spherical=spherical,
+        chunk_size=chunk_size,
+        axis_name=axis_name,
+    )
+    if _is_known(distinct) and distinct < k:
+        raise ValueError(
+            f"got {int(distinct)} distinct rows for k={k} clusters (nearer than a thousandth of their "
+            "length counts as the same in float32); choose a smaller k, or look whether the "
+            "embeddings have collapsed."
+        )
+    return found
+
+
+def assign(
+    x: Float[Array, "b d"], centres: Float[Array, "k d"], *, chunk_size: int = CHUNK_SIZE
+) -> Int[Array, " b"]:
+    """The nearest centre of each row, the lowest of several.
+
+    Raises: ValueError if the rows are not floats [rows, width] of the centres' width.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bias_clip.stages.kmeans import assign
+      >>> assign(jnp.array([[0.9], [0.1], [0.5]]), jnp.array([[0.0], [1.0]])).tolist()
+      [1, 0, 0]
+    """
+    check_rows(x)
+    check_centres(centres, centres.shape[0], x.shape[1])
+    return _assign(jnp.asarray(x), jnp.asarray(centres), chunk_size=chunk_size)
+
+
+def check_rows(x: Float[Values, "b d"], width: int | None = None) -> None:
+    """Raises unless floats [rows, width] with some rows."""
+    if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.floating) or not x.shape[0]:
+        raise ValueError(f"x: got {x.dtype}{list(x.shape)}; expected float rows [rows, width].")
+    if width is not None and x.shape[1] != width:
+        raise ValueError(f"x: got rows of width {x.shape[1]}; expected {width} as before.")
+
+
+def check_centres(centres: Float[Values, "k d"], k: int, width: int) -> None:
+    """Raises unless floats [k, width]."""
+    if centres.shape != (k, width) or not jnp.issubdtype(centres.dtype, jnp.floating):
+        raise ValueError(
+            f"centres: got {centres.dtype}{list(centres.shape)}; expected floats {[k, width]}, a row "
+            "a cluster."
+        )
+
+
+def check_numbers(**numbers: float | int) -> None:
+    """Raises unless each is 0 or more."""
+    for name, value in numbers.items():
+        if not value >= 0:
+            raise ValueError(f"{name}: got {value}; expected a number of 0 or more.")
+
+
+def check_finite(x: Values, weights: np.ndarray | None = None, first: int = 0) -> None:
+    """Raises with the numbers of rows that are not finite; x[0] is row `first`."""
+    finite = np.isfinite(x).all(axis=1) if isinstance(x, np.ndarray) else np.asarray(_finite(x))
+    bad = np.flatnonzero(~finite & (True if weights is None else weights > 0))
+    if len(bad):
+        raise ValueError(
+            f"x: got {len(bad)} rows that are not finite, such as {(first + bad[:SHOWN]).tolist()}; "
+            "leave them out (weight 0), or go back to a model that has not diverged."
+        )
+
+
+def check_choices(k: int, n_init: int, empty: str, chunk_size: int) -> None:
+    """Raises unless these are whole numbers from 1 up, and `empty` is one of its words."""
+    for name, value in {"k": k, "n_init": n_init, "chunk_size": chunk_size}.items():
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}: got {value!r}; expected a whole number from 1 up.")
+    if empty not in EMPTY:
+        raise ValueError(f"empty: got {empty!r}; expected one of {EMPTY}.")
+
+
+@partial(
+    jax.jit,
+    static_argnames=("k", "empty", "spherical", "chunk_size", "axis_name"),
+)
+def _fit(x, init, weights, seed, n_init, max_iterations, tol, *, k, chunk_size, axis_name, **words):
+    rows = make_rows(x, weights, axis_name)
+    over = {"chunk_size": chunk_size, "axis_name": axis_name}
+
+    def start(number: Array) -> tuple[Array, Array]:
+        if init is not None:
+            return init.astype(compute_dtype(x)), jnp.int32(k)
+        return plus_plus(rows, jax.random.fold_in(make_key(seed), number), k, **over)
+
+    def restart(number: Array, best: tuple[Run, Array]) -> tuple[Run, Array]:
+        centres, distinct = start(number)
+        iterating = {"max_iterations": max_iterations, "tol": tol, **words, **over}
+        run = lloyd(rows, centres, **iterating)
+        better = (number == 0) | (run.sums.inertia < best[0].sums.inertia)
+        return jax.tree.map(partial(jnp.where, better), (run, distinct), best)
+
+    none = empty_run(k, x.shape[1], compute_dtype(x)), jnp.int32(0)
+    (centres, sums, iterations), distinct = jax.lax.fori_loop(0, n_init, restart, none)
+    labels = _assign(x, centres, chunk_size=chunk_size)
+    return KMeans(centres, labels, sums.inertia, iterations, sums.counts), distinct
+
+
+@partial(jax.jit, static_argnames="chunk_size")
+def _assign(x, centres, *, chunk_size):
+    centres = centres.astype(compute_dtype(x))
+    return fold_rows(lambda _, x: ((), nearest(x, centres)[0]), (), x, chunk_size)[1]
+
+
+@jax.jit
+def _finite(x):
+    return jnp.isfinite(x).all(axis=1)
+
+
+def _check(x, k, *, init, weights, n_init, empty, chunk_size) -> None:
+    check_rows(x)
+    check_choices(k, n_init, empty, chunk_size)
+    if init is not None:
+        check_centres(init, k, x.shape[1])
+        if n_init > 1:
+            raise ValueError(f"n_init: got {n_init} starts from one init; expected 1 with it.")
+    if weights is not None and weights.shape != (x.shape[0],):
+        raise ValueError(
+            f"weights: got shape {list(weights.shape)}; expected [{x.shape[0]}], one a row."
+        )
+
+
+def _check_values(x: Values, weights: np.ndarray | None, k: int) -> None:
+    if weights is not None:
+        if not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError("weights: got negative or not finite ones; expected none.")
+        if (weights > 0).sum() < k:
+            raise ValueError(
+                f"got {(weights > 0).sum()} rows of positive weight for k={k} clusters; expected at "
+                "least as many as k."
+            )
+    check_finite(x, weights)
+
+
+def _is_known(*arrays: Array | None) -> bool:
+    return all(
+        not isinstance(a, jax.core.Tracer) and getattr(a, "is_fully_addressable", True)
+        for a in arrays
+        if a is not None
+    )

@@ -1,0 +1,244 @@
+"""k-means of embeddings that do not fit in memory: passes over chunks, their sums merged here."""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key
+
+from bias_clip.stages._lloyd import Sums, farthest, fill_empty, means, resting, sum_members
+from bias_clip.stages._plus_plus import make_key, race
+from bias_clip.stages._rows import Picked, compute_dtype, make_rows
+from bias_clip.stages.kmeans import (
+    CHUNK_SIZE,
+    KMeans,
+    check_centres,
+    check_choices,
+    check_finite,
+    check_numbers,
+    check_rows,
+    fit,
+)
+
+Chunks = Callable[[], Iterator[np.ndarray]]
+_SAMPLE = 2**32 - 1  # folded into the key of the sample; restarts fold in 0, 1, ...
+
+
+class _Passes(NamedTuple):
+    """What is run on a chunk: (x, weights, centres) to what a pass looks for."""
+
+    members: Callable[..., Any]  # to (Sums, labels)
+    farthest: Callable[..., Picked]
+
+
+def fit_stream(
+    chunks: Chunks,
+    k: int,
+    *,
+    seed: int = 0,
+    init: Float[Array, "k d"] | None = None,
+    sample_size: int = 200_000,
+    n_init: int = 1,
+    max_iterations: int = 300,
+    tol: float = 1e-4,
+    empty: str = "farthest",
+    spherical: bool = False,
+    chunk_size: int = CHUNK_SIZE,
+    mesh: Mesh | None = None,
+    on_pass: Callable[[int, float], None] | None = None,
+) -> KMeans:
+    """Clusters rows that come in chunks, anew in each pass; equal to `fit` from the same centres.
+
+    An iteration is a pass over all rows, not a mini-batch. It starts from the centres that `fit`
+    finds on a sample, whose rows are chosen by seed and row number: not by how the rows are cut
+    into chunks. A sample as large as the data makes this `fit` itself.
+
+    Args:
+      chunks: gives the same rows in the same order at each call, as float arrays [any, width].
+      k: number of clusters.
+      seed: of the sample and the draws.
+      init: centres to start from instead of a sample's.
+      sample_size: rows of the sample.
+      n_init: starts on the sample, of which the one of least inertia (there) is kept.
+      max_iterations: passes that move the centres at most; also of a start on the sample.
+      tol: as for `fit`.
+      empty: as for `fit`; "farthest" costs one more pass where there is an empty cluster.
+      spherical: as for `fit`.
+      chunk_size: rows whose distances a device holds at a time.
+      mesh: the devices over which a chunk is spread; None for one.
+      on_pass: called after each iteration with its number and the inertia it found.
+
+    Returns: as `fit`, labels (int32) of all rows in host memory and counts by them.
+
+    Raises:
+      ValueError: as `fit`; chunks that differ from pass to pass.
+
+        fit_stream(lambda: np.split(x, 10), 10)
+    """
+    check_choices(k, n_init, empty, chunk_size)
+    check_numbers(max_iterations=max_iterations, tol=tol)
+    if init is not None and n_init > 1:
+        raise ValueError(f"n_init: got {n_init} starts from one init; expected 1 with it.")
+    if init is not None:
+        check_centres(init, k, init.shape[-1])
+    alike: dict[str, Any] = {"max_iterations": max_iterations, "tol": tol, "empty": empty}
+    alike |= {"spherical": spherical, "chunk_size": chunk_size}
+    start: Any = init
+    rows = None
+    if start is None:
+        sample, rows = _sample(chunks, sample_size, seed)
+        start = fit(jnp.asarray(sample), k, seed=seed, n_init=n_init, **alike).centres
+    centres = start.astype(compute_dtype(start))
+    passes = _make_passes(mesh, chunk_size)
+    iterations = 0
+    for iterations in range(1, max_iterations + 1):
+        sums, _, rows = _sum_chunks(chunks, passes, centres, mesh, rows)
+        gaps = empty == "farthest" and bool((sums.weight == 0).any())
+        far = _farthest(chunks, passes, centres, mesh) if gaps else None
+        centres, shift, rest = _move(sums, far, centres, tol, spherical=spherical)
+        if on_pass is not None:
+            on_pass(iterations, float(sums.inertia))
+        if not shift > rest:
+            break
+    sums, labels, _ = _sum_chunks(chunks, passes, centres, mesh, rows)
+    counts = np.bincount(labels, minlength=k)
+    return KMeans(centres, labels, sums.inertia, np.asarray(iterations), counts)
+
+
+@partial(jax.jit, static_argnames="spherical")
+def _move(sums, far, centres, tol, *, spherical):
+    """The new centres, the squared shift, and the one below which they rest."""
+    filled = sums if far is None else fill_empty(sums, far)
+    new = means(filled, centres, spherical=spherical)
+    return new, ((new - centres) ** 2).sum(), resting(sums, tol)
+
+
+def _sum_chunks(
+    chunks: Chunks, passes: _Passes, centres: Array, mesh: Mesh | None, rows: int | None
+) -> tuple[Sums, Int[np.ndarray, " n"], int]:
+    """A pass: sums, merged in float64, labels of all rows, and their number, `rows` if known."""
+    merged, labels = None, []
+    for length, (sums, own) in _walk(chunks, passes.members, centres, mesh):
+        sums = jax.tree.map(lambda a: np.asarray(a, np.float64), sums)
+        merged = sums if merged is None else jax.tree.map(np.add, merged, sums)
+        labels.append(np.asarray(own)[:length])
+    found = sum(map(len, labels))
+    k = len(centres)
+    if merged is None or found < k or (rows is not None and rows != found):
+        raise ValueError(
+            f"chunks: got {found:,} rows in a pass; expected "
+            + (f"at least k={k}." if rows is None else f"{rows:,} as before.")
+            + " It is called for each pass, and must give all rows each time."
+        )
+    if not np.isfinite(merged.inertia):
+        _check_all_finite(chunks)
+    # The count becomes a float too; an update does not read it.
+    return (
+        jax.tree.map(partial(jnp.asarray, dtype=centres.dtype), merged),
+        np.concatenate(labels),
+        found,
+    )
+
+
+def _farthest(chunks: Chunks, passes: _Passes, centres: Array, mesh: Mesh | None) -> Picked:
+    """The k rows farthest from their centre; of equal ones, the first that came."""
+    held: Picked | None = None
+    for _, new in _walk(chunks, passes.farthest, centres, mesh):
+        new = jax.tree.map(np.asarray, new)
+        held = new if held is None else jax.tree.map(lambda *a: np.concatenate(a), held, new)
+        order = np.argsort(held.scores, kind="stable")[: len(centres)]
+        held = jax.tree.map(itemgetter(order), held)
+    return jax.tree.map(jnp.asarray, held)
+
+
+def _walk(
+    chunks: Chunks, function: Callable[..., Any], centres: Array, mesh: Mesh | None
+) -> Iterator[tuple[int, Any]]:
+    """Yields the rows of each chunk and what `function` finds in it; reads the next meanwhile."""
+    pending: tuple[int, Any] | None = None
+    devices, padded = 1 if mesh is None else mesh.size, 0
+    for x in chunks():
+        check_rows(x, centres.shape[1])
+        padded = max(padded, -(-len(x) // devices) * devices)  # of one size, to compile once
+        result = function(*_put(x, padded, mesh), centres)
+        if pending is not None:
+            yield pending
+        pending = len(x), result
+    if pending is not None:
+        yield pending
+
+
+def _put(x: np.ndarray, rows: int, mesh: Mesh | None) -> tuple[Array, Array]:
+    """A chunk, filled up with rows of weight 0, and the weights, on their devices."""
+    weights = np.arange(rows) < len(x)
+    if len(x) < rows:
+        x = np.concatenate([x, np.zeros((rows - len(x), x.shape[1]), x.dtype)])
+    if mesh is None:
+        return jnp.asarray(x), jnp.asarray(weights)
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    return jax.device_put(x, sharding), jax.device_put(weights, sharding)
+
+
+@lru_cache(maxsize=8)
+def _make_passes(mesh: Mesh | None, chunk_size: int) -> _Passes:
+    names = None if mesh is None else mesh.axis_names
+    over: dict[str, Any] = {"chunk_size": chunk_size, "axis_name": names}
+
+    def members(x: Array, weights: Array, centres: Array) -> tuple[Sums, Array]:
+        return sum_members(make_rows(x, weights, names), centres, **over)[:2]
+
+    def far(x: Array, weights: Array, centres: Array) -> Picked:
+        rows = make_rows(x, weights, names)
+        _, labels, distances = sum_members(rows, centres, **over)
+        return farthest(rows, labels, distances, len(centres), names)
+
+    if mesh is None:
+        return _Passes(jax.jit(members), jax.jit(far))
+    rows, whole = PartitionSpec(names), PartitionSpec()
+    spread = partial(jax.shard_map, mesh=mesh, in_specs=(rows, rows, whole))
+    return _Passes(
+        jax.jit(spread(members, out_specs=(whole, rows))), jax.jit(spread(far, out_specs=whole))
+    )
+
+
+def _sample(chunks: Chunks, size: int, seed: int) -> tuple[Float[np.ndarray, "m d"], int]:
+    """The `size` rows of lowest race, in their order, and the number of all rows."""
+    key = jax.random.fold_in(make_key(seed), _SAMPLE)
+    first, width, limit = 0, None, np.inf
+    held: list[tuple[np.ndarray, np.ndarray]] = []
+    for x in chunks():
+        check_rows(x, width)
+        check_finite(x, first=first)
+        times = np.asarray(_times(key, jnp.uint32(first), number=len(x)))
+        early = times <= limit
+        held.append((times[early], x[early]))
+        first, width = first + len(x), x.shape[1]
+        if sum(len(times) for times, _ in held) > 2 * size:
+            held = [_lowest(held, size)]
+            limit = held[0][0].max()
+    if not held:
+        raise ValueError("chunks: got no rows; expected some in each pass.")
+    return _lowest(held, size)[1], first
+
+
+def _lowest(held: list[tuple[np.ndarray, np.ndarray]], size: int) -> tuple[np.ndarray, np.ndarray]:
+    times, rows = (np.concatenate(parts) for parts in zip(*held, strict=True))
+    kept = np.sort(np.argsort(times, kind="stable")[:size])
+    return times[kept], rows[kept]
+
+
+@partial(jax.jit, static_argnames="number")
+def _times(key: Key[Array, ""], first: Array, *, number: int) -> Float[Array, " n"]:
+    return race(key, first + jnp.arange(number, dtype=jnp.uint32))
+
+
+def _check_all_finite(chunks: Chunks) -> None:
+    first = 0
+    for x in chunks():
+        check_finite(x, first=first)
+        first += len(x)

@@ -1,0 +1,147 @@
+"""Cells: which examples all earlier stages of multistage contrastive learning hold to be alike.
+
+A stage's clusters refine those before it: examples are in one cell if every stage gave them the same
+cluster. The next stage meets negatives of the anchor's own cell alone, see `mcl_plan`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Int32, Int64
+
+
+class Cells(NamedTuple):
+    """A partition of examples.
+
+    Attributes:
+      cells: of each example, numbered 0, 1, ... without gaps.
+      tuples: what a number stands for: its cluster in each stage, the first stage first. The numbers
+        follow the order of the tuples.
+    """
+
+    cells: Int32[np.ndarray, " n"]
+    tuples: Int64[np.ndarray, "c s"]
+
+
+def accumulate(labels: Sequence[Int[np.ndarray, " n"]]) -> Cells:
+    """Makes the cells of all stages' clusters together.
+
+    ::
+
+        cell(i) = cell(j)  <=>  label_s(i) = label_s(j) for every stage s
+
+    Args:
+      labels: of each stage, the first stage first; cluster numbers from 0 on.
+
+    Raises: ValueError for no stage, stages of different length, or labels that are no such numbers.
+
+    Reference: Zhang et al., Learning the Unlearned: Mitigating Feature Suppression in Contrastive
+      Learning, ECCV 2024. Differs from the authors' code, whose script reads the newest stage's
+      clusters at every digit, so that earlier stages do not count; the paper's rule is this one.
+
+    Example:
+      >>> import numpy as np
+      >>> from bias_clip.stages.mcl import accumulate
+      >>> accumulate([np.array([0, 0, 2, 2]), np.array([1, 0, 1, 1])]).cells.tolist()
+      [1, 0, 2, 2]
+    """
+    arrays = [np.asarray(label) for label in labels]
+    _check_labels(arrays)
+    cells = np.zeros(len(arrays[0]), np.int64)
+    tuples = np.zeros((1, 0), np.int64)
+    for label in arrays:
+        width = int(label.max()) + 1
+        keys, cells = np.unique(cells * width + label, return_inverse=True)
+        tuples = np.column_stack([tuples[keys // width], keys % width])
+    return Cells(cells.astype(np.int32), tuples.astype(np.int64))
+
+
+def merge_small(
+    counts: Int[np.ndarray, " c"],
+    tuples: Int[np.ndarray, "c s"],
+    *,
+    least: int,
+    centres: Float[np.ndarray, "c d"] | None = None,
+) -> Int32[np.ndarray, " c"]:
+    """Merges cells of fewer than `least` examples with a sibling, the smallest first.
+
+    Siblings have the same clusters in all stages but the last. A cell is merged with the sibling of
+    the nearest centre, or, without centres, with the largest; of several with the first. So only the
+    newest stage's division becomes coarser: a cell stays too small if all its family together is.
+
+    Args:
+      counts: examples of each cell.
+      tuples: of each cell, see `Cells`.
+      least: a cell of this many is left as it is.
+      centres: of each cell; that of merged cells is the mean of their examples.
+
+    Returns: the number of each cell's merged one, 0, 1, ... in the order of their first cells.
+    Raises: ValueError for arguments that do not belong together.
+
+    Example:
+      >>> import numpy as np
+      >>> from bias_clip.stages.mcl import merge_small
+      >>> merge_small(np.array([9, 2, 5, 1]), np.array([[0, 0], [0, 1], [0, 2], [1, 0]]), least=4)
+      array([0, 0, 1, 2], dtype=int32)
+    """
+    counts, tuples = np.asarray(counts), np.asarray(tuples)
+    _check_cells(counts, tuples, least, centres)
+    sizes = counts.astype(np.int64)
+    means = None if centres is None else np.array(centres, np.float64)
+    into = np.arange(len(counts))
+    _, family = np.unique(tuples[:, :-1], axis=0, return_inverse=True)
+    for number in range(family.max() + 1):
+        _merge_family(np.flatnonzero(family == number).tolist(), sizes, means, into, least)
+    _, first, merged = np.unique(into, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first)).astype(np.int32)[merged]
+
+
+def _merge_family(
+    alive: list[int], sizes: np.ndarray, means: np.ndarray | None, into: np.ndarray, least: int
+) -> None:
+    """Changes `into`, and the sizes and means of those that take others in."""
+    while len(alive) > 1:
+        small = min(alive, key=lambda cell: (sizes[cell], cell))
+        if sizes[small] >= least:
+            return
+        alive.remove(small)
+        if means is None:
+            taker = max(alive, key=lambda cell: (sizes[cell], -cell))
+        else:
+            squares = np.square(means[alive] - means[small]).sum(axis=1)
+            taker = alive[int(squares.argmin())]
+            share = sizes[small] / max(sizes[small] + sizes[taker], 1)
+            means[taker] += share * (means[small] - means[taker])
+        sizes[taker] += sizes[small]
+        into[into == small] = taker
+
+
+def _check_labels(arrays: Sequence[np.ndarray]) -> None:
+    shapes = {array.shape for array in arrays}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 1 or not arrays[0].size:
+        raise ValueError(
+            f"labels: got shapes {[array.shape for array in arrays]}; expected one stage or more, "
+            "each with one label an example."
+        )
+    for stage, array in enumerate(arrays):
+        if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= 2**31:
+            raise ValueError(
+                f"labels of stage {stage}: got {array.dtype} from {array.min()} to {array.max()}; "
+                "expected cluster numbers from 0 on."
+            )
+
+
+def _check_cells(
+    counts: np.ndarray, tuples: np.ndarray, least: int, centres: np.ndarray | None
+) -> None:
+    fits = centres is None or (np.ndim(centres) == 2 and len(centres) == len(counts))
+    if counts.ndim != 1 or tuples.ndim != 2 or len(tuples) != len(counts) or not fits:
+        raise ValueError(
+            f"got counts {list(counts.shape)}, tuples {list(tuples.shape)} and centres "
+            f"{None if centres is None else list(np.shape(centres))}; expected one of each a cell."
+        )
+    if not len(counts) or not tuples.shape[1]:
+        raise ValueError("got no cells, or cells of no stage; expected some of at least one.")
+    if least < 1:
+        raise ValueError(f"least: got {least}; expected a size of at least 1.")

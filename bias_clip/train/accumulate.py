@@ -1,0 +1,181 @@
+"""The gradient of a batch, at once or in microbatches, so that a larger batch fits the memory.
+
+| mode | value and gradient | forward passes | activations held |
+|---|---|---|---|
+| "none" | of the batch | 1 | of the batch |
+| "microbatch" | mean over microbatches, each its own little batch: fewer negatives | 1 | of one part |
+| "cached" | of the batch, exactly, for every term | 2 | of one part, and all embeddings |
+
+A microbatch is a part of the rows of *every* device: no picture changes its device.
+
+Reference for "cached": Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited
+Setup, 2021.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float
+
+from bias_clip.models.two_towers import Outputs
+from bias_clip.train.sharding import BATCH_AXES, Layout
+
+MODES = ("none", "microbatch", "cached")
+
+
+class Gradient(NamedTuple):
+    """What a batch says: the loss, its terms, the outputs of all rows in order, the gradient."""
+
+    loss: Float[Array, ""]
+    parts: dict[str, Float[Array, ""]]
+    outputs: Outputs
+    grads: Any
+
+
+class _Pieces(NamedTuple):
+    apply: Callable
+    objective: Callable
+    mesh: Mesh
+    layout: Layout
+    steps: int
+
+
+def make_gradient(
+    *,
+    apply: Callable,
+    objective: Callable,
+    mesh: Mesh,
+    layout: Layout,
+    mode: str = "none",
+    steps: int = 1,
+) -> Callable[[Any, dict[str, Array]], Gradient]:
+    """Returns `gradient(params, batch) -> Gradient`, not yet jitted.
+
+    Args:
+      apply: `apply(params, image, text) -> Outputs`; inputs may be None.
+      objective: from `make_objective`.
+      mesh: from `make_mesh`; the batch is split over its batch axes.
+      layout: of the parameters, and of the gradient.
+      mode: one of `MODES`.
+      steps: number of microbatches; the rows of each device must divide by it.
+
+    Raises:
+      ValueError: for an unknown mode, or a number of steps that it cannot have.
+    """
+    if mode not in MODES:
+        raise ValueError(f"accumulation mode is {mode!r}; expected one of {MODES}.")
+    if steps < 1 or (mode == "none" and steps > 1):
+        raise ValueError(
+            f"accumulation mode {mode!r} with steps={steps}: expected at least 1, and exactly 1 for "
+            "'none'; choose 'cached' (exact) or 'microbatch' (fewer negatives) for more."
+        )
+    pieces = _Pieces(apply, objective, mesh, layout, steps)
+    make = {"none": _at_once, "microbatch": _microbatches, "cached": _cached}[mode]
+    return make(pieces)
+
+
+def split_rows(tree: Any, steps: int, mesh: Mesh) -> Any:
+    """Returns `[b, ...]` as `[steps, b / steps, ...]`, each device dividing its own rows."""
+    whole, parts = PartitionSpec(BATCH_AXES), PartitionSpec(None, BATCH_AXES)
+    return jax.shard_map(
+        lambda local: jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), local),
+        mesh=mesh,
+        in_specs=(whole,),
+        out_specs=parts,
+    )(tree)
+
+
+def merge_rows(tree: Any, mesh: Mesh) -> Any:
+    """Undoes `split_rows`: every row is where it was."""
+    whole, parts = PartitionSpec(BATCH_AXES), PartitionSpec(None, BATCH_AXES)
+    return jax.shard_map(
+        lambda local: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), local),
+        mesh=mesh,
+        in_specs=(parts,),
+        out_specs=whole,
+    )(tree)
+
+
+def _at_once(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient]:
+    def loss_fn(params, batch):
+        outputs = pieces.apply(params, batch["image"], batch["text"])
+        loss, parts = pieces.objective(outputs, batch)
+        return loss, (parts, outputs)
+
+    def gradient(params, batch):
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (parts, outputs)), grads = grad_fn(_use(params, pieces.layout), batch)
+        return Gradient(loss, parts, outputs, _hold(grads, pieces.layout))
+
+    return gradient
+
+
+def _microbatches(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient]:
+    at_once = _at_once(pieces)
+
+    def gradient(params, batch):
+        params = _use(params, pieces.layout)
+
+        def add(grads, part):
+            one = at_once(params, part)
+            return _add(grads, one.grads), one._replace(grads=None)
+
+        start = _hold(jax.tree.map(jnp.zeros_like, params), pieces.layout)
+        parts = split_rows(batch, pieces.steps, pieces.mesh)
+        grads, each = jax.lax.scan(add, start, parts)
+        mean = jax.tree.map(jnp.mean, (each.loss, each.parts))
+        zimg, ztxt = merge_rows((each.outputs.zimg, each.outputs.ztxt), pieces.mesh)
+        outputs = Outputs(zimg, ztxt, each.outputs.scale[0], each.outputs.bias[0])
+        return Gradient(*mean, outputs, jax.tree.map(lambda g: g / pieces.steps, grads))
+
+    return gradient
+
+
+def _cached(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient]:
+    def towers(params, inputs):
+        outputs = pieces.apply(params, inputs["image"], inputs["text"])
+        return outputs.zimg, outputs.ztxt
+
+    def scalars(params):
+        outputs = pieces.apply(params, None, None)
+        return outputs.scale, outputs.bias
+
+    def gradient(params, batch):
+        params = _use(params, pieces.layout)
+        inputs = {name: batch[name] for name in ("image", "text")}
+        inputs = split_rows(inputs, pieces.steps, pieces.mesh)
+        _, stacked = jax.lax.scan(lambda _, part: (None, towers(params, part)), None, inputs)
+        numbers, numbers_vjp = jax.vjp(scalars, params)
+        outputs = Outputs(*merge_rows(stacked, pieces.mesh), *numbers)
+        # The loss sees all rows at once; what it wants of each embedding is kept for its microbatch.
+        value_fn = jax.value_and_grad(pieces.objective, has_aux=True)
+        (loss, parts), wanted = value_fn(outputs, batch)
+        (start,) = numbers_vjp((wanted.scale, wanted.bias))
+
+        def add(grads, part):
+            inputs, wanted = part
+            _, towers_vjp = jax.vjp(lambda params: towers(params, inputs), params)
+            (more,) = towers_vjp(wanted)
+            return _add(grads, _hold(more, pieces.layout)), None
+
+        wanted = split_rows((wanted.zimg, wanted.ztxt), pieces.steps, pieces.mesh)
+        grads, _ = jax.lax.scan(add, _hold(start, pieces.layout), (inputs, wanted))
+        return Gradient(loss, parts, outputs, grads)
+
+    return gradient
+
+
+def _use(params: Any, layout: Layout) -> Any:
+    return jax.lax.with_sharding_constraint(params, layout.used)
+
+
+def _hold(grads: Any, layout: Layout) -> Any:
+    """Summed where the parameters are used, then split: or the split would reach the activations."""
+    return jax.lax.with_sharding_constraint(_use(grads, layout), layout.held)
+
+
+def _add(total: Any, more: Any) -> Any:
+    return jax.tree.map(jnp.add, total, more)

@@ -1,0 +1,39 @@
+"""Runs as training leaves them, but with drawn parameters: a checkpoint without the training."""
+
+import json
+
+import jax
+import numpy as np
+
+from bias_clip.train import checkpoint
+from bias_clip.train.config import to_plain
+from bias_clip.train.setup import make_setup
+from bias_clip.train.sharding import make_mesh
+from tests.train.tiny import tiny_config
+
+
+def make_run(workdir, *, seed=0, steps=(4,), examples=40, width=32, **changes):
+    """A workdir with one checkpoint a step, each of other parameters; `width` of the embeddings."""
+    config = tiny_config(model__text__out_dim=width, **changes)
+    config.model.image = dict(variant="mu/8", size=16, out_dim=width)
+    setup = make_setup(config, mesh=make_mesh(), examples_per_epoch=examples)
+    workdir.mkdir(parents=True)
+    (workdir / "config.json").write_text(json.dumps(to_plain(config)))
+    with checkpoint.open_checkpoints(workdir / "checkpoints", keep=9) as manager:
+        for step in steps:
+            state = _drawn(setup.abstract_state, np.random.default_rng(seed + step))
+            checkpoint.save(manager, step, state, {"step": step})
+        manager.wait_until_finished()
+    return workdir
+
+
+def _drawn(shapes, rng):
+    """Normal parameters and zeros elsewhere, without compiling anything."""
+
+    def zeros(leaf):
+        return jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+
+    def normal(leaf):
+        return jax.device_put(rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype), leaf.sharding)
+
+    return jax.tree.map(zeros, shapes)._replace(params=jax.tree.map(normal, shapes.params))

@@ -1,0 +1,142 @@
+"""Plans: what is counted is what the step does, and what does not fit says so.
+
+Where libtpu or JAX's CUDA plugin are installed, a small step is compiled for a TPU and for a GPU that
+are not there. They are not among the requirements of the tests (700 MB and 5 GB), so without them the
+two tests do not exist.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from bias_clip.train.flops import count_flops
+from bias_clip.train.hlo import count_hlo
+from bias_clip.train.objective import make_objective
+from bias_clip.train.plan import CHIPS, GIB
+from bias_clip.train.setup import make_setup
+from bias_clip.train.sharding import make_mesh
+from tests.train.tiny import tiny_config
+from tools import topology
+from tools.compile_plan import bytes_a_chip, lower_loss, make_global_objective, measure
+from tools.plan_report import format_plan, make_record
+
+ROOT = Path(__file__).parents[2]
+COMPILERS = {"libtpu": "v5e:2x2", "jax_cuda12_plugin": "h100:2"}
+INSTALLED = [name for module, name in COMPILERS.items() if importlib.util.find_spec(module)]
+CONFIG = "from tests.train.tiny import tiny_config as get_config\n"
+REFUSED = {"seconds": 1.0, "refused": "RESOURCE_EXHAUSTED: used 30.0G of 15.7G hbm"}
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "configs" / "small.py"
+    path.parent.mkdir()
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def measured(config_path):
+    return measure(str(config_path), jax.devices(), overrides=["mesh.fsdp=2"])
+
+
+@pytest.mark.parametrize(
+    "name", ["v9:2x2", "v5e", "v5e:", "v5e:2xtwo", "h100:12", "h100:0", "h100:2x2", "cpu:8"]
+)
+def test_topology_that_is_none_is_an_error(name):
+    with pytest.raises(ValueError, match=f"got .*{name}.*expected"):
+        topology.parse_topology(name)
+
+
+def test_every_topology_has_peaks():
+    assert set(CHIPS) == {*topology.TPUS, *topology.GPUS}
+    assert all(chip.flops > 0 for chip in CHIPS.values())
+
+
+def test_plan_counts_the_products_of_the_step(measured):
+    setup = make_setup(tiny_config(), mesh=make_mesh(fsdp=2), examples_per_epoch=None)
+    expected = count_flops(setup.train_step, setup.abstract_state, setup.abstract_batch)
+    record = make_record(measured, CHIPS["v5e"])
+    assert record["flops"] == pytest.approx(
+        expected, rel=0.05
+    )  # of tiny products XLA rewrites a few
+    assert record["fits"]
+    assert record["seconds"]["at least"] <= record["seconds"]["in turns"]
+    assert 0 < record["mfu in turns"] <= record["mfu at most"]
+
+
+def test_plan_splits_the_memory_of_the_compiler(measured):
+    memory, step = make_record(measured, CHIPS["v5e"])["memory"], measured["step"]
+    state = sum(memory[name] for name in ("parameters", "optimizer", "batch")) * GIB
+    assert state == pytest.approx(step["arguments"], rel=0.01)
+    temporaries = (memory["loss"] + memory["activations"]) * GIB
+    assert temporaries == pytest.approx(step["temporaries"])
+
+
+def test_plan_is_readable_and_json(measured):
+    record = make_record(measured, CHIPS["v5e"])
+    text = format_plan({"config": "small.py", "topology": "v5e:8"} | record)
+    assert json.loads(json.dumps(record)) == record
+    for word in ("optimizer", "all-reduce", "MFU", "fits: 16.0 GiB usable"):
+        assert word in text
+
+
+def test_refused_step_does_not_fit_and_says_what_to_try(measured):
+    record = make_record(measured | {"step": REFUSED}, CHIPS["v5e"])
+    text = format_plan({"config": "small.py", "topology": "v5e:8"} | record)
+    assert not record["fits"]
+    assert "DOES NOT FIT" in text
+    assert "try: config.model.remat = 'full'" in text
+
+
+def test_sharded_parameters_are_counted_by_the_chip():
+    def parameters(fsdp):
+        mesh = make_mesh(fsdp=fsdp)
+        setup = make_setup(tiny_config(), mesh=mesh, examples_per_epoch=None)
+        return bytes_a_chip(setup.abstract_state.params)
+
+    assert parameters(8) < 0.5 * parameters(1)
+
+
+def test_the_ring_permutes_and_the_global_form_gathers():
+    config, mesh = tiny_config(batch_size=64), make_mesh()
+    setup = make_setup(config, mesh=mesh, examples_per_epoch=None)
+
+    def sent(make):
+        objective = make(config.objective.to_dict(), mesh)
+        return count_hlo(lower_loss(setup, objective).compile().as_text()).sent
+
+    ring, whole = sent(make_objective), sent(make_global_objective)
+    assert ring["collective-permute"] > 0
+    assert "collective-permute" not in whole
+    assert whole["all-gather"] > 0
+
+
+def run_tool(*arguments):
+    command = [sys.executable, str(ROOT / "tools" / "compile_plan.py"), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_unknown_topology_ends_the_tool_with_one_line(config_path):
+    done = run_tool(f"--config={config_path}", "--topology=v9:2x2")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: got topology 'v9:2x2'")
+
+
+if INSTALLED:
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", INSTALLED)
+    def test_small_step_compiles_for_chips_that_are_not_there(name, config_path):
+        done = run_tool(f"--config={config_path}", f"--topology={name}", "--json")
+        assert done.returncode == 0, done.stderr
+        assert "compiling the step" in done.stderr
+        record = json.loads(done.stdout)
+        assert record["fits"]
+        assert record["flops"] > record["model flops"] / 2
+        assert sum(record["sent bytes"].values()) > 0

@@ -1,0 +1,172 @@
+"""Twenty steps on every kind of mesh: one run, however it is spread."""
+
+import math
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from bias_clip.train.setup import make_setup
+from bias_clip.train.sharding import (
+    make_layout,
+    make_mesh,
+    state_shardings,
+    to_global,
+    tree_shardings,
+)
+from tests.train.test_step import batches
+from tests.train.tiny import tiny_config
+
+STEPS = 20
+CACHED = {"accumulation__mode": "cached", "accumulation__steps": 2}
+
+
+def start(sizes, **changes):
+    data, fsdp, tensor = sizes
+    devices = jax.devices()[: data * fsdp * tensor]
+    mesh = make_mesh(data=data, fsdp=fsdp, tensor=tensor, devices=devices)
+    config = tiny_config(total=f"{STEPS} steps", ema_decay=0.9, **changes)
+    setup = make_setup(config, mesh=mesh, examples_per_epoch=40)
+    step = setup.train_step.lower(setup.abstract_state, setup.abstract_batch).compile()
+    return setup, step
+
+
+def run(setup, step):
+    state = setup.init(jax.random.key(0))
+    history = []
+    for batch in batches(STEPS):
+        state, metrics = step(state, to_global(batch, setup.mesh))
+        history.append({name: float(value) for name, value in metrics.items()})
+    return state, history
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return run(*start((1, 1, 1)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sizes", "changes"),
+    [((8, 1, 1), {}), ((4, 2, 1), {}), ((2, 2, 2), {}), ((2, 2, 2), CACHED)],
+    ids=["data", "fsdp", "tensor", "tensor-cached"],
+)
+def test_metrics_of_twenty_steps_are_those_of_one_device(one_device, sizes, changes, monkeypatch):
+    monkeypatch.setattr("bias_clip.train.sharding.MIN_FSDP_SIZE", 64)
+    setup, step = start(sizes, **changes)
+    check_rows(step.as_text(), rows=16 // (sizes[0] * sizes[1]), heads=2 // sizes[2], **changes)
+    state, history = run(setup, step)
+    for got, expected in zip(history, one_device[1], strict=True):
+        # float32 sums in another order; Adam divides small gradients by small roots
+        assert got == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    check_shards(state, sizes)
+
+
+def check_rows(text, *, rows, heads, **changes):
+    """The attention of the compiled step, 4 patches or 8 tokens, is over this device's rows only."""
+    rows //= changes.get("accumulation__steps", 1)
+    found = re.findall(r"= f32\[([\d,]+),(?:4,4|8,8)\]\S* dot\(", text)
+    sizes = {math.prod(int(size) for size in lead.split(",")) for lead in found}
+    assert sizes == {rows * heads}
+
+
+def check_shards(state, sizes):
+    _, fsdp, tensor = sizes
+    moments = state.opt_state[1]
+    for tree in (state.params, state.ema, moments.mu, moments.nu):
+        block = tree["img"]["encoder"]["blocks"]
+        query, fc2 = block["attention"]["query"]["kernel"], block["mlp"]["fc2"]["kernel"]
+        assert query.addressable_shards[0].data.shape == (1, 32 // fsdp, 2 // tensor, 16)
+        for leaf in (query, fc2, tree["txt"]["embedding"]):
+            assert leaf.addressable_shards[0].data.size == leaf.size // (fsdp * tensor)
+
+
+@pytest.mark.slow
+def test_bad_pictures_change_nothing_but_the_counters():
+    setup, step = start((2, 1, 2))
+    (first, second) = (to_global(batch, setup.mesh) for batch in batches(2))
+    state, metrics = step(setup.init(jax.random.key(0)), first)
+    assert metrics["skipped"] == 0
+    before = copy_of(state)
+    bad = {**second, "image": second["image"].at[3, 0, 0, 0].set(np.nan)}
+    bad = jax.device_put(bad, jax.tree.map(lambda x: x.sharding, second))
+    for count in (1, 2):
+        state, metrics = step(state, bad)
+        got = [int(metrics[key]) for key in ("skipped", "skipped_total", "skipped_in_row")]
+        assert got == [1, count, count]
+    jax.tree.map(np.testing.assert_array_equal, copy_of(state), before)
+    assert int(state.step) == 3
+    state, metrics = step(state, second)
+    got = [int(metrics[key]) for key in ("skipped", "skipped_total", "skipped_in_row")]
+    assert got == [0, 2, 0]
+    moved = copy_of(state).ema["txt"]["embedding"] - before.ema["txt"]["embedding"]
+    assert np.abs(moved).max() > 0
+
+
+def copy_of(state):
+    """All but the counters; copied, since a step takes the buffers."""
+    return jax.tree.map(np.array, state._replace(skipped=None, step=None))
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adamw", "lion", "muon", "sgd"])
+def test_optimiser_state_lies_where_its_parameters_lie(name, monkeypatch):
+    monkeypatch.setattr("bias_clip.train.sharding.MIN_FSDP_SIZE", 64)
+    config = tiny_config()
+    with config.unlocked():
+        config.optimizer = dict(name=name, lr=1e-3)
+    state = make_setup(config, mesh=make_mesh(fsdp=2, tensor=2), examples_per_epoch=40)
+    state = state.abstract_state
+    params = [(leaf.shape, leaf.sharding.spec) for leaf in jax.tree.leaves(state.params)]
+    moments = [(leaf.shape, leaf.sharding.spec) for leaf in jax.tree.leaves(state.opt_state)]
+    large = [(shape, spec) for shape, spec in params if np.prod(shape) > 1_000]
+    assert len(large) > 20
+    for pair in large:  # one or two moments of each
+        assert moments.count(pair) in (params.count(pair), 2 * params.count(pair))
+
+
+def test_factored_moment_has_the_axes_of_the_dimensions_it_kept():
+    mesh = make_mesh(fsdp=2, tensor=2)
+    shape = {"kernel": jax.ShapeDtypeStruct((6, 4, 8), np.float32)}
+    shardings = tree_shardings(shape, [("kernel$", (None, "tensor", "fsdp"))], mesh)
+    sizes = {"row": (6, 4), "col": (6, 8), "count": (), "one": (1,)}
+    state = {
+        name: {"kernel": jax.ShapeDtypeStruct(size, np.float32)} for name, size in sizes.items()
+    }
+    got = state_shardings(state, shape, shardings)
+    assert got["row"]["kernel"].spec == PartitionSpec(None, "tensor")
+    assert got["col"]["kernel"].spec == PartitionSpec(None, "fsdp")
+    assert got["count"]["kernel"].spec == got["one"]["kernel"].spec == PartitionSpec()
+    assert make_layout(shardings).used["kernel"].spec == PartitionSpec(None, "tensor", None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("tensor@-1,fsdp", (None, "fsdp", "tensor")),
+        ("fsdp,tensor@-2", (None, "tensor", "fsdp")),
+        ("tensor@0?", ()),  # 3 layers over 2 devices
+        ("fsdp@1", (None, "fsdp", None)),
+    ],
+)
+def test_rule_can_name_both_axes(spec, expected):
+    leaf = jax.ShapeDtypeStruct((3, 256, 512), np.float32)
+    got = tree_shardings({"w": leaf}, [("w", spec)], make_mesh(fsdp=2, tensor=2))
+    assert got["w"].spec == PartitionSpec(*expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("tensor", "write 'tensor@-1'"),
+        ("tensors@1", "is not 'replicate'"),
+        ("tensor@1,fsdp@1", "twice"),
+        ("tensor@3", "has no dimension 3"),
+        ("tensor@0", "does not divide 3; change mesh.tensor or the rule"),
+    ],
+)
+def test_rule_that_cannot_be_followed_is_refused(spec, message):
+    leaf = jax.ShapeDtypeStruct((3, 256, 512), np.float32)
+    with pytest.raises(ValueError, match=message):
+        tree_shardings({"w": leaf}, [("w", spec)], make_mesh(fsdp=2, tensor=2))
