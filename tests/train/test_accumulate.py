@@ -106,6 +106,7 @@ def test_terms_that_are_on_together_are_exact_too():
     assert_close(gradient_of("cached", 4, terms, mesh), expected, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_microbatch_is_the_mean_of_little_batches_and_not_the_full_one():
     mesh = make_mesh(data=4, devices=jax.devices()[:4])
     terms = {"softmax": {"coef": 1.0}}

@@ -70,7 +70,9 @@ def test_metrics_have_a_line_per_logged_step_and_evaluation(whole_run):
     assert all(r["examples"] == 16 * r["step"] for r in records if "train/loss" in r)
 
 
-@pytest.mark.parametrize("crash_at", [1, 4, 5, 7])
+@pytest.mark.parametrize(
+    "crash_at", [1, 5, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 7))]
+)
 def test_crashed_run_continues_bit_for_bit(whole_run, tmp_path, monkeypatch, crash_at):
     make = loop.make_train_iterator
 
@@ -115,7 +117,7 @@ def test_signal_saves_and_the_same_line_continues_bit_for_bit(
     assert_same_run(whole_run[0], tmp_path)
 
 
-@pytest.mark.parametrize("use", ["thin", "weight"])
+@pytest.mark.parametrize("use", ["thin", pytest.param("weight", marks=pytest.mark.slow)])
 def test_balanced_run_stopped_at_the_switch_continues_bit_for_bit(
     whole_run, tmp_path, monkeypatch, use
 ):
