@@ -1,6 +1,6 @@
 """CLIP on data balanced by M4: the main grid of "CLIP the Bias", for data of yours.
 
-    python -m bias_clip.train --config=configs/clip_m4.py:B/16,768,balanced,100 --workdir=gs://bucket/clip_m4
+    python -m bias_clip.train --config=configs/clip_m4.py:B/16,768,balanced,100 --workdir=/mnt/runs/clip_m4
 
 after the tables of configs/siglip_b16_m4.py, whose letters [P], [S], [O] mark the numbers here too.
 After the colon: size and patch of the picture tower, width of the embeddings, data, percent. The paper

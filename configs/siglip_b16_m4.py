@@ -7,7 +7,7 @@
         python tools/balance.py --annotations runs/siglip_b16_m4/annotations.parquet $only \\
             --out runs/siglip_b16_m4/$list.parquet --eta 0.9 --min-per-side 10
     done
-    python -m bias_clip.train --config=configs/siglip_b16_m4.py:balanced,100 --workdir=gs://bucket/m4_100 \\
+    python -m bias_clip.train --config=configs/siglip_b16_m4.py:balanced,100 --workdir=/mnt/runs/m4_100 \\
         --config.data.text.tokenizer=gs://bucket/c4_en.model
 
 After the colon: the data, and how many percent of the run the balanced ones last, from its start.

@@ -1,6 +1,6 @@
 """SigLIP So400m/16 at 256 px on a pod: the larger of the published sizes.
 
-    python -m bias_clip.train --config=configs/siglip_so400m.py --workdir=gs://bucket/so400m \
+    python -m bias_clip.train --config=configs/siglip_so400m.py --workdir=/mnt/runs/so400m \
         --config.data.source.path='/mnt/pairs/*.array_record' \
         --config.data.text.tokenizer=gs://bucket/c4_en.model
 
