@@ -193,7 +193,10 @@ def test_a_run_goes_on_with_fewer_and_then_regrouped_devices(tmp_path, monkeypat
     np.testing.assert_array_equal(whole, seen)
     one, other = (parameters(tmp_path / name) for name in ("whole", "run"))
     for name, value in one.items():
-        np.testing.assert_allclose(value, other[name], atol=2e-5, rtol=1e-4, err_msg=name)
+        # A bias on the keys cancels in attention's softmax: its gradient is rounding, and Adam
+        # makes steps of that.
+        atol = 2e-3 if "['key']['bias']" in name else 2e-5
+        np.testing.assert_allclose(value, other[name], atol=atol, rtol=1e-4, err_msg=name)
 
 
 def parameters(run):
@@ -477,8 +480,9 @@ def test_a_flipped_bit_in_a_record_costs_that_record(records, tmp_path):
     content[content.index(b"square/7")] ^= 0x10
     damaged.write_bytes(content)
     train_on(damaged, tmp_path / "run", data__max_bad_share=0.1)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["replaced_records"] in (3, 4)  # 128 examples of 40 records
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    counts = [line["replaced_records"] for line in lines if "replaced_records" in line]
+    assert counts[-1] in (3, 4)  # 128 examples of 40 records
 
 
 def test_truncated_records_are_refused_by_name_before_the_first_step(records, tmp_path):
