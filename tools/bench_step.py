@@ -18,6 +18,7 @@ import optax
 
 from bias_clip.losses import sigmoid_loss
 from bias_clip.models import Model, count_parameters
+from bias_clip.models.layers import ATTENTIONS
 from bias_clip.train.allocator import keep_pages
 from bias_clip.train.flops import count_flops
 from bias_clip.train.optim import make_optimizer
@@ -69,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scan", action="store_true", help="our loop over depth compiled as a loop"
     )
     parser.add_argument("--remat", default="none", help="our remat policy")
+    parser.add_argument("--attention", default="xla", choices=ATTENTIONS, help="ours")
+    parser.add_argument("--compile", type=int, default=1, help="0: open_clip without torch.compile")
     parser.add_argument("--keep-pages", type=int, default=1, help="0: leave the allocator as it is")
     parser.add_argument("--alone", action="store_true", help="without open_clip")
 
@@ -78,9 +81,10 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     if args.keep_pages:
         keep_pages()
     sizes = Sizes(*(getattr(args, name) for name in Sizes._fields))
-    ours = make_ours(sizes, scan=args.scan, remat=args.remat)
-    peer = None if args.alone else make_open_clip(sizes)
-    print(f"{sizes}\n{ours.parameters:,} parameters, {_cores()} cores, jax {jax.__version__}")
+    ours = make_ours(sizes, scan=args.scan, remat=args.remat, attention=args.attention)
+    peer = None if args.alone else make_open_clip(sizes, compiled=bool(args.compile))
+    where = f"{_cores()} cores" if _on_cpu() else jax.devices()[0].device_kind
+    print(f"{sizes}\n{ours.parameters:,} parameters, {where}, jax {jax.__version__}")
     steps = {"bias_clip": ours.step}
     if peer is not None:
         if peer.parameters != ours.parameters:
@@ -115,7 +119,7 @@ def take_turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, li
     return seconds
 
 
-def make_ours(sizes: Sizes, *, scan: bool, remat: str) -> Ours:
+def make_ours(sizes: Sizes, *, scan: bool, remat: str, attention: str) -> Ours:
     """The trainer's own jitted step, on one fixed batch."""
     config = get_config()
     with config.unlocked():
@@ -128,6 +132,7 @@ def make_ours(sizes: Sizes, *, scan: bool, remat: str) -> Ours:
                 "out_dim": sizes.width,
             },
         } | {"dtype": sizes.dtype, "scan": scan, "remat": remat}
+        config.model.attention = attention
         for tower in (config.model.image, config.model.text):
             tower.update(width=sizes.width, depth=sizes.depth, num_heads=sizes.heads)
     config.batch_size = sizes.batch
@@ -148,8 +153,11 @@ def make_ours(sizes: Sizes, *, scan: bool, remat: str) -> Ours:
     return Ours(step, count_parameters(params), setup.model, params, tx, batch)
 
 
-def make_open_clip(sizes: Sizes) -> Peer | None:
-    """The same model in PyTorch: open_clip's text tower and loss, timm's SigLIP ViT; or None."""
+def make_open_clip(sizes: Sizes, *, compiled: bool) -> Peer | None:
+    """The same model in PyTorch: open_clip's text tower and loss, timm's SigLIP ViT; or None.
+
+    On a GPU as its users run it: `--precision amp_bf16 --torchcompile`, TF32 allowed.
+    """
     try:
         import open_clip
         import timm
@@ -157,10 +165,14 @@ def make_open_clip(sizes: Sizes) -> Peer | None:
     except ImportError as error:
         print(f"without open_clip: {error}")
         return None
-    if sizes.dtype != "float32":
-        print(f"without open_clip: compared in float32 only, got {sizes.dtype}")
+    device = "cpu" if _on_cpu() else "cuda"
+    if device == "cpu" and sizes.dtype != "float32":
+        print(f"without open_clip: on a CPU compared in float32 only, got {sizes.dtype}")
         return None
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: JAX sees a GPU and PyTorch does not; --alone leaves open_clip out")
     torch.set_num_threads(_cores())
+    torch.set_float32_matmul_precision("high")
     model = open_clip.model.CustomTextCLIP(
         embed_dim=sizes.width,
         vision_cfg={"layers": 1, "width": 64, "image_size": 32},  # replaced below
@@ -178,15 +190,20 @@ def make_open_clip(sizes: Sizes) -> Peer | None:
         **{"depth": sizes.depth, "num_heads": sizes.heads, "num_classes": 0},
         act_layer="gelu_tanh",
     )
-    # fused: the fastest AdamW that PyTorch has on a CPU.
+    model.to(device)
+    # fused: the fastest AdamW that PyTorch has.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
     loss_fn = open_clip.loss.SigLipLoss()
-    image, text = (torch.tensor(x) for x in _inputs(sizes))
+    image, text = (torch.tensor(x, device=device) for x in _inputs(sizes))
     image, text = image.permute(0, 3, 1, 2).contiguous(), text.long()
+
+    forward = torch.compile(model) if compiled and device == "cuda" else model
+    mixed = torch.autocast(device, torch.bfloat16, enabled=sizes.dtype == "bfloat16")
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = loss_fn(*model(image, text))
+        with mixed:
+            loss = loss_fn(*forward(image, text))
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -276,6 +293,10 @@ def _summary(seconds: list[float], batch: int) -> dict[str, float]:
         "ms_quartile_1": 1e3 * low,
         "ms_quartile_3": 1e3 * high,
     }
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def _cores() -> int:

@@ -18,6 +18,9 @@ from bias_clip.models import initial
 REMAT_POLICIES = ("none", "minimal", "dots", "full")
 """From most memory to most recomputation; see `remat_block`."""
 
+ATTENTIONS = ("xla", "cudnn")
+"""How self-attention is computed; see `Attention`."""
+
 _EPSILON = 1e-6  # of every LayerNorm, as in ViT and SigLIP
 _GELU_SLOPE, _GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
 
@@ -180,14 +183,26 @@ softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of `queries` over `x`, softmax in float32, no mask."""
+    """Multi-head attention of `queries` over `x`, softmax in float32, no mask.
 
-    def __init__(self, width: int, num_heads: int, *, stack: tuple[int, ...] = ()):
+    * "xla": two matrix products with a softmax between them, on any device; `[b, h, q, l]` numbers in
+      float32 pass through memory.
+    * "cudnn": cuDNN's fused kernel, which never writes them; NVIDIA GPUs from Ampere on, bfloat16.
+    """
+
+    def __init__(
+        self, width: int, num_heads: int, *, kind: str = "xla", stack: tuple[int, ...] = ()
+    ):
+        if kind not in ATTENTIONS:
+            raise ValueError(
+                f"Unknown attention: got {kind!r}, expected one of {', '.join(ATTENTIONS)}."
+            )
         if width % num_heads:
             raise ValueError(
                 f"width must divide by num_heads: got width {width}, num_heads {num_heads}; "
                 "override num_heads or width."
             )
+        self.kind = kind
         heads = (num_heads, width // num_heads)
         self.query = Linear((width,), heads, stack=stack)
         self.key = Linear((width,), heads, stack=stack)
@@ -199,6 +214,8 @@ class Attention(nnx.Module):
     ) -> Float[Array, "b q d"]:
         """Mixes `x` for each query."""
         q, k, v = self.query(queries), self.key(x), self.value(x)
+        if self.kind == "cudnn":
+            return self.out(jax.nn.dot_product_attention(q, k, v, implementation="cudnn"))
         q = q * q.shape[-1] ** -0.5  # here and not at the logits, which are more numbers
         logits = jnp.einsum("bqhk,blhk->bhql", q, k, preferred_element_type=jnp.float32)
         weights = softmax(logits).astype(x.dtype)
@@ -226,10 +243,11 @@ class Block(nnx.Module):
         mlp_dim: int,
         num_heads: int,
         *,
+        attention: str = "xla",
         stack: tuple[int, ...] = (),
     ):
         self.norm1 = LayerNorm(width, stack=stack)
-        self.attention = Attention(width, num_heads, stack=stack)
+        self.attention = Attention(width, num_heads, kind=attention, stack=stack)
         self.norm2 = LayerNorm(width, stack=stack)
         self.mlp = Mlp(width, mlp_dim, stack=stack)
 
@@ -256,10 +274,11 @@ class Encoder(nnx.Module):
         num_heads: int,
         remat: str = "none",
         scan: bool = True,
+        attention: str = "xla",
     ):
         remat_block(lambda x: x, remat)  # an unknown policy is an error before anything compiles
         self.depth, self.remat, self.scan = depth, remat, scan
-        self.blocks = Block(width, mlp_dim, num_heads, stack=(depth,))
+        self.blocks = Block(width, mlp_dim, num_heads, attention=attention, stack=(depth,))
         self.norm = LayerNorm(width)
 
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:

@@ -34,6 +34,7 @@ class TextTransformer(nnx.Module):
         num_heads: int | None = None,
         remat: str = "none",
         scan: bool = True,
+        attention: str = "xla",
     ):
         sizes, patch = vit.parse_variant(
             variant, width=width, depth=depth, mlp_dim=mlp_dim, num_heads=num_heads
@@ -48,7 +49,9 @@ class TextTransformer(nnx.Module):
         # Normal with deviation 1 / sqrt(width), one row per token.
         self.embedding = initial.normal((vocab_size, sizes.width), sizes.width**-0.5)
         self.pos_embedding = layers.positions(length, sizes.width)
-        self.encoder = layers.Encoder(**sizes._asdict(), remat=remat, scan=scan)
+        self.encoder = layers.Encoder(
+            **sizes._asdict(), remat=remat, scan=scan, attention=attention
+        )
         heads = (sizes.width, sizes.mlp_dim, sizes.num_heads)
         self.map = layers.MapHead(*heads) if pool == "map" else None
         self.head = layers.head(sizes.width, out_dim)

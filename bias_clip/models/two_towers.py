@@ -72,12 +72,14 @@ def make_model(
     dtype: str = "float32",
     remat: str = "none",
     scan: bool = True,
+    attention: str = "xla",
 ) -> Model:
     """Two towers that meet in one space: `logits = scale * zimg @ ztxt.T + bias`.
 
     `image` holds the arguments of `ViT`, `text` those of `TextTransformer`. Matrix products run in
     `dtype`; parameters, norms, softmax and the embeddings' norm are float32. `remat` is one of
-    `layers.REMAT_POLICIES`; `scan` chooses between a compiled loop over depth and an unrolled one.
+    `layers.REMAT_POLICIES`; `scan` chooses between a compiled loop over depth and an unrolled one;
+    `attention` is one of `layers.ATTENTIONS` (the pooling head, with its one query, is "xla").
     An absent input leaves its embedding None, and its tower uncomputed.
 
     Returns:
@@ -101,7 +103,9 @@ def make_model(
         raise ValueError(
             f"scale_init must be positive, since its log is learned: got {scale_init}."
         )
-    shared = {"remat": remat, "scan": scan}
+    if attention == "cudnn" and dtype != "bfloat16":
+        raise ValueError(f"attention 'cudnn' needs dtype 'bfloat16': got {dtype!r}.")
+    shared = {"remat": remat, "scan": scan, "attention": attention}
     img = _make_tower("image", ViT, image, shared)
     txt = _make_tower("text", TextTransformer, text, shared)
     _check_widths(img, txt)

@@ -156,6 +156,7 @@ class ViT(nnx.Module):
         num_heads: int | None = None,
         remat: str = "none",
         scan: bool = True,
+        attention: str = "xla",
     ):
         sizes, patch = parse_variant(
             variant, width=width, depth=depth, mlp_dim=mlp_dim, num_heads=num_heads
@@ -172,7 +173,9 @@ class ViT(nnx.Module):
         inputs = (self.patch, self.patch, self.stem.channels if self.stem else 3)
         self.embedding = layers.Linear(inputs, (width,), start="lecun")
         self.pos_embedding = layers.positions(side * side, width) if learned else None
-        self.encoder = layers.Encoder(**sizes._asdict(), remat=remat, scan=scan)
+        self.encoder = layers.Encoder(
+            **sizes._asdict(), remat=remat, scan=scan, attention=attention
+        )
         self.map = layers.MapHead(width, sizes.mlp_dim, heads) if attend else None
         self.head = layers.head(width, out_dim)
 
