@@ -15,11 +15,16 @@ from configs.emoji import get_config as get_emoji
 
 
 def get_config(arguments="0"):
+    config = get_emoji()
+    config.total = "90_000 examples"  # a third of the main job's: three stages cost as much
+    return set_stage(config, arguments)
+
+
+def set_stage(config, arguments):
+    """Makes the config that of a stage: "0", "1", or "1,init" where weights are given."""
     stage, *rest = arguments.split(",")
     if stage not in ("0", "1") or rest not in ([], ["init"]):
         raise ValueError(f"got {arguments!r} after the colon; expected '0', '1' or '1,init'.")
-    config = get_emoji()
-    config.total = "90_000 examples"  # a third of the main job's: three stages cost as much
     if stage == "1":
         config.data.cells = dict(table="", mode="batch", small="merge", sequence="shuffle")
     if rest:

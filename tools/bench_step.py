@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attention", default="xla", choices=ATTENTIONS, help="ours")
     parser.add_argument("--compile", type=int, default=1, help="0: open_clip without torch.compile")
     parser.add_argument("--keep-pages", type=int, default=1, help="0: leave the allocator as it is")
+    parser.add_argument("--parts", type=int, default=1, help="0: the step alone, not its parts")
     parser.add_argument("--alone", action="store_true", help="without open_clip")
 
 
@@ -101,7 +102,8 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         pairs = zip(seconds["bias_clip"], seconds["open_clip"], strict=True)
         record["ratio"] = statistics.median(theirs / mine for mine, theirs in pairs)
         print(f"bias_clip does {record['ratio']:.2f} times the pictures per second of open_clip")
-    record |= explain(ours, sizes, args.rounds)
+    if args.parts:
+        record |= explain(ours, sizes, args.rounds)
     return record
 
 

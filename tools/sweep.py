@@ -25,11 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Run(NamedTuple):
-    """One training run: its command and where it writes."""
+    """One training run: its command, where it writes, and the file that it writes last."""
 
     name: str
     command: list[str]
     workdir: Path
+    last: str = "report.html"
 
 
 def main() -> None:
@@ -116,8 +117,8 @@ def run_all(runs: list[Run], jobs: int) -> None:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the run wrote its report, which is the last thing it does."""
-    return (run.workdir / "report.html").exists()
+    """Whether the run wrote what it writes last."""
+    return (run.workdir / run.last).exists()
 
 
 def _call(run: Run, cores: list[int]) -> int:

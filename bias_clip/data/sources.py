@@ -11,6 +11,7 @@ from typing import Any
 
 from bias_clip.data.array_record import array_record_source
 from bias_clip.data.emoji import emoji_source
+from bias_clip.data.emoji_cards import emoji_cards_source
 from bias_clip.data.image_files import image_files_source
 from bias_clip.data.records import Record, Source, column
 from bias_clip.data.tfds import tfds_source
@@ -20,13 +21,14 @@ __all__ = ["SOURCES", "Record", "Source", "column", "make_source"]
 SOURCES: dict[str, Callable[..., Source]] = {
     "array_record": array_record_source,
     "emoji": emoji_source,
+    "emoji_cards": emoji_cards_source,
     "image_files": image_files_source,
     "tfds": tfds_source,
 }
 
 
 def make_source(*, name: str, **arguments: Any) -> Source:
-    """Makes a source by name: "emoji", "tfds", "array_record" or "image_files".
+    """Makes a source by name: one of `SOURCES`.
 
     Raises: ValueError for an unknown name or argument, listing the valid ones, and what the source
       itself raises.

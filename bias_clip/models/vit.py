@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 from bias_clip.models import layers
@@ -187,7 +188,10 @@ class ViT(nnx.Module):
             table = jnp.asarray(sincos2d(self.side, x.shape[-1]))[None]
         else:
             table = self.pos_embedding[...]
-        x = self.encoder(x + table.astype(x.dtype))
+        # Without it XLA's GPU compiler carries the cut image's layout, batch innermost, through all
+        # blocks, and each norm transposes what it reads.
+        x = with_layout_constraint(x + table.astype(x.dtype), Layout(major_to_minor=(0, 1, 2)))
+        x = self.encoder(x)
         x = jnp.mean(x, axis=1) if self.map is None else self.map(x)
         return x if self.head is None else self.head(x)
 
