@@ -15,7 +15,7 @@ The plain data are 4,836 drawings in which women are 0.7 times as frequent as me
 ones 0.3 times as frequent as the others, and the neutral figures of these roles are gone: each drawing
 is kept by a hash of its name (seed 0), so all runs see the same ones.
 
-Expected result: docs/m4.md.
+Expected result: docs/m4.md: the stereotype in recognition falls from about 20 points to 5.
 """
 
 from bias_clip.data.emoji_splits import MEN_ROLES, WOMEN_ROLES

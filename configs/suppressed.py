@@ -17,10 +17,13 @@ from configs.emoji import get_config as get_emoji
 from configs.emoji_stages import set_stage
 
 SIZE = 32
+# 56 pairs of colours: with two cards of a batch in each, they alone answer two of five, and a cluster of ten
+# holds so few of them that there the drawing decides. With 240 pairs later stages learn more colours.
+NAMES, COLOURS = 16, 8
 
 
 def cards(split, number):
-    return dict(name="emoji_cards", split=split, cards=number)
+    return dict(name="emoji_cards", split=split, cards=number, names=NAMES, colours=COLOURS)
 
 
 def get_config(arguments="0"):

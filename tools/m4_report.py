@@ -148,8 +148,9 @@ def _plot_stages(groups: Mapping[str, Group], path: Path) -> None:
     """RB and AB over the length of the first stage: a line a variant, a dot a run."""
     import matplotlib.pyplot as plt
 
-    shown = ("known/representation", "known/association_mean", "known/stereotype_preference")
-    figure, panels = plt.subplots(2, 3, figsize=(11, 6), sharex=True, layout="constrained")
+    shown = [f"known/{m}" for m in ("representation", "association_mean")]
+    shown += [f"known/{m}" for m in ("stereotype_gap", "stereotype_preference")]
+    figure, panels = plt.subplots(2, 4, figsize=(13, 6), sharex=True, layout="constrained")
     for row, loss in zip(panels, LOSSES, strict=True):
         for panel, metric in zip(row, shown, strict=True):
             for i, data in enumerate(("random", "balanced", "proxies")):
@@ -187,7 +188,7 @@ def _plot_quality(groups: Mapping[str, Group], path: Path) -> None:
     axes.set_xticks(range(len(QUALITY)), [METRICS[m] for m in QUALITY], fontsize=8)
     axes.set_ylabel("change against the plain data, points")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -204,6 +205,6 @@ def _plot_roles(gaps: Mapping[str, Mapping[str, float]], path: Path) -> None:
     axes.set_xticks(range(len(roles)), roles, rotation=60, ha="right", fontsize=7)
     called = [f"{LOSSES[v.split(',')[0]]}: {_called(v)}" for v in variants]
     axes.set_yticks(range(len(variants)), called, fontsize=8)
-    figure.colorbar(image, label="recognised better, points: women (red), men (blue)")
+    figure.colorbar(image, label="recognised better, points: women (-), men (+)")
     figure.savefig(path, dpi=120)
     plt.close(figure)
