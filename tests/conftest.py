@@ -10,7 +10,8 @@ os.environ["XLA_FLAGS"] = (
 from jaxtyping import install_import_hook
 
 install_import_hook(
-    ["bias_clip.losses", "bias_clip.balancing", "bias_clip.models"], "beartype.beartype"
+    ["bias_clip.losses", "bias_clip.balancing", "bias_clip.models", "bias_clip.stages"],
+    "beartype.beartype",
 )
 
 from absl import flags
