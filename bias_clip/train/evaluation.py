@@ -15,7 +15,7 @@ from bias_clip.data.text import make_text_fn
 from bias_clip.evals import Encode, EvalResult, make_encoder, make_evaluator
 from bias_clip.models.two_towers import Model
 from bias_clip.train.config import to_plain
-from bias_clip.train.sharding import batch_sharding, replicated
+from bias_clip.train.sharding import batch_sharding, gather, replicated
 
 
 def make_evaluation(
@@ -59,6 +59,7 @@ def make_evaluation(
     evaluators = make_evaluators(evals)
 
     def evaluate(params):
+        params = gather(params)
         logit = model.apply(params)  # no tower: only what makes cosines logits
         encode = encoder(params, float(logit.scale), float(logit.bias))
         return {name: run(encode) for name, run in evaluators.items()}

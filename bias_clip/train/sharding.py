@@ -90,6 +90,18 @@ def make_layout(held: Any) -> Layout:
     return Layout(held, jax.tree.map(_gathered, held))
 
 
+def gather(params: Any) -> Any:
+    """Returns parameters as the towers use them, see `Layout`; what lies so is not copied.
+
+    For an evaluation: once for all its batches, where a train step does it in every step.
+
+    Args:
+      params: arrays, as they are held between steps.
+    """
+    held = jax.tree.map(lambda x: x.sharding, params)
+    return jax.device_put(params, make_layout(held).used)
+
+
 def tree_shardings(tree: Any, rules: Sequence[tuple[str, Any]], mesh: Mesh) -> Any:
     """Returns a sharding for every leaf of `tree`, by the first rule that matches its path.
 
