@@ -10,14 +10,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from bias_clip.train.checksum import checksums, text_checksum
+from bias_clip.train.files import NotSavedError
 from bias_clip.train.sharding import path_name
 from bias_clip.train.state import TrainState
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-class NotSavedError(Exception):
-    """A checkpoint could not be written; those before it are as they were."""
 
 
 class _Saved(NamedTuple):
@@ -98,6 +95,16 @@ def check(manager: ocp.CheckpointManager) -> None:
     """Raises NotSavedError if a save in the background has failed; waits for nothing."""
     with _writing(manager):
         manager.check_for_errors()
+
+
+@contextlib.contextmanager
+def closing(manager: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
+    """Closes the manager in the end; raises NotSavedError if a save in the background has failed."""
+    try:
+        yield manager
+    finally:
+        with _writing(manager):
+            manager.close()
 
 
 def restore(

@@ -53,7 +53,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         its newest checkpoint is damaged.
       FloatingPointError: if the loss is no finite number, or `guards.max_consecutive` steps in a row
         were skipped; the state is under `nonfinite/`.
-      checkpoint.NotSavedError: if a checkpoint could not be written; the previous ones are whole.
+      NotSavedError: if a checkpoint, the metrics or the report could not be written; what was saved
+        before is whole.
       Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
     source = make_source(**config.data.source.to_dict())
@@ -91,7 +92,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         keep_every=keep_every,
         clean=True,
     )
-    with contextlib.closing(iterator), contextlib.closing(manager):
+    with contextlib.closing(iterator), checkpoint.closing(manager):
         there = len(manager.all_steps())
         check_room(workdir, setup.abstract_state, keep=config.checkpoint.keep, there=there)
         init_from = None if config.init_from is None else config.init_from.to_dict()

@@ -1,5 +1,6 @@
 """Whole runs: what they write, how they stop, and that they continue as if nothing had happened."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,9 +9,11 @@ import signal
 import jax
 import numpy as np
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 
 from bias_clip.data.tables import write_table
 from bias_clip.train import checkpoint, loop
+from bias_clip.train.files import NotSavedError
 from bias_clip.train.loop import Interrupted, train
 from bias_clip.train.metrics import Clock
 from bias_clip.train.setup import make_setup
@@ -94,6 +97,24 @@ def test_crashed_run_continues_bit_for_bit(whole_run, tmp_path, monkeypatch, cra
     with monkeypatch.context() as patch:
         patch.setattr(loop, "make_train_iterator", failing)
         with pytest.raises(RuntimeError, match="power cut"):
+            train(tiny_config(), tmp_path, command="")
+    train(tiny_config(), tmp_path, command="")
+    assert_same_run(whole_run[0], tmp_path)
+
+
+@pytest.mark.slow
+def test_run_whose_metrics_found_no_room_continues_bit_for_bit(whole_run, tmp_path, monkeypatch):
+    flush, calls = EventsWriter.flush, []
+
+    def full(self):
+        calls.append(0)
+        if len(calls) == 5:  # at the start, steps 2 and 4, evaluation of 4, step 6
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return flush(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EventsWriter, "flush", full)
+        with pytest.raises(NotSavedError, match=r"tensorboard cannot be written: .*No space left"):
             train(tiny_config(), tmp_path, command="")
     train(tiny_config(), tmp_path, command="")
     assert_same_run(whole_run[0], tmp_path)
