@@ -191,7 +191,7 @@ def test_a_save_cut_short_at_any_file_leaves_the_one_before_in_use(small, tmp_pa
             assert manager.latest_step() == 2
             state, _ = checkpoint.restore(manager, 2, abstract)
         assert equal(state, states[2])
-        assert not unfinished.exists()
+        _wait_until(lambda gone=unfinished: not gone.exists())  # orbax deletes in the background
 
 
 def test_a_checkpoint_fits_on_other_devices_and_meshes(small):
@@ -549,18 +549,19 @@ def test_steps_that_are_all_skipped_stop_the_run_with_the_values(tmp_path, monke
 def test_a_stall_is_written_down_with_where_it_is(tmp_path, capfd):
     dog = Watchdog(tmp_path, seconds=0.2, step=11)
     dog.doing("input")
-    _wait_for(tmp_path / "stacks_0.txt")
+    stacks = tmp_path / "stacks_0.txt"
+    _wait_until(lambda: stacks.exists() and stacks.stat().st_size)
     dog.close()
-    text = (tmp_path / "stacks_0.txt").read_text()
+    text = stacks.read_text()
     assert "after step 11 the loop is in 'input'" in text
-    assert "_wait_for" in text  # the stack of the thread that is stuck
+    assert "_wait_until" in text  # the stack of the thread that is stuck
     assert "after step 11" in capfd.readouterr().err
 
 
-def _wait_for(path):
+def _wait_until(true):
     end = time.monotonic() + 20
-    while not path.exists() or not path.stat().st_size:
-        assert time.monotonic() < end, f"no {path}"
+    while not true():
+        assert time.monotonic() < end
         time.sleep(0.05)
 
 
