@@ -1,12 +1,22 @@
-"""How the files of a run are written: whole, and a disk that takes no more is said."""
+"""Where a run's files may be, and how they are written: whole, or with an error that says why not."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 
 class NotSavedError(Exception):
     """Something of a run could not be written; what was saved before is as it was."""
+
+
+def check_folder(workdir: Path | str) -> None:
+    """Raises ValueError for an address, such as "gs://bucket/run": as a Path it is a folder "gs:"."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(workdir)):
+        raise ValueError(
+            f"got the workdir {str(workdir)!r}, an address; expected a folder, on storage that all "
+            "hosts share. Mount the bucket and give the folder where it is."
+        )
 
 
 @contextlib.contextmanager

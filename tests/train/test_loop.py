@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -185,6 +186,15 @@ def test_workdir_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match="cannot be written"):
         train(tiny_config(), tmp_path / "file" / "run", command="")
+
+
+def test_workdir_in_a_bucket_is_refused_and_no_folder_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"workdir 'gs:/bucket/run', an address; expected a folder"
+    ):
+        train(tiny_config(), Path("gs://bucket/run"), command="")
+    assert not list(tmp_path.iterdir())
 
 
 def test_checkpoint_of_another_model_is_refused_with_what_differs(whole_run):
