@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import threading
@@ -412,6 +414,33 @@ def test_a_continued_run_may_change_where_it_computes_but_not_what(tmp_path):
     config.batch_size = 32
     with pytest.raises(ValueError, match="batch_size: 16 there, 32 now"):
         workdir.open_workdir(tmp_path, config)
+
+
+OTHER = {
+    "mesh": dict(data=2, fsdp=4),
+    "sharding": ((".*", "replicate"),),
+    "checkpoint": dict(every="1 steps", keep=7),
+    "keep_every": "2 steps",
+    "stall_seconds": 5.0,
+    "guards.max_consecutive": 7,
+    "data.num_threads": 7,
+    "data.prefetch": 7,
+}
+
+
+@pytest.mark.parametrize("name", workdir.MAY_CHANGE)
+def test_what_may_change_in_a_workdir_is_on_the_page_and_may(tmp_path, name):
+    config = without_evals()
+    workdir.open_workdir(tmp_path, config)
+    *parts, last = name.split(".")
+    section = functools.reduce(getattr, parts, config)
+    with config.unlocked():
+        setattr(section, last, OTHER[name])
+    workdir.open_workdir(tmp_path, config)
+    page = " ".join((Path(__file__).parents[2] / "docs" / "faults.md").read_text().split())
+    (sentence,) = re.findall(r"another mesh: (.*?) may change in a workdir", page)
+    assert f"`{name}`" in sentence
+    assert set(OTHER) == set(workdir.MAY_CHANGE)
 
 
 class Fresh:
