@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 ROOT = str(Path(__file__).resolve().parent.parent)  # for tools.*, run as a script
 PROGRESS_SECONDS = 10.0
@@ -86,8 +85,9 @@ def measure(
     Raises:
       ValueError: a config that cannot be set up on so many devices.
     """
-    from bias_clip.train import setup as setup_module
     from bias_clip.train.config import load_config
+    from bias_clip.train.objective import make_objective
+    from bias_clip.train.setup import make_setup
     from bias_clip.train.sharding import make_mesh
 
     path, _, argument = config.partition(":")
@@ -96,9 +96,8 @@ def measure(
         key, _, value = override.partition("=")
         loaded.update_from_flattened_dict({key: json.loads(value)})
     mesh = make_mesh(**loaded.mesh, devices=devices)
-    make = make_global_objective if loss == "global" else setup_module.make_objective
-    with mock.patch.object(setup_module, "make_objective", make):
-        setup = setup_module.make_setup(loaded, mesh=mesh, examples_per_epoch=None)
+    make = make_global_objective if loss == "global" else make_objective
+    setup = make_setup(loaded, mesh=mesh, examples_per_epoch=None, make_objective=make)
     objective = make(loaded.objective.to_dict(), mesh)
     lowered = setup.train_step.lower(setup.abstract_state, setup.abstract_batch)
     options = GPU_OPTIONS if devices[0].platform in ("cuda", "gpu") else {}

@@ -24,6 +24,7 @@ from bias_clip.train.evaluation import (
     make_evaluators,
     write_results,
 )
+from bias_clip.train.files import NotSavedError
 from bias_clip.train.trained import Trained, as_stage, load_stages, load_trained
 
 
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
             found = {"steps": [stage.step for stage in stages], "concat": args.concat, **metrics}
             if args.out:
                 write_results(args.out, stages[-1].step, results)
-    except ValueError as error:
+    except (ValueError, NotSavedError) as error:
         sys.exit(f"error: {error}")
     width = max(map(len, metrics), default=0)
     for name, value in metrics.items():

@@ -41,6 +41,7 @@ from bias_clip.train.commands import (
     write_json,
 )
 from bias_clip.train.config import load_config, to_plain
+from bias_clip.train.files import check_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 MODALITIES = {"image": ("image",), "text": ("text",), "both": ("text", "image")}
@@ -50,8 +51,9 @@ INITS = ("scratch", "base", "warm")
 def main(argv: list[str] | None = None) -> None:
     """Runs the stages, or what is left of them."""
     args = _parser().parse_args(argv)
-    args.workdir = args.workdir.resolve()
     try:
+        check_folder(args.workdir)
+        args.workdir = args.workdir.resolve()
         _check(args)
         args.workdir.mkdir(parents=True, exist_ok=True)
         with hold(args.workdir) as lock:

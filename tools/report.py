@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from bias_clip.train.files import NotSavedError
 from bias_clip.train.report import write_report
 
 
@@ -17,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         print(write_report(args.workdir))
-    except ValueError as error:
+    except (ValueError, NotSavedError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -66,8 +66,12 @@ def plan(configs: list[str], seeds: int, overrides: list[str], workdir: Path) ->
     """Yields the runs, all configs of a seed before those of the next.
 
     Raises:
-      ValueError: two configs of one name, an override without "=", or fewer than one seed.
+      ValueError: two configs of one name, an override without "=", fewer than one seed, or a
+        workdir that is no folder.
     """
+    from bias_clip.train.files import check_folder
+
+    check_folder(workdir)
     names = [_name(config) for config in configs]
     if len(set(names)) < len(names):
         raise ValueError(f"got configs named {names}; expected different names.")

@@ -11,9 +11,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from bias_clip.train.allocator import keep_pages
-from bias_clip.train.checkpoint import NotSavedError
 from bias_clip.train.config import load_config, validate
 from bias_clip.train.distributed import define_flags, initialize_from_flags
+from bias_clip.train.files import NotSavedError
 from bias_clip.train.loop import Interrupted, train
 
 RUN_AGAIN = 75  # exit status after a signal: everything is saved, start the same line again

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +11,12 @@ import jax
 import orbax.checkpoint as ocp
 
 from bias_clip.train.checksum import checksums, text_checksum
+from bias_clip.train.distributed import is_main
+from bias_clip.train.files import NotSavedError
 from bias_clip.train.sharding import path_name
 from bias_clip.train.state import TrainState
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-class NotSavedError(Exception):
-    """A checkpoint could not be written; those before it are as they were."""
 
 
 class _Saved(NamedTuple):
@@ -100,6 +99,16 @@ def check(manager: ocp.CheckpointManager) -> None:
         manager.check_for_errors()
 
 
+@contextlib.contextmanager
+def closing(manager: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
+    """Closes the manager in the end; raises NotSavedError if a save in the background has failed."""
+    try:
+        yield manager
+    finally:
+        with _writing(manager):
+            manager.close()
+
+
 def restore(
     manager: ocp.CheckpointManager, step: int, abstract_state: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
@@ -115,6 +124,8 @@ def restore(
       ValueError: if the checkpoint is of another model or optimiser, or is not whole: a file of it
         is missing, cannot be read, or gives other values than were saved. Never takes another
         checkpoint instead; the message names the newest whole one before it.
+
+    One that was written before there were checksums cannot be compared, and a line says so.
     """
     expected = _saved_fields(abstract_state)
     with _reading(manager, step, abstract_state):
@@ -122,6 +133,7 @@ def restore(
     _check_same(saved.shapes, _shapes(expected), manager.directory / str(step))
     with _reading(manager, step, abstract_state):
         fields = _read_state(manager, step, expected, saved.sums)
+    _say_unchecked(manager, step, saved)
     return abstract_state._replace(**fields), saved.data
 
 
@@ -157,13 +169,15 @@ def restore_part(manager: ocp.CheckpointManager, step: int, abstract: Any) -> An
         ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
     ):
         part = checkpointer.restore(manager.directory / str(step) / "state", args=args)
-        _check_sums(part, _read_saved(manager, step).sums)
+        saved = _read_saved(manager, step)
+        _check_sums(part, saved.sums)
+    _say_unchecked(manager, step, saved)
     return part
 
 
 def _read_saved(manager: ocp.CheckpointManager, step: int) -> _Saved:
     content = manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
-    if "crc" not in content:  # written before there were checksums
+    if not content.keys() & {"crc", "arrays"}:  # written before there were checksums
         return _Saved(content, _shapes(manager.item_metadata(step)["state"]), None)
     crc = content.pop("crc")
     if text_checksum(content) != crc:
@@ -171,6 +185,16 @@ def _read_saved(manager: ocp.CheckpointManager, step: int) -> _Saved:
     arrays = content["arrays"]
     shapes = {name: tuple(array["shape"]) for name, array in arrays.items()}
     return _Saved(content["data"], shapes, {name: a["sum"] for name, a in arrays.items()})
+
+
+def _say_unchecked(manager: ocp.CheckpointManager, step: int, saved: _Saved) -> None:
+    if saved.sums is None and is_main():
+        print(
+            f"{manager.directory / str(step)} was written before checkpoints had checksums: whether "
+            "what was read is what was saved is not known.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _read_state(

@@ -15,7 +15,8 @@ from bias_clip.data.text import make_text_fn
 from bias_clip.evals import Encode, EvalResult, make_encoder, make_evaluator
 from bias_clip.models.two_towers import Model
 from bias_clip.train.config import to_plain
-from bias_clip.train.sharding import batch_sharding, replicated
+from bias_clip.train.files import write_whole, writing
+from bias_clip.train.sharding import batch_sharding, gather, replicated
 
 
 def make_evaluation(
@@ -59,6 +60,7 @@ def make_evaluation(
     evaluators = make_evaluators(evals)
 
     def evaluate(params):
+        params = gather(params)
         logit = model.apply(params)  # no tower: only what makes cosines logits
         encode = encoder(params, float(logit.scale), float(logit.bias))
         return {name: run(encode) for name, run in evaluators.items()}
@@ -76,13 +78,18 @@ def flat_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
 
 
 def write_results(directory: Path, step: int, results: Mapping[str, EvalResult]) -> None:
-    """Writes `<evaluator>.json` with step, metrics and details for each result; one process does."""
+    """Writes `<evaluator>.json` with step, metrics and details for each result; one process does.
+
+    Raises:
+      NotSavedError: one of them cannot be written.
+    """
     if jax.process_index() != 0:
         return
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     for name, result in results.items():
         record = {"step": step, "metrics": result.metrics, "details": result.details}
-        (directory / f"{name}.json").write_text(json.dumps(record))
+        write_whole(directory / f"{name}.json", json.dumps(record))
 
 
 def make_evaluators(

@@ -1,6 +1,5 @@
 """When a run has to stop by itself: values that are no numbers, gradients that are all bad."""
 
-import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +48,7 @@ def stop_sick_run(
     """
     shown = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
     directory = workdir / "nonfinite"
-    with contextlib.closing(checkpoint.open_checkpoints(directory, keep=1)) as manager:
+    with checkpoint.closing(checkpoint.open_checkpoints(directory, keep=1)) as manager:
         values = {name: str(value) for name, value in shown.items()}  # JSON has no NaN
         checkpoint.save(manager, step, state, {"metrics": values})
         checkpoint.wait(manager)

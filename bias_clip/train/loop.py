@@ -19,6 +19,7 @@ from bias_clip.data.text import make_text_fn
 from bias_clip.train import checkpoint
 from bias_clip.train.distributed import asked_to_stop, is_main
 from bias_clip.train.evaluation import flat_metrics, make_evaluation, write_results
+from bias_clip.train.files import check_folder
 from bias_clip.train.flops import count_flops, peak_flops
 from bias_clip.train.guards import is_healthy, stop_sick_run
 from bias_clip.train.metrics import Clock, MetricWriter, Progress, format_duration
@@ -49,13 +50,15 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
       The metrics of the last evaluation.
 
     Raises:
-      ValueError: if the workdir holds a run of another config, cannot be written or has no room, or
-        its newest checkpoint is damaged.
+      ValueError: if the workdir is no folder, holds a run of another config, cannot be written or
+        has no room, or its newest checkpoint is damaged.
       FloatingPointError: if the loss is no finite number, or `guards.max_consecutive` steps in a row
         were skipped; the state is under `nonfinite/`.
-      checkpoint.NotSavedError: if a checkpoint could not be written; the previous ones are whole.
+      NotSavedError: if a checkpoint, the metrics or the report could not be written; what was saved
+        before is whole.
       Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
+    check_folder(workdir)
     source = make_source(**config.data.source.to_dict())
     # An epoch is as long as the plain data: as many examples whatever balancing keeps of them.
     setup = make_setup(config, mesh=make_mesh(**config.mesh), examples_per_epoch=len(source))
@@ -91,7 +94,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         keep_every=keep_every,
         clean=True,
     )
-    with contextlib.closing(iterator), contextlib.closing(manager):
+    with contextlib.closing(iterator), checkpoint.closing(manager):
         there = len(manager.all_steps())
         check_room(workdir, setup.abstract_state, keep=config.checkpoint.keep, there=there)
         init_from = None if config.init_from is None else config.init_from.to_dict()

@@ -1,5 +1,6 @@
 """What a run says of itself: health of the towers, a file of metrics, a line of progress."""
 
+import contextlib
 import json
 import math
 import sys
@@ -11,10 +12,13 @@ from typing import Any, TextIO
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from bias_clip.models.two_towers import Outputs
+from bias_clip.train.files import write_whole, writing
 
 HEALTH_ANCHORS = 1024  # rows of the batch that are compared with all of it
 QUIET_SECONDS = 30.0  # between progress lines where the output is not a terminal
@@ -56,6 +60,7 @@ class MetricWriter:
     """Metrics of one run on disk: `metrics.jsonl`, an object a line, and TensorBoard events.
 
     Of many processes, which all have the same metrics, the first writes and the others do nothing.
+    Where nothing can be written, all its functions raise NotSavedError.
     """
 
     def __init__(self, workdir: Path, *, start_step: int):
@@ -63,11 +68,17 @@ class MetricWriter:
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
-        path = workdir / "metrics.jsonl"
-        if path.exists():
-            _cut_after(path, start_step)
-        self._file: TextIO = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        self._path, self._folder = workdir / "metrics.jsonl", workdir / "tensorboard"
+        if self._path.exists():
+            _cut_after(self._path, start_step)
+        with writing(self._path):
+            self._file: TextIO = self._path.open("a")
+        with writing(self._folder):
+            self._folder.mkdir(exist_ok=True)
+            # Not SummaryWriter: its thread ends on a full disk, and its queue then waits for ever.
+            self._events = EventsWriter(str(self._folder / "events"))
+        start = SessionLog(status=SessionLog.START)  # TensorBoard drops that step and all after it
+        self._add_event(Event(step=start_step + 1, session_log=start))
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line and the same scalars as events; a NaN, no number, is left out."""
@@ -75,16 +86,23 @@ class MetricWriter:
             return
         plain = {name: _number(value) for name, value in values.items()}
         plain = {name: value for name, value in plain.items() if not math.isnan(value)}
-        self._file.write(json.dumps({"step": step, **plain}) + "\n")
-        self._file.flush()
-        for name, value in plain.items():
-            self._events.add_scalar(name, value, step)
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in plain.items()]
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **plain}) + "\n")
+            self._file.flush()
+        self._add_event(Event(step=step, summary=Summary(value=scalars)))
 
     def close(self) -> None:
         """Writes what is buffered."""
         if self._writes:
-            self._file.close()
-            self._events.close()
+            with writing(self._path), contextlib.closing(self._events):
+                self._file.close()
+
+    def _add_event(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with writing(self._folder):
+            self._events.write_event(event)
+            self._events.flush()
 
 
 class Progress:
@@ -171,4 +189,4 @@ def _cut_after(path: Path, step: int) -> None:
             continue  # the last line of a run that was killed while it wrote
         if json.loads(line)["step"] <= step:
             kept.append(line + "\n")
-    path.write_text("".join(kept))
+    write_whole(path, "".join(kept))

@@ -6,7 +6,6 @@ import datetime
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import jinja2
 import numpy as np
 
 from bias_clip.train import report_plots
+from bias_clip.train.files import write_whole
 from bias_clip.train.metrics import format_duration
 from bias_clip.train.report_charts import eval_charts, metric_table, train_charts
 from bias_clip.train.report_format import format_large, format_number, format_percent, is_number
@@ -45,12 +45,11 @@ def write_report(workdir: str | Path) -> Path:
 
     Raises:
       ValueError: the folder is not a workdir, or one of its files is not what it should be.
+      NotSavedError: the page cannot be written.
     """
     page = render(read_run(workdir))
     path = Path(workdir) / "report.html"
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, page)
     return path
 
 

@@ -47,7 +47,11 @@ class Setup(NamedTuple):
 
 
 def make_setup(
-    config: ml_collections.ConfigDict, *, mesh: Mesh, examples_per_epoch: int | None
+    config: ml_collections.ConfigDict,
+    *,
+    mesh: Mesh,
+    examples_per_epoch: int | None,
+    make_objective: Callable = make_objective,
 ) -> Setup:
     """Returns the pieces of the run that `config` describes, on `mesh`.
 
@@ -55,6 +59,7 @@ def make_setup(
       config: validated.
       mesh: from `make_mesh`; its devices may be a topology that is only compiled for.
       examples_per_epoch: length of the source; None if no duration of the config is in epochs.
+      make_objective: (terms, mesh) to the objective; another form of it, to compare with.
 
     Raises:
       ValueError: if the batch does not divide over the mesh, or a duration cannot be resolved.

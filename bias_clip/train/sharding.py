@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
@@ -43,18 +44,13 @@ def make_mesh(
             f"mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {len(devices)} devices; "
             "their product must be the number of devices, and one of them may be -1."
         )
-    # Auto axes: under explicit ones, the default of jax.make_mesh, x @ x.T raises.
-    mesh = jax.make_mesh(
-        tuple(sizes.values()),
-        tuple(sizes),
-        axis_types=(AxisType.Auto,) * len(sizes),
-        devices=devices,
-    )
+    mesh = _on_network(sizes, devices)
     for group in mesh.devices.reshape(-1, sizes["tensor"]):
         if len({device.process_index for device in group}) > 1:
             raise ValueError(
                 f"mesh tensor={sizes['tensor']} puts devices of several processes into one group, "
-                "which has to see one set of rows; take a divisor of the devices of a process."
+                "which has to see one set of rows; take a divisor of the devices of a process, or a "
+                "smaller one."
             )
     return mesh
 
@@ -92,6 +88,18 @@ class Layout(NamedTuple):
 def make_layout(held: Any) -> Layout:
     """Returns the layout of parameters that have the shardings `held` between steps."""
     return Layout(held, jax.tree.map(_gathered, held))
+
+
+def gather(params: Any) -> Any:
+    """Returns parameters as the towers use them, see `Layout`; what lies so is not copied.
+
+    For an evaluation: once for all its batches, where a train step does it in every step.
+
+    Args:
+      params: arrays, as they are held between steps.
+    """
+    held = jax.tree.map(lambda x: x.sharding, params)
+    return jax.device_put(params, make_layout(held).used)
 
 
 def tree_shardings(tree: Any, rules: Sequence[tuple[str, Any]], mesh: Mesh) -> Any:
@@ -165,6 +173,18 @@ def check_batch_size(batch_size: int, mesh: Mesh, steps: int = 1) -> None:
         raise ValueError(
             f"a batch of {batch_size} does not divide over {shards} devices{times}; try {near}."
         )
+
+
+def _on_network(sizes: dict[str, int], devices: list[jax.Device]) -> Mesh:
+    # Auto axes: under explicit ones, the default of jax.make_mesh, x @ x.T raises.
+    types = (AxisType.Auto,) * len(sizes)
+    shape, names = tuple(sizes.values()), tuple(sizes)
+    try:
+        return jax.make_mesh(shape, names, axis_types=types, devices=devices)
+    except NotImplementedError:
+        # fsdp=16 on 8x8 chips is no product of whole sides; jax splits sides unasked on v5e alone.
+        split = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(split, names, axis_types=types)
 
 
 def _gathered(sharding: NamedSharding) -> NamedSharding:

@@ -22,6 +22,7 @@ from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import (
     batch_sharding,
     check_batch_size,
+    gather,
     make_mesh,
     path_name,
     replicated,
@@ -94,8 +95,9 @@ def as_stage(trained: Trained, batch_size: int) -> Stage:
     Raises:
       ValueError: if the batch does not divide over the devices.
     """
-    model, params, mesh, config = trained.model, trained.params, trained.mesh, trained.config
+    model, mesh, config = trained.model, trained.mesh, trained.config
     check_batch_size(batch_size, mesh)
+    params = gather(trained.params)
     rows, whole = batch_sharding(mesh), replicated(mesh)
     image = jax.jit(lambda p, x: model.features(p, image=x).image, out_shardings=whole)
     text = jax.jit(lambda p, x: model.features(p, text=x).text, out_shardings=whole)

@@ -16,6 +16,7 @@ import ml_collections
 from bias_clip import __version__
 from bias_clip.train.config import to_plain
 from bias_clip.train.distributed import is_main
+from bias_clip.train.files import write_whole
 from bias_clip.train.setup import Setup
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -82,7 +83,11 @@ def check_room(workdir: Path, state: Any, *, keep: int, there: int) -> None:
 
 
 def write_run(workdir: Path, setup: Setup, command: str) -> None:
-    """Writes run.json: the command, versions, devices and size of the run; one process does."""
+    """Writes run.json: the command, versions, devices and size of the run; one process does.
+
+    Raises:
+      NotSavedError: it cannot be written.
+    """
     if not is_main():
         return
     params = jax.tree.leaves(setup.abstract_state.params)
@@ -96,7 +101,7 @@ def write_run(workdir: Path, setup: Setup, command: str) -> None:
         "parameters": sum(math.prod(leaf.shape) for leaf in params),
         "total_steps": setup.total_steps,
     }
-    (workdir / "run.json").write_text(json.dumps(record, indent=2))
+    write_whole(workdir / "run.json", json.dumps(record, indent=2))
 
 
 def _differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:

@@ -117,6 +117,16 @@ def test_the_ring_permutes_and_the_global_form_gathers():
     assert whole["all-gather"] > 0
 
 
+def test_the_step_has_the_form_of_the_objective_that_was_asked_for():
+    def permutes(**form):
+        setup = make_setup(tiny_config(), mesh=make_mesh(), examples_per_epoch=None, **form)
+        step = setup.train_step.lower(setup.abstract_state, setup.abstract_batch)
+        return "collective_permute" in step.as_text()
+
+    assert permutes()
+    assert not permutes(make_objective=make_global_objective)
+
+
 def run_tool(*arguments):
     command = [sys.executable, str(ROOT / "tools" / "compile_plan.py"), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -235,6 +235,13 @@ def test_what_makes_no_sense_is_refused(where, own, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("where", PLACES)
+def test_a_workdir_in_a_bucket_is_refused_before_anything_is_asked_for(where, capsys):
+    bucket = [*COMMON[:2], "--workdir=gs://bucket/run"]
+    assert main([where, *bucket, *PLACES[where]]) == 1
+    assert "got the workdir 'gs://bucket/run', an address" in capsys.readouterr().err
+
+
 def test_a_name_that_clusters_refuse_is_refused(capsys):
     assert main(["slurm", "--name=My_run", *COMMON[1:], "--nodes=1"]) == 1
     assert "expected at most 40 of a-z" in capsys.readouterr().err

@@ -194,6 +194,13 @@ def test_a_line_that_makes_no_sense_is_refused(fakes, tmp_path, config, flags, m
         fakes("w", *flags)
 
 
+def test_a_workdir_in_a_bucket_is_refused_and_no_folder_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="'gs:/bucket/mcl', an address"):
+        multistage.main(["--config=config.py", "--workdir=gs://bucket/mcl"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_workdir_in_which_another_process_works_is_refused(fakes, tmp_path):
     fakes("w", "--stages=1")
     with (tmp_path / "w" / ".lock").open("w") as file:

@@ -1,11 +1,18 @@
 """What breaks in practice, broken on purpose: each ends as documented and loses nothing saved."""
 
+import contextlib
+import errno
+import functools
+import itertools
 import json
+import os
+import re
 import resource
 import shutil
 import threading
 import time
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,10 +20,16 @@ import pytest
 
 from bias_clip.data.array_record import write_array_record
 from bias_clip.data.sources import SOURCES
+from bias_clip.evals.results import EvalResult
 from bias_clip.train import checkpoint, loop, resume, workdir
+from bias_clip.train.__main__ import _is_ours
 from bias_clip.train.checksum import checksums, text_checksum
+from bias_clip.train.evaluation import write_results
+from bias_clip.train.files import NotSavedError
 from bias_clip.train.guards import is_healthy
 from bias_clip.train.loop import train
+from bias_clip.train.metrics import MetricWriter
+from bias_clip.train.report import write_report
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from bias_clip.train.state import TrainState
@@ -127,6 +140,44 @@ def test_every_damaged_file_of_a_checkpoint_is_noticed_or_does_not_matter(small,
     assert any("state" in name for name, _, _ in noticed)
 
 
+def change_data_of(folder, change):
+    """Rewrites the small item of a checkpoint."""
+    (path,) = (folder / "data").glob("metadata")
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def test_a_checkpoint_from_before_there_were_checksums_is_restored_and_said(
+    small, tmp_path, capsys
+):
+    folder, abstract, states = small
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    change_data_of(copy / "4", lambda content: content["data"])
+    with checkpoint.open_checkpoints(copy, keep=3) as manager:
+        state, data = checkpoint.restore(manager, 4, abstract)
+        assert equal(state, states[4])
+        assert data == {"iterator": {"step": 4}, "seconds": 1.5}
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"{copy / '4'} was written before checkpoints had checksums")
+        checkpoint.restore(manager, 2, abstract)
+        assert capsys.readouterr().err == ""
+    resume.load_params(abstract.params, path=str(copy / "4"))
+    assert "before checkpoints had checksums" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["crc", "arrays"])
+def test_a_checkpoint_that_lost_its_checksums_is_not_taken_for_an_old_one(small, tmp_path, lost):
+    folder, abstract, _ = small
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    change_data_of(copy / "4", lambda content: {k: v for k, v in content.items() if k != lost})
+    with (
+        checkpoint.open_checkpoints(copy, keep=3) as manager,
+        pytest.raises(ValueError, match=r"damaged.*after step 2, the newest that is whole"),
+    ):
+        checkpoint.restore(manager, 4, abstract)
+
+
 def test_a_save_cut_short_at_any_file_leaves_the_one_before_in_use(small, tmp_path):
     folder, abstract, states = small
     files = files_of(folder / "4")
@@ -142,7 +193,7 @@ def test_a_save_cut_short_at_any_file_leaves_the_one_before_in_use(small, tmp_pa
             assert manager.latest_step() == 2
             state, _ = checkpoint.restore(manager, 2, abstract)
         assert equal(state, states[2])
-        assert not unfinished.exists()
+        _wait_until(lambda gone=unfinished: not gone.exists())  # orbax deletes in the background
 
 
 def test_a_checkpoint_fits_on_other_devices_and_meshes(small):
@@ -244,16 +295,12 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_stays(small, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     large = states[4]._replace(params=jax.random.normal(jax.random.key(0), (300, 300)))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with checkpoint.open_checkpoints(copy, keep=3) as manager:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # as good as full for large files
-        try:
-            with pytest.raises(
-                checkpoint.NotSavedError, match=r"(?i)too large.*\[2, 4\] are whole"
-            ) as caught:
-                _save_now(manager, 6, large)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with (
+            little_room(),
+            pytest.raises(NotSavedError, match=r"(?i)too large.*\[2, 4\] are whole") as caught,
+        ):
+            _save_now(manager, 6, large)
         assert "make room" in str(caught.value)
         assert manager.latest_step() == 4
         assert equal(checkpoint.restore(manager, 4, abstract)[0], states[4])
@@ -264,6 +311,87 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_stays(small, tmp_path):
 def _save_now(manager, step, state):
     checkpoint.save(manager, step, state, {})
     checkpoint.wait(manager)
+
+
+@contextlib.contextmanager
+def little_room():
+    """As good as a full disk for large files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_save_that_failed_when_the_run_ends_for_something_else_is_said(small, tmp_path):
+    _, _, states = small
+    large = states[4]._replace(params=jax.random.normal(jax.random.key(0), (300, 300)))
+    manager = checkpoint.open_checkpoints(tmp_path / "checkpoints", keep=3)
+
+    def save_and_fail():
+        with checkpoint.closing(manager):
+            checkpoint.save(manager, 6, large, {})
+            raise RuntimeError("something else")
+
+    with little_room(), pytest.raises(NotSavedError, match="make room") as caught:
+        save_and_fail()
+    assert _is_ours(caught.value)
+
+
+@pytest.mark.parametrize(("count", "full"), [(1, "tensorboard"), (20, "metrics.jsonl")])
+def test_metrics_that_do_not_fit_on_the_disk_are_said_and_those_before_stay(tmp_path, count, full):
+    values = {f"train/{i}": i / 7 for i in range(count)}
+    writer = MetricWriter(tmp_path, start_step=0)
+    with little_room():
+        with pytest.raises(NotSavedError, match=rf"{full} cannot be .*then start the") as caught:
+            any(map(writer.write, range(1, 10_000), itertools.repeat(values)))
+        with contextlib.suppress(NotSavedError):  # what is left over does not fit either
+            writer.close()
+    assert _is_ours(caught.value)
+    writer = MetricWriter(tmp_path, start_step=2)
+    writer.write(3, values)
+    writer.close()
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert list(lines) == [{"step": step, **values} for step in (1, 2, 3)]
+
+
+def _write_evals(folder):
+    write_results(folder / "evals", 8, {"color": EvalResult({"acc1": 1.0}, {"names": ["red"]})})
+
+
+def _write_run(folder):
+    state = types.SimpleNamespace(params={})
+    workdir.write_run(folder, types.SimpleNamespace(abstract_state=state, total_steps=8), "line")
+
+
+def _cut_metrics(folder):
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        path.write_text('{"step": 1}\n{"step": 2}\n')
+    MetricWriter(folder, start_step=1).close()
+
+
+@pytest.mark.parametrize("write", [_write_evals, _write_run, _cut_metrics, write_report])
+def test_what_a_file_held_before_the_disk_was_full_stays(tmp_path, monkeypatch, write):
+    (tmp_path / "config.json").write_text("{}")
+    write(tmp_path)
+
+    def contents():
+        found = [path for path in tmp_path.rglob("*.[hj]*") if path.suffix != ".partial"]
+        return {path: path.read_text() for path in found}
+
+    def full(path, text, **_):
+        path.write_bytes(text.encode()[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    before = contents()
+    assert len(before) >= 2
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(NotSavedError, match=r"cannot be written: .*No space left") as caught:
+        write(tmp_path)
+    assert _is_ours(caught.value)
+    assert contents() == before
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_refused_before_the_first_step(
@@ -286,6 +414,33 @@ def test_a_continued_run_may_change_where_it_computes_but_not_what(tmp_path):
     config.batch_size = 32
     with pytest.raises(ValueError, match="batch_size: 16 there, 32 now"):
         workdir.open_workdir(tmp_path, config)
+
+
+OTHER = {
+    "mesh": dict(data=2, fsdp=4),
+    "sharding": ((".*", "replicate"),),
+    "checkpoint": dict(every="1 steps", keep=7),
+    "keep_every": "2 steps",
+    "stall_seconds": 5.0,
+    "guards.max_consecutive": 7,
+    "data.num_threads": 7,
+    "data.prefetch": 7,
+}
+
+
+@pytest.mark.parametrize("name", workdir.MAY_CHANGE)
+def test_what_may_change_in_a_workdir_is_on_the_page_and_may(tmp_path, name):
+    config = without_evals()
+    workdir.open_workdir(tmp_path, config)
+    *parts, last = name.split(".")
+    section = functools.reduce(getattr, parts, config)
+    with config.unlocked():
+        setattr(section, last, OTHER[name])
+    workdir.open_workdir(tmp_path, config)
+    page = " ".join((Path(__file__).parents[2] / "docs" / "faults.md").read_text().split())
+    (sentence,) = re.findall(r"another mesh: (.*?) may change in a workdir", page)
+    assert f"`{name}`" in sentence
+    assert set(OTHER) == set(workdir.MAY_CHANGE)
 
 
 class Fresh:
@@ -423,18 +578,19 @@ def test_steps_that_are_all_skipped_stop_the_run_with_the_values(tmp_path, monke
 def test_a_stall_is_written_down_with_where_it_is(tmp_path, capfd):
     dog = Watchdog(tmp_path, seconds=0.2, step=11)
     dog.doing("input")
-    _wait_for(tmp_path / "stacks_0.txt")
+    stacks = tmp_path / "stacks_0.txt"
+    _wait_until(lambda: stacks.exists() and stacks.stat().st_size)
     dog.close()
-    text = (tmp_path / "stacks_0.txt").read_text()
+    text = stacks.read_text()
     assert "after step 11 the loop is in 'input'" in text
-    assert "_wait_for" in text  # the stack of the thread that is stuck
+    assert "_wait_until" in text  # the stack of the thread that is stuck
     assert "after step 11" in capfd.readouterr().err
 
 
-def _wait_for(path):
+def _wait_until(true):
     end = time.monotonic() + 20
-    while not path.exists() or not path.stat().st_size:
-        assert time.monotonic() < end, f"no {path}"
+    while not true():
+        assert time.monotonic() < end
         time.sleep(0.05)
 
 

@@ -1,16 +1,20 @@
 """Whole runs: what they write, how they stop, and that they continue as if nothing had happened."""
 
+import errno
 import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 
 from bias_clip.data.tables import write_table
 from bias_clip.train import checkpoint, loop
+from bias_clip.train.files import NotSavedError
 from bias_clip.train.loop import Interrupted, train
 from bias_clip.train.metrics import Clock
 from bias_clip.train.setup import make_setup
@@ -99,6 +103,24 @@ def test_crashed_run_continues_bit_for_bit(whole_run, tmp_path, monkeypatch, cra
     assert_same_run(whole_run[0], tmp_path)
 
 
+@pytest.mark.slow
+def test_run_whose_metrics_found_no_room_continues_bit_for_bit(whole_run, tmp_path, monkeypatch):
+    flush, calls = EventsWriter.flush, []
+
+    def full(self):
+        calls.append(0)
+        if len(calls) == 5:  # at the start, steps 2 and 4, evaluation of 4, step 6
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return flush(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EventsWriter, "flush", full)
+        with pytest.raises(NotSavedError, match=r"tensorboard cannot be written: .*No space left"):
+            train(tiny_config(), tmp_path, command="")
+    train(tiny_config(), tmp_path, command="")
+    assert_same_run(whole_run[0], tmp_path)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_and_the_same_line_continues_bit_for_bit(
     whole_run, tmp_path, monkeypatch, number
@@ -164,6 +186,15 @@ def test_workdir_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match="cannot be written"):
         train(tiny_config(), tmp_path / "file" / "run", command="")
+
+
+def test_workdir_in_a_bucket_is_refused_and_no_folder_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"workdir 'gs:/bucket/run', an address; expected a folder"
+    ):
+        train(tiny_config(), Path("gs://bucket/run"), command="")
+    assert not list(tmp_path.iterdir())
 
 
 def test_checkpoint_of_another_model_is_refused_with_what_differs(whole_run):

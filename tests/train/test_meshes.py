@@ -2,24 +2,49 @@
 
 import math
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from bias_clip.train.config import load_config
+from bias_clip.train.evaluation import make_evaluation
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import (
     make_layout,
     make_mesh,
+    path_name,
+    replicated,
     state_shardings,
     to_global,
     tree_shardings,
 )
+from bias_clip.train.trained import Trained, as_stage
 from tests.train.test_step import batches
 from tests.train.tiny import tiny_config
 
 STEPS = 20
+CONFIGS = Path(__file__).parents[2] / "configs"
+# SigLIP B/16 on data=2, fsdp=2, tensor=2: (between steps, in the towers).
+B16 = {
+    "img/embedding/kernel": ((None, None, None, "fsdp"), ()),
+    "img/encoder/blocks/attention/query/kernel": (
+        (None, "fsdp", "tensor", None),
+        (None, None, "tensor", None),
+    ),
+    "img/encoder/blocks/attention/out/kernel": (
+        (None, "tensor", None, "fsdp"),
+        (None, "tensor", None, None),
+    ),
+    "txt/encoder/blocks/mlp/fc1/kernel": ((None, "fsdp", "tensor"), (None, None, "tensor")),
+    "txt/encoder/blocks/mlp/fc2/kernel": ((None, "tensor", "fsdp"), (None, "tensor", None)),
+    "txt/encoder/blocks/norm1/scale": ((), ()),
+    "txt/embedding": (("tensor", "fsdp"), ("tensor", None)),
+    "txt/head/kernel": ((None, "fsdp"), ()),
+    "log_scale": ((), ()),
+}
 CACHED = {"accumulation__mode": "cached", "accumulation__steps": 2}
 
 
@@ -81,6 +106,65 @@ def check_shards(state, sizes):
         assert query.addressable_shards[0].data.shape == (1, 32 // fsdp, 2 // tensor, 16)
         for leaf in (query, fc2, tree["txt"]["embedding"]):
             assert leaf.addressable_shards[0].data.size == leaf.size // (fsdp * tensor)
+
+
+def evaluated(setup, config, params):
+    make_evaluation(
+        {},
+        model=setup.model,
+        mesh=setup.mesh,
+        image=config.evaluation.image,
+        text=config.data.text.to_dict(),
+        batch_size=16,
+    )(params)
+
+
+def embedded(setup, config, params):
+    as_stage(Trained(Path(), 8, config, setup.model, params, setup.mesh), 16)
+
+
+@pytest.mark.parametrize("take", [evaluated, embedded])
+def test_outside_of_training_too_a_device_computes_its_own_rows_alone(take, monkeypatch):
+    monkeypatch.setattr("bias_clip.train.sharding.MIN_FSDP_SIZE", 64)
+    config = tiny_config()
+    setup = make_setup(config, mesh=make_mesh(fsdp=2, tensor=2), examples_per_epoch=40)
+    apply, used = setup.model.apply, []
+    recording = setup.model._replace(apply=lambda params: used.append(params) or apply(params))
+    take(setup._replace(model=recording), config, setup.init(jax.random.key(0)).params)
+    image = jax.jit(lambda p, x: apply(p, image=x).zimg, out_shardings=replicated(setup.mesh))
+    text = image.lower(used[0], setup.abstract_batch["image"]).compile().as_text()
+    check_rows(text, rows=4, heads=1)
+
+
+def test_layout_of_siglip_is_the_one_that_was_reviewed():
+    config = load_config(CONFIGS / "siglip_b16.py")
+    held, used = layout_of(config, fsdp=2, tensor=2)
+    for name, (between, inside) in B16.items():
+        assert held[name][1].spec == PartitionSpec(*between), name
+        assert used[name].is_equivalent_to(
+            NamedSharding(used[name].mesh, PartitionSpec(*inside)), len(held[name][0])
+        ), name
+
+
+def test_fsdp_splits_every_large_leaf_over_its_axis_and_the_towers_get_it_whole():
+    held, used = layout_of(load_config(CONFIGS / "siglip_b16.py"), fsdp=4)
+    for name, (shape, sharding) in held.items():
+        parts = math.prod(shape) // math.prod(sharding.shard_shape(shape))
+        assert parts == (4 if math.prod(shape) >= 2**14 else 1), name
+        assert used[name].is_fully_replicated, name
+
+
+def layout_of(config, **sizes):
+    """{path: (shape, sharding between steps)}, {path: sharding in the towers}."""
+    setup = make_setup(config, mesh=make_mesh(**sizes), examples_per_epoch=None)
+    params = setup.abstract_state.params
+    layout = make_layout(jax.tree.map(lambda x: x.sharding, params))
+    held = {path_name(w): (x.shape, x.sharding) for w, x in leaves_of(params)}
+    return held, {path_name(where): sharding for where, sharding in leaves_of(layout.used)}
+
+
+def leaves_of(tree):
+    return jax.tree_util.tree_leaves_with_path(tree)
 
 
 @pytest.mark.slow

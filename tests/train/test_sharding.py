@@ -1,5 +1,7 @@
 """Meshes, and which device holds what."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,40 @@ def test_free_axis_takes_the_devices_that_are_left(sizes, expected):
 def test_mesh_that_does_not_fit_is_refused_with_the_device_count(sizes):
     with pytest.raises(ValueError, match="8 devices"):
         make_mesh(**sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What jax asks a device for to place it in the network."""
+
+    id: int
+    coords: tuple[int, int, int]
+    process_index: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v6 lite"
+    core_on_chip: int = 0
+    slice_index: int = 0
+
+
+def v6e_8x8():
+    """64 chips; a host drives 2x2 of them."""
+    places = [(x, y, 0) for y in range(8) for x in range(8)]
+    return [Chip(i, (x, y, z), y // 2 * 4 + x // 2) for i, (x, y, z) in enumerate(places)]
+
+
+@pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 16}, {"fsdp": 4}, {"data": 2, "fsdp": 32}])
+def test_axis_that_is_no_whole_side_of_the_chips_gets_a_block_of_them(sizes):
+    mesh = make_mesh(**sizes, devices=v6e_8x8())
+    assert {chip.id for chip in mesh.devices.flat} == set(range(64))
+    for group in mesh.devices.reshape(-1, sizes["fsdp"]):
+        x, y = (len({chip.coords[axis] for chip in group}) for axis in (0, 1))
+        assert x * y == sizes["fsdp"]
+
+
+def test_tensor_group_over_hosts_is_refused_on_split_sides_too():
+    assert make_mesh(tensor=2, devices=v6e_8x8()).shape["tensor"] == 2
+    with pytest.raises(ValueError, match=r"tensor=8 puts devices of several processes"):
+        make_mesh(tensor=8, devices=v6e_8x8())
 
 
 def test_first_matching_rule_wins():

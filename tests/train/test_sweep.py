@@ -1,6 +1,7 @@
 """Many runs from one line: which are started, and what happens when one fails."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,11 @@ def test_a_run_for_each_config_and_seed_with_its_own_workdir(tmp_path):
 def test_a_plan_that_makes_no_sense_is_refused(configs, seeds, overrides, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         list(plan(configs, seeds, overrides, tmp_path))
+
+
+def test_a_plan_in_a_bucket_is_refused():
+    with pytest.raises(ValueError, match="'gs:/bucket/runs', an address"):
+        list(plan(["x.py"], 1, [], Path("gs://bucket/runs")))
 
 
 def fake(tmp_path, name, *, works=True):

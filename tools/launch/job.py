@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from bias_clip.train.files import check_folder
+
 RUN_AGAIN = (
     75  # exit status of bias_clip.train after a signal: state saved, start the same line again
 )
@@ -40,8 +42,9 @@ def train_command(job: Job, python: str = "python") -> list[str]:
     """The line that every host runs.
 
     Raises:
-      ValueError: for a name that clusters refuse.
+      ValueError: for a name that clusters refuse, or a workdir that is no folder.
     """
+    check_folder(job.workdir)
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", job.name):
         raise ValueError(
             f"got the name {job.name!r}; expected at most 40 of a-z, 0-9 and -, from a letter on."
