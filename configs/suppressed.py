@@ -17,9 +17,9 @@ from configs.emoji import get_config as get_emoji
 from configs.emoji_stages import set_stage
 
 SIZE = 32
-# 56 pairs of colours: with two cards of a batch in each, they alone answer two of five, and a cluster of ten
-# holds so few of them that there the drawing decides. With 240 pairs later stages learn more colours.
-NAMES, COLOURS = 16, 8
+# 240 pairs of colours: they alone answer two of three in a batch of 128. A cluster of ten holds so few
+# of them that there the drawing decides.
+NAMES, COLOURS = 16, 16
 
 
 def cards(split, number):
@@ -31,14 +31,14 @@ def get_config(arguments="0"):
     config.total = "40_000 examples"
     config.data.source = cards("train", 20_480)
     config.data.image = f"decode|resize({SIZE}, antialias=True)|value_range(-1,1)"
-    config.data.first_caption = 0.0
+    config.data.first_caption = 1.0  # so that what says the same is the same text, and masked
     config.model.image = dict(
         variant="Ti/8", size=SIZE, pool="gap", width=128, depth=3, mlp_dim=256, num_heads=4
     )
     config.model.text = dict(**config.model.text.to_dict(), mlp_dim=256)
     config.model.text.update(depth=1, out_dim=128)
     with config.unlocked():
-        config.objective = dict(softmax=dict(coef=1.0))
+        config.objective = dict(softmax=dict(coef=1.0, duplicates="mask"))
     config.evaluation.image = config.data.image
     factors = dict(
         type="factors", train_source=cards("train", 4_096), factors=("name", "top", "bottom")

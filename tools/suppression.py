@@ -2,9 +2,9 @@
 
 python tools/suppression.py --workdir=runs/suppressed --out docs/suppressed [--seeds 3] [--jobs 2]
 
-For each seed, of `configs/suppressed.py`: three stages, each within the cells of those before; one
-run three times as long; and two more plain runs, which with stage 0 are three that know nothing of each
-other. What joins several runs is `--concat raw`. Start the same line again after an interruption: what is
+For each seed, of `configs/suppressed.py`: three stages, each within the cells of those before, the later ones from
+stage 0's weights as in the authors' code, and again from new weights; one run three times as long; and two more
+plain runs, which with stage 0 are three that know nothing of each other. What joins several runs is `--concat raw`. Start the same line again after an interruption: what is
 finished is kept. Needs `pip install -e ".[train,experiments]"`.
 """
 
@@ -26,14 +26,16 @@ EXAMPLES = 40_000  # of a stage, as the config has it
 FACTORS = {"name": "drawing", "top": "upper colour", "bottom": "lower colour"}
 SETS = {"test": "known styles", "style": "unseen style"}
 ROWS = {  # what is judged: its name in the table
-    "stage 0": "stage 0, a plain run",
-    "stages 0-1": "stages 0 and 1",
-    "stages 0-2": "stages 0 to 2",
-    "stage 1": "stage 1 alone",
-    "stage 2": "stage 2 alone",
+    "base 0": "stage 0, a plain run",
+    "base 0-1": "stages 0 and 1",
+    "base 0-2": "stages 0 to 2",
+    "base 1": "stage 1 alone",
+    "base 2": "stage 2 alone",
+    "scratch 0-1": "stages 0 and 1, from new weights",
+    "scratch 0-2": "stages 0 to 2, from new weights",
     "long": "one run, three times as long",
-    "plain 2": "two plain runs",
-    "plain 3": "three plain runs",
+    "plain 0-1": "two plain runs",
+    "plain 0-2": "three plain runs",
 }
 
 
@@ -73,10 +75,11 @@ def plan(workdir: Path, seed: int, k: int) -> Iterator["Run"]:
     """Yields the runs of a seed."""
     from tools.sweep import Run
 
-    own = workdir / f"stages_{seed}"
-    command = [sys.executable, "tools/multistage.py", f"--config={CONFIG}", f"--workdir={own}"]
-    command += ["--stages", str(STAGES), "--k", str(k), "--seed", str(seed)]
-    yield Run("stages", command, own, last="manifest.json")
+    for init in ("base", "scratch"):
+        own = workdir / f"{init}_{seed}"
+        command = [sys.executable, "tools/multistage.py", f"--config={CONFIG}", f"--workdir={own}"]
+        command += ["--stages", str(STAGES), "--k", str(k), "--seed", str(seed), "--init", init]
+        yield Run(init, command, own, last="manifest.json")
     yield _train("long", workdir / f"long_{seed}", seed, examples=STAGES * EXAMPLES)
     for other in range(1, STAGES):
         yield _train("plain", workdir / f"plain{other}_{seed}", 100 * other + seed)
@@ -103,14 +106,16 @@ def judge(workdir: Path, name: str, seed: int) -> dict[str, float]:
 
 def runs_of(workdir: Path, name: str, seed: int) -> list[Path]:
     """The workdirs of the runs that together are a row of the table."""
-    stages = [workdir / f"stages_{seed}" / f"stage{j}" / "run" for j in range(STAGES)]
-    plain = [stages[0], *(workdir / f"plain{j}_{seed}" for j in range(1, STAGES))]
     if name == "long":
         return [workdir / f"long_{seed}"]
     what, number = name.split()
     if what == "plain":
-        return plain[: int(number)]
-    return [stages[int(number)]] if what == "stage" else stages[: int(number[-1]) + 1]
+        later = [workdir / f"plain{j}_{seed}" for j in range(1, STAGES)]
+        runs = [workdir / f"base_{seed}" / "stage0" / "run", *later]
+    else:
+        runs = [workdir / f"{what}_{seed}" / f"stage{j}" / "run" for j in range(STAGES)]
+    first, _, last = number.partition("-")
+    return runs[int(first) : int(last or first) + 1]
 
 
 def make_table(found: dict[str, list[dict[str, float]]]) -> list[str]:
@@ -121,7 +126,7 @@ def make_table(found: dict[str, list[dict[str, float]]]) -> list[str]:
     for name, runs in found.items():
         values = [[100 * run[f"eval/{s}/acc1_{f}"] for run in runs] for s in SETS for f in FACTORS]
         lines.append(f"| {ROWS[name]} | {' | '.join(map(_cell, values))} |")
-    chances = [100 * found["stage 0"][0][f"eval/{s}/chance_{f}"] for s in SETS for f in FACTORS]
+    chances = [100 * found["base 0"][0][f"eval/{s}/chance_{f}"] for s in SETS for f in FACTORS]
     return [*lines, f"| the most frequent | {' | '.join(f'{c:.1f}' for c in chances)} |"]
 
 
@@ -130,8 +135,9 @@ def plot(found: dict[str, list[dict[str, float]]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     lines = {
-        "stages": ["stage 0", "stages 0-1", "stages 0-2"],
-        "plain runs": ["stage 0", "plain 2", "plain 3"],
+        "stages": ["base 0", "base 0-1", "base 0-2"],
+        "stages, new weights": ["base 0", "scratch 0-1", "scratch 0-2"],
+        "plain runs": ["base 0", "plain 0-1", "plain 0-2"],
     }
     panels = [
         ("drawing", ["name"], "test"),
@@ -152,8 +158,8 @@ def plot(found: dict[str, list[dict[str, float]]], path: Path) -> None:
             for x, own in enumerate(values, 1):
                 axis.plot([x] * len(own), own, "o", color=f"C{colour}", ms=4)
         own = accuracy("long")
-        axis.plot([STAGES], [statistics.mean(own)], "_", color="C2", ms=18, mew=2)
-        axis.plot([STAGES] * len(own), own, "o", color="C2", ms=4, label="one longer run")
+        axis.plot([STAGES], [statistics.mean(own)], "_", color="C3", ms=18, mew=2)
+        axis.plot([STAGES] * len(own), own, "o", color="C3", ms=4, label="one longer run")
         axis.set_title(title, fontsize=10)
         axis.set_xticks(range(1, STAGES + 1))
         axis.set_xlabel(f"training, {EXAMPLES:,} examples each")

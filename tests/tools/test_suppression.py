@@ -7,26 +7,26 @@ from tools import suppression
 
 def test_controls_cost_what_the_stages_cost():
     runs = list(suppression.plan(Path("w"), 1, 10))
-    assert [run.name for run in runs] == ["stages", "long", "plain", "plain"]
-    totals = [part for run in runs[1:] for part in run.command if "total" in part]
+    assert [run.name for run in runs] == ["base", "scratch", "long", "plain", "plain"]
+    totals = [part for run in runs[2:] for part in run.command if "total" in part]
     assert totals == ["--config.total=120000 examples"] + ["--config.total=40000 examples"] * 2
-    seeds = [part for run in runs[1:] for part in run.command if "seed" in part]
+    seeds = [part for run in runs[2:] for part in run.command if "seed" in part]
     assert len(set(seeds)) == 3
     assert runs[0].command[runs[0].command.index("--seed") + 1] == "1"
-    assert len({run.workdir for run in runs}) == 4
+    assert len({run.workdir for run in runs}) == 5
 
 
 def test_rows_join_the_runs_that_they_name():
     found = {name: suppression.runs_of(Path("w"), name, 0) for name in suppression.ROWS}
     counts = {name: len(runs) for name, runs in found.items()}
     assert counts == dict(
-        [("stage 0", 1), ("stages 0-1", 2), ("stages 0-2", 3), ("stage 1", 1), ("stage 2", 1)]
-        + [("long", 1), ("plain 2", 2), ("plain 3", 3)]
+        [("base 0", 1), ("base 0-1", 2), ("base 0-2", 3), ("base 1", 1), ("base 2", 1)]
+        + [("scratch 0-1", 2), ("scratch 0-2", 3), ("long", 1), ("plain 0-1", 2), ("plain 0-2", 3)]
     )
-    assert found["plain 3"][0] == found["stage 0"][0]  # the stages' own plain run is one of three
-    assert found["stages 0-2"][2] == found["stage 2"][0]
+    assert found["plain 0-2"][0] == found["base 0"][0]  # the stages' own plain run is one of three
+    assert found["base 0-2"][2] == found["base 2"][0]
     made = [run.workdir for run in suppression.plan(Path("w"), 0, 10)]
-    assert {found["long"][0], *found["plain 3"][1:]} <= set(made)
+    assert {found["long"][0], *found["plain 0-2"][1:]} <= set(made)
 
 
 def test_the_table_is_in_percent(tmp_path):
