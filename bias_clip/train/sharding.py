@@ -30,8 +30,8 @@ def make_mesh(
       devices: all by default.
 
     Raises:
-      ValueError: if the sizes do not multiply to the number of devices, or a tensor group spans
-        processes, which read different rows.
+      ValueError: if the sizes do not multiply to the number of devices, data does not divide over
+        the TPU slices, or a tensor group spans processes, which read different rows.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
@@ -179,12 +179,28 @@ def _on_network(sizes: dict[str, int], devices: list[jax.Device]) -> Mesh:
     # Auto axes: under explicit ones, the default of jax.make_mesh, x @ x.T raises.
     types = (AxisType.Auto,) * len(sizes)
     shape, names = tuple(sizes.values()), tuple(sizes)
+    slices = {device.slice_index for device in devices if device.platform == "tpu"}
+    if len(slices) > 1:
+        return Mesh(_over_slices(sizes, devices, len(slices)), names, axis_types=types)
     try:
         return jax.make_mesh(shape, names, axis_types=types, devices=devices)
     except NotImplementedError:
         # fsdp=16 on 8x8 chips is no product of whole sides; jax splits sides unasked on v5e alone.
         split = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
         return Mesh(split, names, axis_types=types)
+
+
+def _over_slices(sizes: dict[str, int], devices: list[jax.Device], slices: int) -> np.ndarray:
+    """TPU slices are joined by the data centre's network: only gradients go over it, once a step."""
+    if sizes["data"] % slices or len(devices) % slices:
+        raise ValueError(
+            f"mesh data={sizes['data']} does not divide over {slices} TPU slices; parameters are not "
+            f"split across slices, so data must be a multiple of {slices}."
+        )
+    within = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
+    return mesh_utils.create_hybrid_device_mesh(
+        within, (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def _gathered(sharding: NamedSharding) -> NamedSharding:

@@ -72,6 +72,19 @@ def test_tensor_group_over_hosts_is_refused_on_split_sides_too():
         make_mesh(tensor=8, devices=v6e_8x8())
 
 
+def test_only_data_goes_over_several_slices():
+    second = [
+        dataclasses.replace(c, id=c.id + 64, process_index=c.process_index + 16, slice_index=1)
+        for c in v6e_8x8()
+    ]
+    mesh = make_mesh(fsdp=16, devices=v6e_8x8() + second)
+    assert mesh.shape["data"] == 8
+    for group in mesh.devices.reshape(-1, 16):
+        assert len({chip.slice_index for chip in group}) == 1
+    with pytest.raises(ValueError, match="data=1 does not divide over 2 TPU slices"):
+        make_mesh(fsdp=128, devices=v6e_8x8() + second)
+
+
 def test_first_matching_rule_wins():
     tree = {"img": {"kernel": shape(256, 512)}, "txt": {"kernel": shape(256, 512)}}
     rules = [("img/", "replicate"), ("kernel", ("fsdp", None))]
