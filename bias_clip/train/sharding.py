@@ -179,7 +179,8 @@ def _on_network(sizes: dict[str, int], devices: list[jax.Device]) -> Mesh:
     # Auto axes: under explicit ones, the default of jax.make_mesh, x @ x.T raises.
     types = (AxisType.Auto,) * len(sizes)
     shape, names = tuple(sizes.values()), tuple(sizes)
-    slices = {device.slice_index for device in devices if device.platform == "tpu"}
+    # A device that is only compiled for has no slice.
+    slices = {getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"}
     if len(slices) > 1:
         return Mesh(_over_slices(sizes, devices, len(slices)), names, axis_types=types)
     try:
