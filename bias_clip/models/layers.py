@@ -187,7 +187,8 @@ class Attention(nnx.Module):
 
     * "xla": two matrix products with a softmax between them, on any device; `[b, h, q, l]` numbers in
       float32 pass through memory.
-    * "cudnn": cuDNN's fused kernel, which never writes them; NVIDIA GPUs from Ampere on, bfloat16.
+    * "cudnn": cuDNN's fused kernel, which never writes them; NVIDIA GPUs from Ampere on, bfloat16,
+      an even number of tokens.
     """
 
     def __init__(
@@ -215,6 +216,11 @@ class Attention(nnx.Module):
         """Mixes `x` for each query."""
         q, k, v = self.query(queries), self.key(x), self.value(x)
         if self.kind == "cudnn":
+            if x.shape[1] % 2:
+                raise ValueError(
+                    f"attention 'cudnn' needs an even number of tokens: got {x.shape[1]}; choose "
+                    "another size, or attention 'xla'."
+                )
             return self.out(jax.nn.dot_product_attention(q, k, v, implementation="cudnn"))
         q = q * q.shape[-1] ** -0.5  # here and not at the logits, which are more numbers
         logits = jnp.einsum("bqhk,blhk->bhql", q, k, preferred_element_type=jnp.float32)

@@ -174,6 +174,8 @@ def test_init_writes_straight_into_its_shards():
         ({"text": {"remat": "full"}}, "arguments in text: got .'remat'"),
         ({"text": {"out_dim": 16}}, "got 32 for images and 16 for texts"),
         ({"dtype": "float16"}, "float32, bfloat16"),
+        ({"attention": "flash"}, "xla, cudnn"),
+        ({"attention": "cudnn"}, "needs dtype 'bfloat16'"),
         ({"remat": "all"}, "none, minimal, dots, full"),
         ({"scale_init": 0.0}, "scale_init"),
     ],
@@ -181,6 +183,21 @@ def test_init_writes_straight_into_its_shards():
 def test_what_cannot_be_is_an_error_before_anything_runs(arguments, message):
     with pytest.raises(ValueError, match=message):
         tiny(**arguments)
+
+
+def test_fused_attention_wants_an_even_number_of_tokens():
+    image = {**IMAGE, "size": 24}  # 3 x 3 patches
+    model = tiny(image=image, attention="cudnn", dtype="bfloat16")
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    with pytest.raises(ValueError, match="even number of tokens: got 9"):
+        jax.eval_shape(model.apply, shapes, image=jnp.zeros((2, 24, 24, 3)))
+
+
+def test_tokens_of_the_image_tower_have_a_fixed_layout():
+    """Left free, XLA for GPUs puts the batch innermost; on a CPU only the request can be seen."""
+    shapes = jax.eval_shape(tiny().init, jax.random.key(0))
+    lowered = jax.jit(tiny().apply).lower(shapes, image=jnp.zeros((2, 16, 16, 3)))
+    assert "LayoutConstraint" in lowered.as_text()
 
 
 def test_missing_arguments_are_named():
