@@ -2,15 +2,16 @@
 
     python tools/suppression.py --workdir=runs/suppressed --out docs/suppressed
 
-That line trains three stages (MCL), one stage three times as long and three plain runs side by side, for three seeds each, and compares
-them; one stage alone is
+That line trains three stages (MCL), one run three times as long and three plain runs, for three seeds each,
+and compares them; one stage alone is
 
     python -m bias_clip.train --config=configs/suppressed.py --workdir=runs/card
 
 After the colon, as for `tools/multistage.py`: "0" for the plain stage, "1" for later ones, "1,init" for those that
 start from another's weights.
 
-Expected result: docs/stages.md.
+Expected result: a probe reads the drawing in 37.5 % after stage 0 and in 71.9 % after three stages; see
+docs/stages.md.
 """
 
 from configs.emoji import get_config as get_emoji

@@ -144,7 +144,7 @@ def plot(found: dict[str, list[dict[str, float]]], path: Path) -> None:
         ("drawing, unseen style", ["name"], "style"),
         ("colours", ["top", "bottom"], "test"),
     ]
-    figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.2), layout="constrained")
+    figure, axes = plt.subplots(1, len(panels), figsize=(11.5, 3.2), layout="constrained")
     for axis, (title, factors, test) in zip(axes, panels, strict=True):
 
         def accuracy(name, factors=factors, test=test):
@@ -165,7 +165,7 @@ def plot(found: dict[str, list[dict[str, float]]], path: Path) -> None:
         axis.set_xlabel(f"training, {EXAMPLES:,} examples each")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("right, linear probe (%)")
-    axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
