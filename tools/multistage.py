@@ -16,9 +16,9 @@ and ends with the same models. Other arguments or another config need another wo
 
 The config is called with the stage after the colon, "0" or "1" and up; a later stage must set
 `config.data.cells` to a dict with a `table`, and for `--init base` (every stage starts from stage 0's
-weights, as in the authors' code) or `warm` (from those of the stage before) it is called with "1,init"
-and must set `config.init_from` to a dict with a `path`. All stages have the same seed: from scratch they
-start from the same random weights, and differ by their batches alone.
+weights, as in the authors' code; the default, for docs/stages.md found it far better) or `warm` (from those
+of the stage before) it is called with "1,init" and must set `config.init_from` to a dict with a `path`. All
+stages have the same seed: from scratch they start from the same random weights, and differ by their batches alone.
 """
 
 import argparse
@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stages", type=int, default=3, help="models in all, the plain one among them")
     add("--k", type=int, default=4, help="clusters of a stage, of each modality")
     add("--cluster", choices=sorted(MODALITIES), default="image", help="what is clustered")
-    add("--init", choices=INITS, default="scratch", help="of the stages after the first")
+    add("--init", choices=INITS, default="base", help="of the stages after the first, see above")
     add("--seed", type=int, default=0, help="of all stages and clusterings")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="in every stage's config")
     return parser
