@@ -84,7 +84,7 @@ def skew_tile(metrics: Mapping, details: Mapping) -> Content:
     """How far the first pictures found are from the shares wanted."""
     target, k = details["target"], details["ks"][0]
     over = metrics.get(f"maxskew_{target}_{k}")
-    times = f"{format_number(round(math.exp(over), 2))} times its share" if is_number(over) else ""
+    times = f"{math.exp(over):.2f} times its share" if is_number(over) else ""
     numbers = [
         Number(f"max skew, first {k}", _short(over), times),
         Number(f"NDKL, first {k}", _short(metrics.get(f"ndkl_{target}_{k}")), "as wanted 0"),
