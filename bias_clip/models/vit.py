@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 from bias_clip.models import layers
@@ -188,9 +188,11 @@ class ViT(nnx.Module):
             table = jnp.asarray(sincos2d(self.side, x.shape[-1]))[None]
         else:
             table = self.pos_embedding[...]
-        # Without it XLA's GPU compiler carries the cut image's layout, batch innermost, through all
-        # blocks, and each norm transposes what it reads.
-        x = with_layout_constraint(x + table.astype(x.dtype), Layout(major_to_minor=(0, 1, 2)))
+        x = x + table.astype(x.dtype)
+        # Rows of tokens, as they are seen here, can only lie in order. Without it XLA for GPUs puts the
+        # batch innermost in all blocks, and each norm transposes what it reads. (A layout constraint
+        # does the same on one GPU; on several, XLA gathers the whole batch for it.)
+        x = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1])).reshape(x.shape)
         x = self.encoder(x)
         x = jnp.mean(x, axis=1) if self.map is None else self.map(x)
         return x if self.head is None else self.head(x)
