@@ -133,8 +133,7 @@ def make_ours(sizes: Sizes, *, scan: bool, remat: str, attention: str) -> Ours:
                 "length": sizes.length,
                 "out_dim": sizes.width,
             },
-        } | {"dtype": sizes.dtype, "scan": scan, "remat": remat}
-        config.model.attention = attention
+        } | {"dtype": sizes.dtype, "scan": scan, "remat": remat, "attention": attention}
         for tower in (config.model.image, config.model.text):
             tower.update(width=sizes.width, depth=sizes.depth, num_heads=sizes.heads)
     config.batch_size = sizes.batch
@@ -174,7 +173,8 @@ def make_open_clip(sizes: Sizes, *, compiled: bool) -> Peer | None:
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("error: JAX sees a GPU and PyTorch does not; --alone leaves open_clip out")
     torch.set_num_threads(_cores())
-    torch.set_float32_matmul_precision("high")
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
     model = open_clip.model.CustomTextCLIP(
         embed_dim=sizes.width,
         vision_cfg={"layers": 1, "width": 64, "image_size": 32},  # replaced below

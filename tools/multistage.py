@@ -41,7 +41,7 @@ from bias_clip.train.commands import (
     write_json,
 )
 from bias_clip.train.config import load_config, to_plain
-from bias_clip.train.files import check_folder
+from bias_clip.train.files import NotSavedError, check_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 MODALITIES = {"image": ("image",), "text": ("text",), "both": ("text", "image")}
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     except Stopped as stopped:
         print(f"{stopped} Run the same line again to continue.", file=sys.stderr)
         sys.exit(RUN_AGAIN)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, NotSavedError) as error:
         sys.exit(f"error: {error}")
     print("\n".join(str(args.workdir / f"stage{j}" / "run") for j in range(args.stages)))
 
@@ -163,8 +163,8 @@ def _check(args: argparse.Namespace) -> None:
 def _check_later(config: Mapping[str, Any], args: argparse.Namespace) -> None:
     if not isinstance(config["data"].get("cells"), dict):
         raise ValueError(
-            f"{args.config}: config.data.cells of stage 1 is no dict; expected at least "
-            "dict(table='')."
+            f"{args.config}: config.data.cells is no dict when the config is called with "
+            f"{_argument(args, 1)!r}; expected at least dict(table='')."
         )
     if args.init != "scratch" and not isinstance(config.get("init_from"), dict):
         raise ValueError(

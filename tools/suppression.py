@@ -2,9 +2,10 @@
 
 python tools/suppression.py --workdir=runs/suppressed --out docs/suppressed [--seeds 3] [--jobs 2]
 
-For each seed, of `configs/suppressed.py`: three stages, each within the cells of those before, the later ones from
-stage 0's weights as in the authors' code, and again from new weights; one run three times as long; and two more
-plain runs, which with stage 0 are three that know nothing of each other. What joins several runs is `--concat raw`. Start the same line again after an interruption: what is
+For each seed, of `configs/suppressed.py`: three stages, each within the cells of those before, the
+later ones from stage 0's weights as in the authors' code, and again from new weights; one run three
+times as long; and two more plain runs, which with stage 0 are three that know nothing of each other.
+What joins several runs is `--concat raw`. Start the same line again after an interruption: what is
 finished is kept. Needs `pip install -e ".[train,experiments]"`.
 """
 
@@ -91,16 +92,16 @@ def judge(workdir: Path, name: str, seed: int) -> dict[str, float]:
     Raises:
       ValueError: a run is not there.
     """
+    from bias_clip.train.commands import write_json
+    from bias_clip.train.evaluation import flat_metrics
     from bias_clip.train.trained import load_stages
-    from tools.evaluate import evaluate_stages, flat_metrics
+    from tools.evaluate import evaluate_stages
 
     path = workdir / "judged" / f"{name.replace(' ', '_')}_{seed}.json"
     if not path.exists():
         results = evaluate_stages(load_stages(runs_of(workdir, name, seed)), form="raw")
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(flat_metrics(results)))
-        partial.replace(path)
+        write_json(path, flat_metrics(results))
     return json.loads(path.read_text())
 
 

@@ -188,7 +188,8 @@ class Attention(nnx.Module):
     * "xla": two matrix products with a softmax between them, on any device; `[b, h, q, l]` numbers in
       float32 pass through memory.
     * "cudnn": cuDNN's fused kernel, which never writes them; NVIDIA GPUs from Ampere on, bfloat16,
-      an even number of tokens.
+      an even number of tokens. Its result is no matrix product to a remat policy: all but "none"
+      compute it again.
     """
 
     def __init__(

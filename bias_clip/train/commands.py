@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bias_clip.train.files import write_whole
+
 RUN_AGAIN = 75  # exit status of what was stopped by a signal and can go on
 
 
@@ -63,7 +65,7 @@ def check_same(workdir: Path, plan: Mapping[str, Any]) -> None:
     """
     path = workdir / "plan.json"
     if not path.exists():
-        own = (".lock", "plan.partial")
+        own = (".lock", "plan.json.partial")
         if strangers := [p.name for p in workdir.iterdir() if p.name not in own]:
             raise ValueError(
                 f"{workdir} holds other things, {strangers[:5]}; give a new --workdir."
@@ -99,10 +101,12 @@ def hold(workdir: Path) -> Iterator[int]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    """Writes a file whole or not at all.
+
+    Raises:
+      NotSavedError: it could not be written.
+    """
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def say(text: str) -> None:

@@ -193,7 +193,7 @@ def _on_network(sizes: dict[str, int], devices: list[jax.Device]) -> Mesh:
 
 def _over_slices(sizes: dict[str, int], devices: list[jax.Device], slices: int) -> np.ndarray:
     """TPU slices are joined by the data centre's network: only gradients go over it, once a step."""
-    if sizes["data"] % slices or len(devices) % slices:
+    if sizes["data"] % slices:
         raise ValueError(
             f"mesh data={sizes['data']} does not divide over {slices} TPU slices; parameters are not "
             f"split across slices, so data must be a multiple of {slices}."

@@ -185,6 +185,23 @@ def test_what_cannot_be_is_an_error_before_anything_runs(arguments, message):
         tiny(**arguments)
 
 
+def test_fused_attention_is_the_same_function(monkeypatch):
+    """On a CPU XLA stands in for the kernel: scale, axes and wiring are ours."""
+    fused = jax.nn.dot_product_attention
+
+    def stand_in(q, k, v, *, implementation):
+        assert implementation == "cudnn"
+        return fused(q, k, v, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    plain, kernel = (tiny(attention=a, dtype="bfloat16") for a in ("xla", "cudnn"))
+    p, inputs = plain.init(jax.random.key(0)), batch(4)
+    one, other = plain.apply(p, **inputs), kernel.apply(p, **inputs)
+    np.testing.assert_allclose(one.zimg, other.zimg, atol=0.02)
+    np.testing.assert_allclose(one.ztxt, other.ztxt, atol=0.02)
+    assert np.abs(one.zimg - np.roll(one.zimg, 1, axis=0)).max() > 0.1
+
+
 def test_fused_attention_wants_an_even_number_of_tokens():
     image = {**IMAGE, "size": 24}  # 3 x 3 patches
     model = tiny(image=image, attention="cudnn", dtype="bfloat16")

@@ -20,6 +20,7 @@ from configs.default import get_config as get_default
 
 
 def get_config(arguments="0"):
+    stage, *rest = arguments.split(",")
     config = get_default()
     ops = "decode|background(white)|resize(16)|value_range(-1,1)"
     config.total, config.batch_size, config.log_every = "6 steps", 16, "2 steps"
@@ -30,8 +31,10 @@ def get_config(arguments="0"):
     config.model.text = dict(variant="mu", vocab_size=2_000, length=8, out_dim=32)
     config.evals = dict()
     config.checkpoint.every = "2 steps"
-    if arguments == "1":
+    if stage == "1":
         config.data.cells = dict(table="", mode="batch", small="merge")
+    if rest:
+        config.init_from = dict(path="")
     return config
 """
 

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from configs.suppressed import get_config
 from tools import suppression
 
 
 def test_controls_cost_what_the_stages_cost():
     runs = list(suppression.plan(Path("w"), 1, 10))
     assert [run.name for run in runs] == ["base", "scratch", "long", "plain", "plain"]
+    assert get_config().total.replace("_", "") == f"{suppression.EXAMPLES} examples"
     totals = [part for run in runs[2:] for part in run.command if "total" in part]
     assert totals == ["--config.total=120000 examples"] + ["--config.total=40000 examples"] * 2
     seeds = [part for run in runs[2:] for part in run.command if "seed" in part]
