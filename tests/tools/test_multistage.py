@@ -182,7 +182,11 @@ def test_a_folder_of_other_things_is_refused(fakes, tmp_path):
 @pytest.mark.parametrize(
     ("config", "flags", "message"),
     [
-        (CONFIG.replace('dict(table="")', "None"), [], "config.data.cells is no dict when .* '1,init'"),
+        (
+            CONFIG.replace('dict(table="")', "None"),
+            [],
+            "config.data.cells is no dict when .* '1,init'",
+        ),
         (CONFIG.replace('dict(path="")', "None"), ["--init=warm"], "as --init warm needs"),
         (CONFIG, ["--set=total"], "expected key=value"),
         (CONFIG, ["--k=1"], "expected at least 1 stage, of 2 clusters"),
