@@ -26,7 +26,9 @@ TRAIN = [
     "tensorflow-datasets>=4.9.10",
     "tqdm>=4.66",
 ]
+GCS = ["gcsfs>=2025.3"]  # workdirs in buckets of Google Cloud Storage
 TEST = [
+    *GCS,  # tests/train/bucket.py is the bucket
     "beartype>=0.18",
     "clarabel>=0.9",  # an independent solver of M4's problem, through cvxpy
     "cvxpy>=1.6",
@@ -57,7 +59,8 @@ setup(
     extras_require={
         "train": TRAIN,
         "test": TRAIN + TEST,
-        "tpu": ["jax[tpu]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10", *GCS],
+        "gcs": GCS,
         "cuda": ["jax[cuda12]>=0.10"],
         "experiments": ["matplotlib>=3.9", "optax>=0.2.8", "scikit-learn>=1.5", "tqdm>=4.66"],
         "build": ["resvg-py>=0.2"],  # renders the embedded data set anew

@@ -1,10 +1,10 @@
 """SigLIP B/16 at 224 px, the published recipe, on a pod.
 
-    python -m bias_clip.train --config=configs/siglip_b16.py --workdir=/mnt/runs/siglip_b16 \
+    python -m bias_clip.train --config=configs/siglip_b16.py --workdir=gs://bucket/siglip_b16 \
         --config.data.source.path='/mnt/pairs/*.array_record' \
         --config.data.text.tokenizer=gs://bucket/c4_en.model
 
-on every host, with the pairs and the workdir on storage that all hosts share, such as a mounted bucket. Does it fit? `python tools/compile_plan.py --config=configs/siglip_b16.py
+on every host, with the pairs on storage that all hosts share, such as a mounted bucket. Does it fit? `python tools/compile_plan.py --config=configs/siglip_b16.py
 --topology=v5e:16x16` compiles the step for a pod without one.
 
 Expected result: with 9e9 examples of WebLI, which is not public, 73.4 % zero-shot on ImageNet

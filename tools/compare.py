@@ -70,9 +70,11 @@ def read_group(workdirs: list[Path]) -> Group:
     Raises:
       ValueError: a workdir without evaluations, or runs that measured different things.
     """
+    from bias_clip.train.files import run_folder
+
     runs = []
     for workdir in workdirs:
-        files = sorted((workdir / "evals").glob("*.json"))
+        files = sorted((run_folder(workdir) / "evals").glob("*.json"))
         if not files:
             raise ValueError(f"{workdir} has no evals/*.json; is the run finished?")
         last: dict[str, float] = {}

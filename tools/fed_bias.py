@@ -62,9 +62,10 @@ def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float
     from bias_clip.data.sources import make_source
     from bias_clip.evals.data_bias import make_data_bias
     from bias_clip.train.config import from_plain
+    from bias_clip.train.files import run_folder
     from bias_clip.train.schedule import parse_duration
 
-    path = workdir / "config.json"
+    path = run_folder(workdir) / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} holds no run: there is no {path}.")
     config = from_plain(json.loads(path.read_text()))

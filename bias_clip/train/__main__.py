@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from bias_clip.train.allocator import keep_pages
 from bias_clip.train.config import load_config, validate
 from bias_clip.train.distributed import define_flags, initialize_from_flags
-from bias_clip.train.files import NotSavedError
+from bias_clip.train.files import NotSavedError, absolute, run_folder
 from bias_clip.train.loop import Interrupted, train
 
 RUN_AGAIN = 75  # exit status after a signal: everything is saved, start the same line again
@@ -29,13 +29,14 @@ def main(_argv: list[str]) -> None:
     command = shlex.join(["python", "-m", "bias_clip.train", *sys.argv[1:]])
     schema = Path(config_flags.get_config_filename(flags.FLAGS["config"])).parent / "default.py"
     try:
+        workdir = run_folder(str(_WORKDIR.value))
         initialize_from_flags()
         if jax.default_backend() == "cpu":
             keep_pages()
         else:
-            _keep_compiled(Path(str(_WORKDIR.value)))
+            _keep_compiled(workdir)
         validate(_CONFIG.value, load_config(schema))
-        train(_CONFIG.value, Path(str(_WORKDIR.value)), command=command)
+        train(_CONFIG.value, workdir, command=command)
     except (ValueError, FloatingPointError, TimeoutError, NotSavedError) as error:
         if not _is_ours(error):
             raise
@@ -52,7 +53,7 @@ def _keep_compiled(workdir: Path) -> None:
     one machine may not run on the next that has the workdir.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(absolute(workdir) / "compiled"))
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

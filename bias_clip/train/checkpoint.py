@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 
 from bias_clip.train.checksum import checksums, text_checksum
 from bias_clip.train.distributed import is_main
-from bias_clip.train.files import NotSavedError
+from bias_clip.train.files import NotSavedError, absolute, in_bucket, storage_errors
 from bias_clip.train.sharding import path_name
 from bias_clip.train.state import TrainState
 
@@ -47,7 +47,7 @@ def open_checkpoints(
     if keep_every is not None:
         kept.append(policies.EveryNSteps(keep_every))
     return ocp.CheckpointManager(
-        directory.resolve(),
+        absolute(directory),
         item_handlers={
             "state": ocp.StandardCheckpointHandler(),
             "data": ocp.JsonCheckpointHandler(),
@@ -218,11 +218,15 @@ def _check_sums(tree: Any, sums: Mapping[str, int] | None) -> None:
 def _writing(manager: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:  # orbax and tensorstore raise all three
+    # Of a disk, too, orbax and tensorstore raise all three.
+    except storage_errors(manager.directory, ValueError, RuntimeError) as error:
+        advice = (
+            "Once it can be" if in_bucket(manager.directory) else "If the disk is full, make room"
+        )
         raise NotSavedError(
             f"a checkpoint could not be written under {manager.directory}: {_brief(error)}. "
-            f"Checkpoints of steps {list(manager.all_steps())} are whole. If the disk is full, make "
-            "room; then start the same line again to continue after the newest of them."
+            f"Checkpoints of steps {list(manager.all_steps())} are whole. {advice}; then start the "
+            "same line again to continue after the newest of them."
         ) from error
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from bias_clip.train import checkpoint
+from bias_clip.train.files import NotSavedError
 from bias_clip.train.state import TrainState
 
 
@@ -44,20 +45,25 @@ def stop_sick_run(
       saved: steps of the checkpoints that are there, for the message.
 
     Raises:
-      FloatingPointError: with step and values.
+      FloatingPointError: with step and values, and why the state is not there if it could not be
+        saved.
     """
     shown = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
     directory = workdir / "nonfinite"
-    with checkpoint.closing(checkpoint.open_checkpoints(directory, keep=1)) as manager:
-        values = {name: str(value) for name, value in shown.items()}  # JSON has no NaN
-        checkpoint.save(manager, step, state, {"metrics": values})
-        checkpoint.wait(manager)
+    where = f"the state is in {directory}"
+    values = {name: str(value) for name, value in shown.items()}  # JSON has no NaN
+    try:
+        with checkpoint.closing(checkpoint.open_checkpoints(directory, keep=1)) as manager:
+            checkpoint.save(manager, step, state, {"metrics": values})
+            checkpoint.wait(manager)
+    except NotSavedError as error:  # what is wrong with the run is the more important news
+        where = f"the state could not be saved ({error})"
     in_row = int(shown["skipped_in_row"]) if "skipped_in_row" in shown else 0
     what = f"the loss is {shown['loss']}"
     if in_row:
         what = f"{in_row} steps in a row were skipped for a bad gradient, and {what},"
     raise FloatingPointError(
-        f"{what} at step {step}; the state is in {directory}; checkpoints of steps {saved} are "
+        f"{what} at step {step}; {where}; checkpoints of steps {saved} are "
         f"untouched. Metrics of the step: {shown}. "
         "Try a lower optimizer.lr, a longer schedule.warmup or a smaller optimizer.clip_norm."
     )

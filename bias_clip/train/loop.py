@@ -19,7 +19,7 @@ from bias_clip.data.text import make_text_fn
 from bias_clip.train import checkpoint
 from bias_clip.train.distributed import asked_to_stop, is_main
 from bias_clip.train.evaluation import flat_metrics, make_evaluation, write_results
-from bias_clip.train.files import check_folder
+from bias_clip.train.files import run_folder
 from bias_clip.train.flops import count_flops, peak_flops
 from bias_clip.train.guards import is_healthy, stop_sick_run
 from bias_clip.train.metrics import Clock, MetricWriter, Progress, format_duration
@@ -42,15 +42,15 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
 
     Args:
       config: validated (`train/config.py`).
-      workdir: gets config.json, run.json, metrics.jsonl, tensorboard/, checkpoints/, evals/ and
-        report.html.
+      workdir: a folder, or "gs://bucket/folder"; gets config.json, run.json, metrics.jsonl,
+        tensorboard/, checkpoints/, evals/ and report.html.
       command: the line that started the run, for the report.
 
     Returns:
       The metrics of the last evaluation.
 
     Raises:
-      ValueError: if the workdir is no folder, holds a run of another config, cannot be written or
+      ValueError: if the workdir is an address of another kind, holds a run of another config, cannot be written or
         has no room, or its newest checkpoint is damaged.
       FloatingPointError: if the loss is no finite number, or `guards.max_consecutive` steps in a row
         were skipped; the state is under `nonfinite/`.
@@ -58,7 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         before is whole.
       Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
-    check_folder(workdir)
+    workdir = run_folder(workdir)
     source = make_source(**config.data.source.to_dict())
     # An epoch is as long as the plain data: as many examples whatever balancing keeps of them.
     setup = make_setup(config, mesh=make_mesh(**config.mesh), examples_per_epoch=len(source))
@@ -197,6 +197,7 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
             if asked_to_stop(step):  # many hosts agree on the step
                 stop.append("SIGTERM")
             if step % setup.save_every == 0 or step == total or stop:
+                writer.flush()  # before the step is final: a run that goes on has all lines up to it
                 timed("save", _save, run, state, step, seconds)
             if stop:
                 checkpoint.wait(run.manager)
@@ -205,6 +206,7 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
             results = _evaluate(run, state, total)
         _say_bad_records(run, progress)
         if is_main():
+            writer.flush()
             progress.say(f"report: {write_report(run.workdir)}")
     checkpoint.wait(run.manager)
     return flat_metrics(results)

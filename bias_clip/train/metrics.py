@@ -18,7 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from bias_clip.models.two_towers import Outputs
-from bias_clip.train.files import write_whole, writing
+from bias_clip.train.files import UPLOAD_SECONDS, Growing, write_whole, writing
 
 HEALTH_ANCHORS = 1024  # rows of the batch that are compared with all of it
 QUIET_SECONDS = 30.0  # between progress lines where the output is not a terminal
@@ -60,7 +60,8 @@ class MetricWriter:
     """Metrics of one run on disk: `metrics.jsonl`, an object a line, and TensorBoard events.
 
     Of many processes, which all have the same metrics, the first writes and the others do nothing.
-    Where nothing can be written, all its functions raise NotSavedError.
+    In a bucket a line appears within a minute, or with the next checkpoint. Where nothing can be
+    written, all its functions raise NotSavedError.
     """
 
     def __init__(self, workdir: Path, *, start_step: int):
@@ -68,7 +69,10 @@ class MetricWriter:
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
-        self._path, self._folder = workdir / "metrics.jsonl", workdir / "tensorboard"
+        self._files = Growing(workdir)
+        self._path = self._files.folder / "metrics.jsonl"
+        self._folder = self._files.folder / "tensorboard"
+        self._files.fetch("metrics.jsonl")
         if self._path.exists():
             _cut_after(self._path, start_step)
         with writing(self._path):
@@ -91,12 +95,19 @@ class MetricWriter:
             self._file.write(json.dumps({"step": step, **plain}) + "\n")
             self._file.flush()
         self._add_event(Event(step=step, summary=Summary(value=scalars)))
+        self._files.upload(after=UPLOAD_SECONDS)
+
+    def flush(self) -> None:
+        """Sees to it that all lines are where the run is; on a disk they always are."""
+        if self._writes:
+            self._files.upload()
 
     def close(self) -> None:
         """Writes what is buffered."""
         if self._writes:
             with writing(self._path), contextlib.closing(self._events):
                 self._file.close()
+            self._files.close()
 
     def _add_event(self, event: Event) -> None:
         event.wall_time = time.time()

@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 
 from bias_clip.train import report_plots
-from bias_clip.train.files import write_whole
+from bias_clip.train.files import run_folder, write_whole
 from bias_clip.train.metrics import format_duration
 from bias_clip.train.report_charts import eval_charts, metric_table, train_charts
 from bias_clip.train.report_format import format_large, format_number, format_percent, is_number
@@ -48,7 +48,7 @@ def write_report(workdir: str | Path) -> Path:
       NotSavedError: the page cannot be written.
     """
     page = render(read_run(workdir))
-    path = Path(workdir) / "report.html"
+    path = run_folder(workdir) / "report.html"
     write_whole(path, page)
     return path
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bias_clip.train.files import absolute, run_folder
 from bias_clip.train.report_format import is_number
 
 
@@ -43,7 +44,7 @@ def read_run(workdir: str | Path) -> Run:
     Raises:
       ValueError: none of them is there, or one is malformed (the message names file and line).
     """
-    folder = Path(workdir)
+    folder = run_folder(workdir)
     names = ("config.json", "run.json", "metrics.jsonl")
     if not any((folder / name).is_file() for name in names):
         raise ValueError(
@@ -62,7 +63,7 @@ def read_run(workdir: str | Path) -> Run:
             "No evaluation has been written yet: there are no pictures, no retrieval and no bias "
             "to show. They come with the first evaluation of the run."
         )
-    return Run(folder.resolve().name, config, info, rows, evals, missing + _unfinished(info, rows))
+    return Run(absolute(folder).name, config, info, rows, evals, missing + _unfinished(info, rows))
 
 
 def read_metrics(path: Path) -> tuple[list[dict], list[str]]:

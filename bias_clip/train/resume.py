@@ -10,6 +10,7 @@ import jax
 
 from bias_clip.train import checkpoint
 from bias_clip.train.distributed import is_main
+from bias_clip.train.files import run_folder
 from bias_clip.train.optim import init_ema
 from bias_clip.train.setup import Setup
 from bias_clip.train.sharding import path_name
@@ -61,7 +62,7 @@ def load_params(
 
     Args:
       abstract_params: of the model to fill, with the shardings that the arrays shall have.
-      path: a run's workdir, the folder of its checkpoints, or one checkpoint in it.
+      path: a run's workdir, the folder of its checkpoints, or one checkpoint in it; a bucket's, too.
       step: which checkpoint; None: the newest.
       only: regexes; if there are any, a parameter is loaded if one is found in its path.
       skip: regexes; a parameter is not loaded if one is found in its path.
@@ -77,7 +78,7 @@ def load_params(
     leaves = jax.tree_util.tree_leaves_with_path(abstract_params)
     shapes = {path_name(where): tuple(leaf.shape) for where, leaf in leaves}
     wanted = _select(list(shapes), only, skip)
-    directory, step = _find(Path(path), step)
+    directory, step = _find(run_folder(path), step)
     with checkpoint.open_checkpoints(directory, keep=1) as manager:
         there = list(manager.all_steps())
         step = manager.latest_step() if step is None else step

@@ -18,6 +18,7 @@ from bias_clip.evals.concat import Stage
 from bias_clip.models.two_towers import Model
 from bias_clip.train import checkpoint
 from bias_clip.train.config import from_plain
+from bias_clip.train.files import run_folder
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import (
     batch_sharding,
@@ -55,6 +56,7 @@ def load_trained(workdir: Path, step: int | None = None) -> Trained:
     Raises:
       ValueError: if there is no run, or no checkpoint of that step.
     """
+    workdir = run_folder(workdir)
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} holds no run: there is no {path}.")

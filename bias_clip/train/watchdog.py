@@ -10,6 +10,8 @@ from pathlib import Path
 
 import jax
 
+from bias_clip.train.files import NotSavedError, storage_errors, write_whole
+
 _LONGEST_NAP = 30.0  # seconds between two signs of life in the workdir
 
 
@@ -56,16 +58,15 @@ class Watchdog:
                 if time.monotonic() - since > seconds and since != reported:
                     reported = since
                     self._report(time.monotonic() - since)
-            except OSError as error:  # a full disk is the loop's to report; go on looking
+            except storage_errors(self._workdir, NotSavedError) as error:
+                # A full disk is the loop's to report; go on looking.
                 print(f"watchdog: {self._workdir} cannot be used: {error}", file=sys.stderr)
 
     def _give_sign(self) -> None:
         if jax.process_count() > 1:
             sign = {"time": time.time(), "step": self._step, "part": self._part}
             path = self._workdir / f"heartbeat_{jax.process_index()}"
-            whole = path.with_suffix(".tmp")  # another host may be reading
-            whole.write_text(json.dumps(sign))
-            whole.replace(path)
+            write_whole(path, json.dumps(sign))  # another host may be reading
 
     def _report(self, passed: float) -> None:
         text = (
@@ -84,10 +85,11 @@ def describe_hosts(workdir: Path, process_count: int) -> str:
     lines = []
     for i in range(process_count):
         path = workdir / f"heartbeat_{i}"
-        if not path.exists():
+        try:
+            sign = json.loads(path.read_text())
+        except FileNotFoundError:
             lines.append(f"  process {i}: has given no sign")
             continue
-        sign = json.loads(path.read_text())
         age = time.time() - sign["time"]
         late = "  <- silent" if age > 3 * _LONGEST_NAP else ""
         lines.append(

@@ -16,7 +16,7 @@ import ml_collections
 from bias_clip import __version__
 from bias_clip.train.config import to_plain
 from bias_clip.train.distributed import is_main
-from bias_clip.train.files import write_whole
+from bias_clip.train.files import NotSavedError, in_bucket, storage_errors, write_whole
 from bias_clip.train.setup import Setup
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -47,10 +47,8 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         found = json.loads(path.read_text()) if path.exists() else plain
         differ = _differences(plain, found)
         if not differ and is_main():
-            whole = path.with_suffix(".tmp")  # another host may be reading
-            whole.write_text(json.dumps(plain, indent=2))
-            whole.replace(path)
-    except OSError as error:
+            write_whole(path, json.dumps(plain, indent=2))  # another host may be reading
+    except storage_errors(workdir, NotSavedError) as error:
         raise ValueError(f"workdir {workdir} cannot be written: {error}.") from error
     if differ:
         raise ValueError(
@@ -63,7 +61,8 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
 def check_room(workdir: Path, state: Any, *, keep: int, there: int) -> None:
     """Raises ValueError unless the disk has room for the checkpoints that are still to come.
 
-    One more than `keep` are there for a moment, since the oldest goes when the newest is whole.
+    One more than `keep` are there for a moment, since the oldest goes when the newest is whole. A
+    bucket always has room.
 
     Args:
       workdir: of the run.
@@ -71,6 +70,8 @@ def check_room(workdir: Path, state: Any, *, keep: int, there: int) -> None:
       keep: how many of the newest stay.
       there: how many are on the disk already.
     """
+    if in_bucket(workdir):
+        return
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     count = max(keep + 1 - there, 1)
     free = shutil.disk_usage(workdir).free

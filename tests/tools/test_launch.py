@@ -236,10 +236,12 @@ def test_what_makes_no_sense_is_refused(where, own, message, capsys):
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_a_workdir_in_a_bucket_is_refused_before_anything_is_asked_for(where, capsys):
-    bucket = [*COMMON[:2], "--workdir=gs://bucket/run"]
-    assert main([where, *bucket, *PLACES[where]]) == 1
-    assert "got the workdir 'gs://bucket/run', an address" in capsys.readouterr().err
+def test_a_workdir_in_a_bucket_is_handed_on_and_one_elsewhere_refused(where, capsys):
+    line = [where, *COMMON[:2], *PLACES[where]]
+    assert main([*line, "--workdir=gs://bucket/run"]) == 0
+    assert "--workdir=gs://bucket/run" in capsys.readouterr().out
+    assert main([*line, "--workdir=s3://bucket/run"]) == 1
+    assert "got the workdir 's3://bucket/run'; expected a folder" in capsys.readouterr().err
 
 
 def test_a_name_that_clusters_refuse_is_refused(capsys):

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from bias_clip.train import __main__ as command
-from bias_clip.train.files import check_folder, writing
+from bias_clip.train.files import run_folder, writing
 from bias_clip.train.loop import Interrupted
 
 
@@ -21,6 +21,8 @@ def run(monkeypatch):
             monkeypatch.setattr(command, name, lambda *_: None)
         monkeypatch.setattr(command.config_flags, "get_config_filename", lambda _: "configs/x.py")
         monkeypatch.setattr(command, "train", lambda *_, **__: body())
+        if command._WORKDIR.value is None:
+            monkeypatch.setattr(command, "_WORKDIR", type("Flag", (), {"value": "runs/x"}))
         command.main([])
 
     return main
@@ -46,7 +48,7 @@ def test_a_run_that_was_stopped_and_saved_ends_with_75(run, capsys):
     assert "after step 4; state saved. Run the same line again" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("body", [full, lambda: check_folder("gs://bucket/run")])
+@pytest.mark.parametrize("body", [full, lambda: run_folder("s3://bucket/run")])
 def test_our_own_errors_are_one_line_and_status_1(run, body):
     with pytest.raises(SystemExit) as ended:
         run(body)

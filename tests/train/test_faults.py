@@ -26,7 +26,7 @@ from bias_clip.train.__main__ import _is_ours
 from bias_clip.train.checksum import checksums, text_checksum
 from bias_clip.train.evaluation import write_results
 from bias_clip.train.files import NotSavedError
-from bias_clip.train.guards import is_healthy
+from bias_clip.train.guards import is_healthy, stop_sick_run
 from bias_clip.train.loop import train
 from bias_clip.train.metrics import MetricWriter
 from bias_clip.train.report import write_report
@@ -322,6 +322,18 @@ def little_room():
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_does_not_hide_why_a_sick_run_stops(small, tmp_path):
+    _, _, states = small
+    large = states[4]._replace(params=jax.random.normal(jax.random.key(0), (300, 300)))
+    with (
+        little_room(),
+        pytest.raises(FloatingPointError, match=r"the loss is nan at step 6") as caught,
+    ):
+        stop_sick_run(tmp_path, large, 6, {"loss": float("nan")}, [2, 4])
+    assert "the state could not be saved (a checkpoint could not be written" in str(caught.value)
+    assert "checkpoints of steps [2, 4] are untouched" in str(caught.value)
 
 
 def test_a_save_that_failed_when_the_run_ends_for_something_else_is_said(small, tmp_path):

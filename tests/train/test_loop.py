@@ -188,12 +188,10 @@ def test_workdir_that_cannot_be_written_is_refused(tmp_path):
         train(tiny_config(), tmp_path / "file" / "run", command="")
 
 
-def test_workdir_in_a_bucket_is_refused_and_no_folder_has_its_name(tmp_path, monkeypatch):
+def test_workdir_at_an_address_is_refused_and_no_folder_has_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"workdir 'gs:/bucket/run', an address; expected a folder"
-    ):
-        train(tiny_config(), Path("gs://bucket/run"), command="")
+    with pytest.raises(ValueError, match=r"workdir 's3:/bucket/run'; expected a folder on storage"):
+        train(tiny_config(), Path("s3://bucket/run"), command="")
     assert not list(tmp_path.iterdir())
 
 

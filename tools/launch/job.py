@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bias_clip.train.files import check_folder
+from bias_clip.train.files import check_address
 
 RUN_AGAIN = (
     75  # exit status of bias_clip.train after a signal: state saved, start the same line again
@@ -20,7 +20,7 @@ class Job(NamedTuple):
     Attributes:
       name: of the job; lower case, digits and dashes.
       config: path of the config file, as the hosts see it.
-      workdir: of the run, on storage that all hosts share.
+      workdir: of the run, on storage that all hosts share, or gs://bucket/folder.
       flags: further flags of bias_clip.train, such as "--config.seed=1".
     """
 
@@ -42,9 +42,9 @@ def train_command(job: Job, python: str = "python") -> list[str]:
     """The line that every host runs.
 
     Raises:
-      ValueError: for a name that clusters refuse, or a workdir that is no folder.
+      ValueError: for a name that clusters refuse, or a workdir that is neither a folder nor in a bucket.
     """
-    check_folder(job.workdir)
+    check_address(job.workdir)
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", job.name):
         raise ValueError(
             f"got the name {job.name!r}; expected at most 40 of a-z, 0-9 and -, from a letter on."
