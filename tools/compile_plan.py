@@ -130,7 +130,7 @@ def lower_loss(setup: Any, objective: Any) -> Any:
 
     batch = setup.abstract_batch
     outputs = jax.eval_shape(
-        setup.model.apply, setup.abstract_state.params, batch["image"], batch["text"]
+        setup.apply, setup.abstract_state.params, batch["image"], batch["text"]
     )
     rows, whole = batch_sharding(setup.mesh), replicated(setup.mesh)
     outputs = jax.tree.map(
@@ -148,7 +148,7 @@ def _describe(config: Any, setup: Any, loss: str) -> dict[str, Any]:
     from bias_clip.train.flops import count_flops
 
     state, batch = setup.abstract_state, setup.abstract_batch
-    forward = count_flops(setup.model.apply, state.params, batch["image"], batch["text"])
+    forward = count_flops(setup.apply, state.params, batch["image"], batch["text"])
     return {
         "chips": setup.mesh.size,
         "mesh": dict(setup.mesh.shape),

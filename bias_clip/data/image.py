@@ -8,12 +8,12 @@ Pillow does the interpolation, NumPy the arithmetic.
 import ast
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bias_clip.data.image_codec import decode, encode_png
-from bias_clip.data.image_color import background, color_jitter, gray, value_range
+from bias_clip.data.image_color import background, color_jitter, gray, opaque, value_range
 from bias_clip.data.image_geometry import (
     affine,
     central_crop,
@@ -24,9 +24,17 @@ from bias_clip.data.image_geometry import (
     resize_small,
 )
 
-__all__ = ["OPS", "ImageFn", "encode_png", "make_image_fn"]
+__all__ = ["OPS", "ImageFn", "PixelRange", "encode_png", "make_image_fn", "make_pixel_fn"]
 
 ImageFn = Callable[[Any, np.random.Generator], np.ndarray]
+
+
+class PixelRange(NamedTuple):
+    """What 0 and 255 become."""
+
+    low: float
+    high: float
+
 
 OPS: dict[str, Callable[..., np.ndarray]] = {
     op.__name__: op
@@ -62,8 +70,31 @@ def make_image_fn(ops: str) -> ImageFn:
         fn = make_image_fn("decode|background(white)|resize(48)|value_range(-1,1)")
         fn(np.zeros((64, 64, 4), np.uint8), np.random.default_rng(0)).shape   # (48, 48, 3)
     """
-    steps = [_bind(ops.strip(), node) for node in _op_nodes(ops.strip())]
+    return _chain([_bind(ops.strip(), node) for node in _op_nodes(ops.strip())])
 
+
+def make_pixel_fn(ops: str) -> tuple[ImageFn, PixelRange | None]:
+    """As `make_image_fn`, but a last `value_range(low, high)` is left to the device.
+
+    A picture on its way to the device is then uint8, a quarter of float32: less to copy, to join and
+    to transfer, and the arithmetic costs a device nothing.
+
+    Returns: the function without that operation, and its arguments, for `image_color.to_range`; or
+      `make_image_fn(ops)` and None where another operation is the last.
+    Raises: as `make_image_fn`.
+    """
+    steps = [_bind(ops.strip(), node) for node in _op_nodes(ops.strip())]
+    op, args, kwargs, _ = steps[-1]
+    if op is not value_range:
+        return _chain(steps), None
+    bound = inspect.signature(value_range).bind(None, *args, **kwargs)
+    bound.apply_defaults()
+    low, high = (bound.arguments[name] for name in PixelRange._fields)
+    rest = _chain(steps[:-1])
+    return lambda image, rng: opaque(rest(image, rng)), PixelRange(low, high)
+
+
+def _chain(steps: list) -> ImageFn:
     def image_fn(image: Any, rng: np.random.Generator) -> np.ndarray:
         for op, args, kwargs, is_random in steps:
             image = op(image, *args, rng=rng, **kwargs) if is_random else op(image, *args, **kwargs)

@@ -1,5 +1,7 @@
 """Operations on the colours of a picture: background, jitter, grey, range."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
@@ -71,13 +73,21 @@ def value_range(
 
     Raises: ValueError when the picture still has transparency.
     """
+    return to_range(opaque(image), low, high)
+
+
+def opaque(image: Pixels) -> Pixels:
+    """The picture as it is; raises ValueError when it still has transparency."""
     if image.shape[2] != 3:
         raise ValueError(
             f"value_range got {image.shape[2]} channels, expected 3: put background(white) before."
         )
-    out = np.multiply(image, np.float32((high - low) / 255), dtype=np.float32)
-    out += np.float32(low)
-    return out
+    return image
+
+
+def to_range(image: Any, low: float, high: float) -> Any:
+    """`image * (high - low) / 255 + low` in float32, of uint8 arrays of NumPy or, on a device, of JAX."""
+    return image * np.float32((high - low) / 255) + np.float32(low)
 
 
 def parse_color(color: str) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ def make_train_iterator(
     Global batch `t` is positions `[t B, (t + 1) B)` of the shuffled source, reshuffled at each
     repeat, `B = batch_size`; host `h` of `p` holds its rows `[h B / p, (h + 1) B / p)`. A batch is
 
-        image   float32 [b, h, w, 3]
+        image   uint8 or float32 [b, h, w, 3], as `image_fn` gives them
         text    int32 [b, l]
         text_id int32 [b]   hash of the tokens: equal where the model reads the same caption
         index   int32 [b]   the record in the source
@@ -287,10 +287,10 @@ def _check_source(source: Source, seed: int) -> None:
 
 def _check_example(example: Example) -> None:
     image, text = example.image, example.text
-    if image.dtype != np.float32 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype not in (np.uint8, np.float32) or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
             f"the image operations give {image.dtype}{list(image.shape)}, expected "
-            'float32 [h, w, 3]: end them with "value_range(-1,1)".'
+            "uint8 or float32 [h, w, 3]."
         )
     if text.dtype != np.int32 or text.ndim != 1:
         raise ValueError(f"text_fn gives {text.dtype}{list(text.shape)}, expected int32 [length].")

@@ -12,7 +12,7 @@ import ml_collections
 
 from bias_clip.data.balance import Plan, make_plan, plain_plan
 from bias_clip.data.cells import describe, make_cells_plan
-from bias_clip.data.image import make_image_fn
+from bias_clip.data.image import make_pixel_fn
 from bias_clip.data.pipeline import make_train_iterator
 from bias_clip.data.sources import Source, make_source
 from bias_clip.data.text import make_text_fn
@@ -75,7 +75,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
     open_workdir(workdir, config)
     iterator = make_train_iterator(
         source,
-        image_fn=make_image_fn(config.data.image),
+        image_fn=make_pixel_fn(config.data.image)[0],
         text_fn=make_text_fn(**config.data.text.to_dict()),
         batch_size=config.batch_size,
         seed=config.seed,
@@ -231,9 +231,9 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, Any]:
 def _make_speed(run: _Run) -> Any:
     """Returns a function that tells how fast an interval between two log lines went."""
     batch = run.setup.abstract_batch
-    model, params = run.setup.model, run.setup.abstract_state.params
+    params = run.setup.abstract_state.params
     # A training step is counted as three forward passes: recomputation is not useful work.
-    flops = 3 * count_flops(model.apply, params, batch["image"], batch["text"])
+    flops = 3 * count_flops(run.setup.apply, params, batch["image"], batch["text"])
     peak = peak_flops(run.config.model.dtype)
 
     def speed(steps, elapsed, parts):

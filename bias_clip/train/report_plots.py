@@ -154,7 +154,9 @@ def sparkline(values: Sequence[float], *, width: int = 72, height: int = 18) -> 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """About `count` equal steps of a round size, from at most low to at least high."""
     if high - low <= 1e-9 * max(abs(low), abs(high)):  # flat: show it against zero
-        low, high = min(low, 0.0), max(high, 0.0) or float(low == 0)
+        low, high = min(low, 0.0), max(high, 0.0)
+    if high - low < 1e-300:  # nothing but zero, or less than a float can divide
+        high = low + 1.0
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))

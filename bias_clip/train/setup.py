@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 
 from bias_clip.data.cells import CELLS
 from bias_clip.data.columns import WEIGHTS, dtype_of
+from bias_clip.data.image import PixelRange, make_pixel_fn
+from bias_clip.data.image_color import to_range
 from bias_clip.models.two_towers import Model, make_model
 from bias_clip.train.accumulate import make_gradient
 from bias_clip.train.metrics import health
@@ -34,6 +36,7 @@ class Setup(NamedTuple):
 
     mesh: Mesh
     model: Model
+    apply: Callable  # (params, image, text) -> Outputs, of pictures as a batch has them
     schedule: Callable  # step -> multiplier of the learning rate
     total_steps: int
     log_every: int
@@ -81,8 +84,9 @@ def make_setup(
     init = _make_init(model, tx, with_ema=config.ema_decay is not None, with_guard=bool(guards))
     abstract_state = _with_shardings(init, config.sharding, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
+    apply = _with_range(model.apply, _pixel_range(config))
     gradient = make_gradient(
-        apply=model.apply,
+        apply=apply,
         objective=make_objective(config.objective.to_dict(), mesh),
         mesh=mesh,
         layout=make_layout(shardings.params),
@@ -100,6 +104,7 @@ def make_setup(
     return Setup(
         mesh=mesh,
         model=model,
+        apply=apply,
         schedule=schedule,
         total_steps=total_steps,
         log_every=log_every,
@@ -116,6 +121,27 @@ def make_setup(
             donate_argnums=0,
         ),
     )
+
+
+def _pixel_range(config: ml_collections.ConfigDict) -> PixelRange:
+    _, pixels = make_pixel_fn(config.data.image)
+    if pixels is None:
+        raise ValueError(
+            f"config.data.image is {config.data.image!r}; expected value_range as the last operation, "
+            'such as "decode|resize(224)|value_range(-1,1)".'
+        )
+    return pixels
+
+
+def _with_range(apply: Callable, pixels: PixelRange) -> Callable:
+    """The model on pictures as they come from the host; those that are float32 are as it wants them."""
+
+    def apply_to_pixels(params, image, text):
+        if image is not None and image.dtype == jnp.uint8:
+            image = to_range(image, *pixels)
+        return apply(params, image, text)
+
+    return apply_to_pixels
 
 
 def _section(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
@@ -169,7 +195,7 @@ def _abstract_batch(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     rows, size = config.batch_size, config.model.image.size
     shapes = {
-        "image": ((rows, size, size, 3), jnp.float32),
+        "image": ((rows, size, size, 3), jnp.uint8),
         "text": ((rows, config.model.text.length), jnp.int32),
         "text_id": ((rows,), jnp.int32),
     }

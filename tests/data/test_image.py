@@ -4,6 +4,7 @@ import contextlib
 import io
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bias_clip.data import image_codec, image_color, image_geometry
-from bias_clip.data.image import OPS, encode_png, make_image_fn
+from bias_clip.data.image import OPS, encode_png, make_image_fn, make_pixel_fn
 
 
 def rng(seed=0):
@@ -129,6 +130,40 @@ def test_value_range_maps_the_ends_and_is_float32():
     got = image_color.value_range(image, -1, 1)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got[0, 0], [-1, 1, -0.6], atol=1e-6)
+
+
+def test_a_range_left_to_the_device_gives_the_same_numbers():
+    ops = "decode|flip_lr|inception_crop(8)"
+    whole = make_image_fn(f"{ops}|value_range(-1, high=.5)")
+    part, pixels = make_pixel_fn(f"{ops}|value_range(-1, high=.5)")
+    assert pixels == (-1, 0.5)
+    got, expected = (f(noise(20, 20, 3), np.random.default_rng(0)) for f in (part, whole))
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(image_color.to_range(got, *pixels), expected)
+    on_device = jax.jit(lambda x: image_color.to_range(x, *pixels))(got)
+    assert on_device.dtype == jnp.float32
+    np.testing.assert_allclose(on_device, expected, rtol=0, atol=2e-7)  # may be one fused operation
+
+
+def test_a_range_left_to_the_device_wants_no_transparency_either():
+    part, _ = make_pixel_fn("decode|value_range(-1, 1)")
+    with pytest.raises(ValueError, match=r"4 channels, expected 3: put background\(white\) before"):
+        part(noise(2, 2, 4), np.random.default_rng(0))
+
+
+def test_where_nothing_can_be_left_to_the_device_all_is_done():
+    ops = "decode|resize(4)"
+    fn, pixels = make_pixel_fn(ops)
+    assert pixels is None
+    np.testing.assert_array_equal(
+        fn(noise(9, 9, 3), None), make_image_fn(ops)(noise(9, 9, 3), None)
+    )
+
+
+def test_a_range_alone_is_left_to_the_device():
+    fn, pixels = make_pixel_fn("value_range")
+    assert pixels == (-1, 1)
+    np.testing.assert_array_equal(fn(noise(4, 4), None), noise(4, 4))
 
 
 def test_value_range_wants_no_transparency():

@@ -368,7 +368,8 @@ def test_the_embedded_data_make_batches_of_distinct_entries():
         ({"prefetch": 0}, "prefetch=0"),
         ({"seed": -1}, "got seed=-1, expected 0 to"),
         ({"source": Patches(0)}, "the source has 0 records"),
-        ({"image_fn": make_image_fn("decode")}, r"give uint8\[6, 5, 3\], expected float32"),
+        ({"image_fn": lambda x, _: x[0]}, r"give uint8\[5, 3\], expected uint8 or float32 \[h, w"),
+        ({"image_fn": lambda x, _: x * 1.0}, r"give float64\[6, 5, 3\], expected uint8 or float32"),
         ({"text_fn": lambda text: np.zeros(4)}, r"text_fn gives float64\[4\]"),
     ],
 )

@@ -34,7 +34,7 @@ def test_forward_flops_are_those_of_the_layers(siglip):
     _, setup = siglip
     batch, params = setup.abstract_batch, setup.abstract_state.params
     one = {name: jax.ShapeDtypeStruct((8, *x.shape[1:]), x.dtype) for name, x in batch.items()}
-    got = count_flops(setup.model.apply, params, one["image"], one["text"]) / 8
+    got = count_flops(setup.apply, params, one["image"], one["text"]) / 8
 
     def encoder(tokens, width=768, depth=12):
         return depth * (2 * tokens * 12 * width**2 + 4 * tokens**2 * width)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -132,7 +133,9 @@ def test_outside_of_training_too_a_device_computes_its_own_rows_alone(take, monk
     recording = setup.model._replace(apply=lambda params: used.append(params) or apply(params))
     take(setup._replace(model=recording), config, setup.init(jax.random.key(0)).params)
     image = jax.jit(lambda p, x: apply(p, image=x).zimg, out_shardings=replicated(setup.mesh))
-    text = image.lower(used[0], setup.abstract_batch["image"]).compile().as_text()
+    batch = setup.abstract_batch["image"]
+    pictures = jax.ShapeDtypeStruct(batch.shape, jnp.float32, sharding=batch.sharding)
+    text = image.lower(used[0], pictures).compile().as_text()
     check_rows(text, rows=4, heads=1)
 
 

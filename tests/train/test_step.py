@@ -58,6 +58,31 @@ def test_eight_devices_equal_one(one_device, axes, monkeypatch):
         assert not kernel.sharding.is_fully_replicated
 
 
+def test_a_step_on_bytes_is_one_on_what_they_stand_for():
+    setup = make_setup(tiny_config(), mesh=make_mesh(), examples_per_epoch=40)
+    assert setup.abstract_batch["image"].dtype == jnp.uint8
+    batch = next(batches(1))
+    pixels = np.random.default_rng(0).integers(0, 256, batch["image"].shape, dtype=np.uint8)
+    metrics = []
+    for image in (pixels, value_range_of(pixels)):
+        batch["image"] = image
+        state = setup.init(jax.random.key(0))
+        metrics.append(setup.train_step(state, to_global(batch, setup.mesh))[1])
+    for name, value in metrics[0].items():
+        np.testing.assert_allclose(value, metrics[1][name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def value_range_of(pixels):
+    return (pixels / 127.5 - 1).astype(np.float32)
+
+
+def test_a_config_that_leaves_no_range_to_the_device_is_refused():
+    config = tiny_config()
+    config.data.image = "decode|resize(16)"
+    with pytest.raises(ValueError, match=r"data.image is .*expected value_range as the last"):
+        make_setup(config, mesh=make_mesh(), examples_per_epoch=40)
+
+
 def test_fsdp_shards_the_optimiser_state_like_its_parameters(monkeypatch):
     monkeypatch.setattr("bias_clip.train.sharding.MIN_FSDP_SIZE", 64)
     setup = make_setup(tiny_config(), mesh=make_mesh(fsdp=8), examples_per_epoch=40)
