@@ -1,4 +1,4 @@
-"""Input: photographs per second from JPEG to batches, by threads, beside a torch DataLoader's workers.
+"""Input: photographs per second from JPEG to batches, by threads and processes, beside a torch DataLoader.
 
 The same bytes, sizes and operations for both: decode, resize to a square, range; captions to tokens. The
 photographs are crops of the two that scikit-learn ships, from 350 to 640 pixels wide. So many chips can a host
@@ -76,7 +76,8 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     photos = Photos()
     makers: dict[str, Callable[[], Contestant]] = {}
     for number in args.threads:
-        makers[f"ours, {number} threads"] = functools.partial(_ours, photos, args, number)
+        makers[f"ours, {number} threads"] = functools.partial(_ours, photos, args, number, 0)
+        makers[f"ours, {number} processes"] = functools.partial(_ours, photos, args, 1, number)
         if not args.alone:
             makers[f"torch, {number} workers"] = functools.partial(_torch, photos, args, number)
     seconds: dict[str, list[float]] = {name: [] for name in makers}
@@ -106,7 +107,7 @@ def _time(contestant: Contestant) -> float:
     return passed
 
 
-def _ours(photos: Photos, args: argparse.Namespace, threads: int) -> Contestant:
+def _ours(photos: Photos, args: argparse.Namespace, threads: int, workers: int) -> Contestant:
     iterator = make_train_iterator(
         photos,
         image_fn=make_pixel_fn(
@@ -116,6 +117,7 @@ def _ours(photos: Photos, args: argparse.Namespace, threads: int) -> Contestant:
         batch_size=args.batch,
         seed=0,
         num_threads=threads,
+        num_workers=workers,
         prefetch=1,
     )
     return Contestant(iterator, iterator.close)

@@ -6,12 +6,15 @@ step says which one it is read from. Hosts, threads and restarts only decide who
 
 import functools
 import logging
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
+from absl import flags
 from jaxtyping import Int32
 
 from bias_clip.data.balance import Plan, plain_plan
@@ -20,12 +23,16 @@ from bias_clip.data.examples import Example, make_example_fn
 from bias_clip.data.image import ImageFn
 from bias_clip.data.records import Source
 from bias_clip.data.text import TextFn
+from bias_clip.data.worker import settle
 
 Batch = dict[str, np.ndarray]
 
 # Rows that one task of the thread pool makes: large enough to hide its cost, small enough that a
 # per-host batch of thousands is spread over all threads.
 _CHUNK = 32
+# Chunks of a worker that wait in shared memory: 2 x 32 pictures of 224 px are 10 MB.
+_HANDED_OVER = 2
+_SHARED = Path("/dev/shm")  # of Linux
 # Below this many examples a share is not yet measured: what counts is the number it would allow.
 _SHARE_OVER = 1000
 _MAX_NAMED = 100
@@ -36,6 +43,14 @@ class _Stream(NamedTuple):
 
     make_example: Callable[[int], Example]
     columns: Mapping[str, np.ndarray]
+
+
+class _Reading(NamedTuple):
+    """Who prepares batches, and how many ahead."""
+
+    threads: int  # of each process
+    workers: int  # processes; 0: this one
+    prefetch: int
 
 
 class Stats(NamedTuple):
@@ -60,6 +75,7 @@ def make_train_iterator(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
+    num_workers: int = 0,
     prefetch: int = 2,
     max_bad_share: float = 0.01,
     first_caption: float = 0.0,
@@ -79,20 +95,27 @@ def make_train_iterator(
 
     A record that raises ValueError on the way (a broken picture, no caption) is replaced by
     another, drawn from (seed, position), counted and named. `prefetch` is in batches; with
-    `num_threads=0` everything runs in the caller. `first_caption` is a share, see `make_example_fn`.
-    `plan`, see `make_plan` and `make_cells_plan`, thins, weighs or orders the source, throughout or in
+    `num_threads=0` everything runs in the caller.
+
+    With `num_workers` there are so many processes, each with `num_threads`. Threads suffice up to some
+    thousand pictures a second: decoding and resizing leave Python's lock, what lies between them does
+    not (about 0.3 ms a picture of 500 px). Processes get source and functions pickled (cloudpickle),
+    start in seconds, and hand over what they made in shared memory.
+
+    `first_caption` is a share, see `make_example_fn`. `plan`, see `make_plan` and `make_cells_plan`, thins, weighs or orders the source, throughout or in
     one of two stages. Batch `t` of two stages is batch `t` of the stream that is all of the stage that
     step `t` is in.
 
     Returns: the iterator; close it, or use it in a `with`.
     Raises: ValueError at once for arguments that do not fit together, an empty source, or a first
-      example of the wrong form; later, when the share of bad records passes `max_bad_share`.
+      example of the wrong form, or too little shared memory; later, when the share of bad records passes `max_bad_share`.
 
         with make_train_iterator(source, image_fn=image_fn, text_fn=text_fn, batch_size=256,
                                  seed=0) as batches:
             next(batches)["image"].shape   # (256, 48, 48, 3)
     """
-    _check_arguments(batch_size, process_index, process_count, num_threads, prefetch, max_bad_share)
+    reading = _Reading(num_threads, num_workers, prefetch)
+    _check_arguments(batch_size, process_index, process_count, reading, max_bad_share)
     _check_source(source, seed)
     plan = plan or plain_plan(source)
     draw = functools.partial(
@@ -102,18 +125,21 @@ def make_train_iterator(
         _Stream(draw(source, order=order), {**make_columns(source, columns or {}), **keys})
         for source, keys, order in plan.stages
     ]
-    _check_example(streams[0].make_example(0))
+    example = streams[0].make_example(0)
+    _check_example(example)
+    if num_workers:
+        _check_shared_memory(example.image.nbytes, batch_size // process_count, num_workers)
     return TrainIterator(
         lambda step: streams[plan.number(step)],
         identity={"records": len(source), "batch_size": batch_size, "seed": seed, **plan.identity},
         host=(process_index, process_count),
-        reading=(num_threads, prefetch),
+        reading=reading,
         max_bad_share=max_bad_share,
     )
 
 
 class TrainIterator(Iterator[Batch]):
-    """Batches of one host from a position on; holds grain's threads until `close`."""
+    """Batches of one host from a position on; holds grain's threads and processes until `close`."""
 
     def __init__(
         self,
@@ -121,7 +147,7 @@ class TrainIterator(Iterator[Batch]):
         *,
         identity: Mapping[str, Any],
         host: tuple[int, int],
-        reading: tuple[int, int],
+        reading: _Reading,
         max_bad_share: float,
     ):
         self._stream_at = stream_at
@@ -150,7 +176,7 @@ class TrainIterator(Iterator[Batch]):
         self.close()
 
     def close(self) -> None:
-        """Stops the threads; the next batch, if asked for, starts them again."""
+        """Stops threads and processes; the next batch, if asked for, starts them again."""
         if self._batches is not None:
             self._batches.close()
             self._batches = None
@@ -180,8 +206,9 @@ class TrainIterator(Iterator[Batch]):
         self._stats = Stats(**{**state["stats"], "bad": dict(state["stats"]["bad"])})
 
     def _open(self, step: int) -> Any:
-        """Starts grain's threads at a step: chunks of rows in parallel, joined to batches."""
+        """Starts grain at a step: chunks of rows in parallel, joined to batches."""
         batch_size, (process_index, process_count) = self._identity["batch_size"], self._host
+        stream_at = self._stream_at  # what goes to other processes must not hold this object
         rows = batch_size // process_count
         size = max(c for c in range(1, min(rows, _CHUNK) + 1) if rows % c == 0)
         per_batch = rows // size
@@ -189,17 +216,23 @@ class TrainIterator(Iterator[Batch]):
         def chunk(number: int) -> tuple[Batch, list]:
             step, part = divmod(number, per_batch)
             first = step * batch_size + process_index * rows + part * size
-            stream = self._stream_at(step)
+            stream = stream_at(step)
             examples = [stream.make_example(p) for p in range(first, first + size)]
             return _collate(examples, stream.columns)
 
-        num_threads, prefetch = self._reading
-        ahead = max(prefetch * per_batch, num_threads) if num_threads else 0
-        options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
+        threads, workers, prefetch = self._reading
+        each = -(-prefetch * per_batch // max(1, workers))  # chunks ahead, of one process
+        ahead = max(each, threads) if threads else 0
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
         numbers = grain.MapDataset.range(step * per_batch, 2**62)
         chunks = numbers.map(chunk).to_iter_dataset(options)
+        if workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # grain has some and reads them; used as a library, nobody parses
+            many = grain.MultiprocessingOptions(workers, _HANDED_OVER)
+            chunks = chunks.mp_prefetch(many, worker_init_fn=settle)
         batches = chunks.batch(per_batch, batch_fn=_join)
-        if num_threads:  # joining copies the batch: not in the loop's time
+        if threads or workers:  # joining copies the batch: not in the loop's time
             batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1)
         return iter(batches)
 
@@ -230,7 +263,7 @@ def _text_id(tokens: Int32[np.ndarray, " l"]) -> int:
 
 
 def _join(chunks: Sequence[tuple[Batch, list]]) -> tuple[Batch, list]:
-    if len(chunks) == 1:
+    if len(chunks) == 1 and type(chunks[0][0]["index"]) is np.ndarray:  # not shared memory
         return chunks[0]
     batch = {k: np.concatenate([c[k] for c, _ in chunks]) for k in chunks[0][0]}
     return batch, [bad for _, bads in chunks for bad in bads]
@@ -260,8 +293,7 @@ def _check_arguments(
     batch_size: int,
     process_index: int,
     process_count: int,
-    num_threads: int,
-    prefetch: int,
+    reading: _Reading,
     share: float,
 ) -> None:
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
@@ -271,10 +303,22 @@ def _check_arguments(
         )
     if not 0 <= process_index < process_count:
         raise ValueError(f"got process_index={process_index} of {process_count} processes.")
-    if num_threads < 0 or prefetch < 1 or not 0 <= share <= 1:
+    num_threads, num_workers, prefetch = reading
+    if min(num_threads, num_workers) < 0 or prefetch < 1 or not 0 <= share <= 1:
         raise ValueError(
-            f"got num_threads={num_threads}, prefetch={prefetch}, max_bad_share={share}; expected "
-            "at least 0, at least 1, and a share between 0 and 1."
+            f"got num_threads={num_threads}, num_workers={num_workers}, prefetch={prefetch}, "
+            f"max_bad_share={share}; expected at least 0, 0 and 1, and a share between 0 and 1."
+        )
+
+
+def _check_shared_memory(picture: int, rows: int, workers: int) -> None:
+    # The chunks of one batch until they are joined, and those of each process that wait or are made.
+    pictures = rows + workers * (_HANDED_OVER + 1) * _CHUNK
+    if _SHARED.is_dir() and (free := shutil.disk_usage(_SHARED).free) < pictures * picture:
+        raise ValueError(
+            f"{_SHARED} has {free / 1e6:.0f} MB free; {rows} rows of a batch and {workers} workers need "
+            f"{pictures * picture / 1e6:.0f} MB. Give the container more (--shm-size, or an emptyDir with "
+            "medium: Memory on Kubernetes), or set fewer data.num_workers; 0 needs none."
         )
 
 

@@ -82,6 +82,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         num_threads=config.data.num_threads,
+        num_workers=config.data.num_workers,
         prefetch=config.data.prefetch,
         max_bad_share=config.data.max_bad_share,
         first_caption=config.data.first_caption,

@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "guards.max_consecutive",
     "stall_seconds",
     "data.num_threads",
+    "data.num_workers",
     "data.prefetch",
 )
 

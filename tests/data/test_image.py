@@ -125,6 +125,36 @@ def test_color_jitter_scales_brightness_and_spares_alpha():
     assert all((x[..., 3] == 100).all() for x in seen)
 
 
+@pytest.mark.parametrize(
+    ("size", "at_least", "expected"),
+    [
+        ((200, 100), 50, (100, 50)),
+        ((200, 100), 51, (200, 100)),
+        ((200, 101), 25, (50, 26)),
+        ((900, 900), 8, (113, 113)),  # an eighth is the smallest
+        ((20, 20), 50, (20, 20)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(size, at_least, expected):
+    w, h = size
+    smooth = np.add.outer(np.arange(h), np.arange(w))[..., None] * (
+        np.array([1, 2, 3]) * 64 / (w + h)
+    )
+    image = smooth.astype(np.uint8)
+    got = image_codec.decode(encoded(image, "JPEG", quality=95), at_least)
+    assert got.shape == (expected[1], expected[0], 3)
+    means = Image.fromarray(image).resize(expected, Image.Resampling.BOX)
+    assert np.abs(got.astype(int) - np.asarray(means)).mean() < 2
+
+
+def test_other_formats_are_decoded_whole():
+    image = noise(64, 64)
+    np.testing.assert_array_equal(image_codec.decode(encoded(image, "PNG"), at_least=8), image)
+    np.testing.assert_array_equal(make_image_fn("decode(at_least=8)")(image, None), image)
+    with pytest.raises(ValueError, match="at_least=0, expected at least 1"):
+        image_codec.decode(image, at_least=0)
+
+
 def test_value_range_maps_the_ends_and_is_float32():
     image = np.array([[[0, 255, 51]]], np.uint8)
     got = image_color.value_range(image, -1, 1)

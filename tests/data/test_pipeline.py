@@ -1,5 +1,6 @@
 """The stream's laws: its order depends on (seed, step) alone, and nothing bad passes unseen."""
 
+import collections
 import itertools
 import json
 import logging
@@ -9,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 
+from bias_clip.data import pipeline
 from bias_clip.data.examples import make_example_fn, shuffled_index
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.pipeline import make_train_iterator
@@ -78,6 +80,40 @@ def test_threads_do_not_change_the_stream(fns, num_threads, prefetch, batch_size
     source, size = Patches(21, bad=(3,)), {"batch_size": batch_size, "max_bad_share": 1.0}
     got = batches(source, fns, 6, num_threads=num_threads, prefetch=prefetch, **size)
     assert_same(got, batches(source, fns, 6, **size))
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "num_threads", "batch_size"),
+    [(1, 0, 96), (2, 1, 8), pytest.param(3, 2, 96, marks=pytest.mark.slow)],
+)
+def test_processes_do_not_change_the_stream(fns, num_workers, num_threads, batch_size):
+    """Nor what is said of it, nor how it is taken up."""
+    source, size = (
+        Patches(21, bad=(3,)),
+        {"batch_size": batch_size, "max_bad_share": 1.0, "seed": 1},
+    )
+    whole = batches(source, fns, 6, **size)
+    reading = {"num_workers": num_workers, "num_threads": num_threads}
+    with make_train_iterator(source, **fns, **size, **reading) as stream:
+        got = list(itertools.islice(stream, 4))
+        state, stats = json.loads(json.dumps(stream.get_state())), stream.stats()
+        stream.set_state(state)
+        assert_same(got + list(itertools.islice(stream, 2)), whole)
+        assert all(type(value) is np.ndarray for batch in got for value in batch.values())
+    with make_train_iterator(source, **fns, **size, num_threads=0) as stream:
+        assert len(list(itertools.islice(stream, 4))) == 4
+        assert stream.stats() == stats
+        assert json.loads(json.dumps(stream.get_state())) == state
+
+
+def test_too_little_shared_memory_is_said_at_once(fns, monkeypatch):
+    room = collections.namedtuple("Room", "total used free")
+    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda _: room(64e6, 63.99e6, 10_000))
+    arguments = {**fns, "batch_size": 8, "seed": 1}
+    needed = "has 0 MB free; 8 rows of a batch and 2 workers need .* MB.*shm-size"
+    with pytest.raises(ValueError, match=needed):
+        make_train_iterator(Patches(21), **arguments, num_workers=2)
+    make_train_iterator(Patches(21), **arguments).close()  # threads need none
 
 
 @pytest.mark.parametrize("count", [1, 2, 100, 2**16 + 7])  # the last by grain's cipher
@@ -319,15 +355,20 @@ def test_a_source_of_bad_records_only_fails_at_the_start(fns):
         make_train_iterator(Patches(9, bad=range(9)), **fns, batch_size=4, seed=1)
 
 
-@pytest.mark.parametrize("num_threads", [0, 2])
-def test_errors_that_are_not_the_records_are_raised(fns, num_threads):
+@pytest.mark.parametrize(("num_threads", "num_workers"), [(0, 0), (2, 0), (0, 1)])
+def test_errors_that_are_not_the_records_are_raised(fns, num_threads, num_workers):
     class Unplugged(Patches):
         def __getitem__(self, index):
             if index == 4:
                 raise OSError("the disk is gone")
             return super().__getitem__(index)
 
-    arguments = {"batch_size": 30, "seed": 1, "num_threads": num_threads}
+    arguments = {
+        "batch_size": 30,
+        "seed": 1,
+        "num_threads": num_threads,
+        "num_workers": num_workers,
+    }
     with (
         make_train_iterator(Unplugged(30), **fns, **arguments) as stream,
         pytest.raises(OSError, match="the disk is gone"),
@@ -364,6 +405,7 @@ def test_the_embedded_data_make_batches_of_distinct_entries():
         ({"batch_size": 0}, "got batch_size=0 for 1 processes"),
         ({"process_index": 2, "process_count": 2}, "process_index=2 of 2"),
         ({"num_threads": -1}, "num_threads=-1"),
+        ({"num_workers": -1}, "num_workers=-1"),
         ({"max_bad_share": 2.0}, "max_bad_share=2.0"),
         ({"prefetch": 0}, "prefetch=0"),
         ({"seed": -1}, "got seed=-1, expected 0 to"),

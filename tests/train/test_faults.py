@@ -436,6 +436,7 @@ OTHER = {
     "stall_seconds": 5.0,
     "guards.max_consecutive": 7,
     "data.num_threads": 7,
+    "data.num_workers": 7,
     "data.prefetch": 7,
 }
 

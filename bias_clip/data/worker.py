@@ -1,0 +1,37 @@
+"""What a process that prepares pictures does about signals, and when its run is gone."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+GRACE = 30.0  # seconds after SIGTERM, for the batches that a run still takes before it saves
+_POLL = 1.0
+
+
+def settle(_index: int, _count: int) -> None:
+    """Is called in each process before its first example (grain's `worker_init_fn`).
+
+    Ctrl-C, and a cluster that preempts, send their signal to all processes of a job. The run saves
+    its state first, after steps that need batches: so SIGINT is left to it, and SIGTERM ends this process after
+    `GRACE` only. A run that was killed cannot say that it is gone: this process looks, and ends.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: _start(_end_after, GRACE))
+    _start(_end_with, os.getppid())
+
+
+def _start(function: Callable[..., None], argument: float) -> None:
+    threading.Thread(target=function, args=[argument], daemon=True).start()
+
+
+def _end_after(seconds: float) -> None:
+    time.sleep(seconds)
+    os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL)
+    os._exit(1)
