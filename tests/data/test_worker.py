@@ -79,6 +79,13 @@ def alive(group):
     return found
 
 
+def all_gone(group):
+    end = time.monotonic() + 20
+    while alive(group) and time.monotonic() < end:
+        time.sleep(0.2)
+    return not alive(group)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_to_all_leaves_the_run_its_batches(start_run, name):
     run = start_run(name)
@@ -88,7 +95,7 @@ def test_a_signal_to_all_leaves_the_run_its_batches(start_run, name):
     run.stdin.flush()
     assert run.stdout.readline() == "done\n"
     assert run.wait(timeout=20) == 0
-    assert not alive(run.pid)
+    assert all_gone(run.pid)
 
 
 def test_processes_end_with_a_run_that_was_killed(start_run):
@@ -96,10 +103,7 @@ def test_processes_end_with_a_run_that_was_killed(start_run):
     assert len(alive(run.pid)) >= 3
     run.kill()
     run.wait()
-    end = time.monotonic() + 20
-    while alive(run.pid) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert not alive(run.pid)
+    assert all_gone(run.pid)
 
 
 def test_a_stream_that_nobody_closes_holds_nothing_up(start_run):
