@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 B16, SO400M, ALL = "siglip_b16.py", "siglip_so400m.py", "siglip_b16.py:all"
 CHUNKED, CUDNN = "objective.sigmoid.chunk_size={}", 'model.attention="cudnn"'
 REPLICATED, FSDP8, FSDP16 = "mesh.fsdp=1", "mesh.fsdp=8", "mesh.fsdp=16"
+IN_TWO = ('accumulation.mode="cached"', "accumulation.steps=2")
 # What it is called, config, topology, overrides, and the form of the loss.
 ROWS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
     ("B/16, **the default**: ring, replicated", B16, "v5e:16x16", (), "ring"),
@@ -42,6 +43,7 @@ ROWS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
     ("B/16, dense, replicated", B16, "v6e:8x8", (), "global"),
     ("So400m, ring, fsdp 8", SO400M, "v6e:8x8", (FSDP8,), "ring"),
     ("So400m, ring, replicated", SO400M, "v6e:8x8", (REPLICATED,), "ring"),
+    ("So400m, ring, fsdp 8, cached in 2 parts", SO400M, "v6e:8x8", (FSDP8, *IN_TWO), "ring"),
     ("B/16, ring, replicated", B16, "h100:32", (), "ring"),
     ("B/16, ring, replicated, cuDNN", B16, "h100:32", (CUDNN,), "ring"),
     ("B/16, ring, fsdp 8, cuDNN", B16, "h100:32", (CUDNN, FSDP8), "ring"),
