@@ -1,10 +1,10 @@
 """The table of docs/plans.md: compiles every row that is not in the file yet, then prints them all.
 
-    python tools/plan_table.py docs/plans.json [--only v5e] > table.md
+    python tools/plan_table.py docs/plans.json [--only v5e] [--programs DIR] > table.md
 
 A row is a call of tools/compile_plan.py in a process of its own, and is kept as soon as it is there. It takes
-minutes of two cores and 2 to 4 GiB; all of them about two hours. Delete a row from the file, or the file, to
-compile it again. Rows of TPUs need the extra `tpu`, those of GPUs the extra `cuda`.
+one to three minutes of two cores and 2 to 4 GiB; all of them about an hour. Delete a row from the file, or the file, to
+compile it again; --programs keeps what was compiled, as text. Rows of TPUs need the extra `tpu`, those of GPUs the extra `cuda`.
 """
 
 import argparse
@@ -73,14 +73,21 @@ def main() -> None:
     )
     parser.add_argument("file", type=Path, help="JSON of the rows")
     parser.add_argument("--only", default="", help="topologies that begin so")
+    parser.add_argument("--rows", type=int, nargs="+", help="these alone, in this order")
+    parser.add_argument("--programs", type=Path, help="a folder")
     args = parser.parse_args()
     rows = json.loads(args.file.read_text()) if args.file.exists() else {}
-    for what, config, topology, overrides, loss in ROWS:
-        key = " ".join(command(config, topology, overrides, loss))
+    for number in args.rows or range(1, len(ROWS) + 1):
+        what, config, topology, overrides, loss = ROWS[number - 1]
+        words = command(config, topology, overrides, loss)
+        key = " ".join(words)
         if key in rows or not topology.startswith(args.only):
             continue
         print(f"{topology} {what}", file=sys.stderr, flush=True)
-        rows[key] = compile_row(config, topology, overrides, loss)
+        kept = (
+            [] if args.programs is None else [f"--hlo={args.programs.resolve() / str(number)}.gz"]
+        )
+        rows[key] = compile_row([*words, *kept])
         args.file.write_text(json.dumps(rows, indent=1) + "\n")
     print("\n".join(make_table(rows)))
 
@@ -92,15 +99,13 @@ def command(config: str, topology: str, overrides: tuple[str, ...], loss: str) -
     return [f"--config=configs/{config}", f"--topology={topology}", *sets, *form]
 
 
-def compile_row(
-    config: str, topology: str, overrides: tuple[str, ...], loss: str
-) -> dict[str, Any]:
+def compile_row(words: list[str]) -> dict[str, Any]:
     """Returns the record of tools/compile_plan.py, of a step that does not fit as well.
 
     Raises:
       RuntimeError: it printed none.
     """
-    line = [sys.executable, "tools/compile_plan.py", *command(config, topology, overrides, loss)]
+    line = [sys.executable, "tools/compile_plan.py", *words]
     done = subprocess.run(
         [*line, "--json"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
     )

@@ -176,6 +176,10 @@ def _own_bytes(x: Instruction, scope: Computation, all_: dict[str, Computation])
         return _carrier_bytes(x, operands)
     if x.opcode == "copy-start":
         return sum(operands) + (_size(x.shapes[0]) if x.shapes[0].in_hbm else 0.0)
+    if x.opcode in ("slice-start", "dynamic-slice-start"):
+        # A TPU prefetches parts of an array: the shapes are the whole one, the part, a counter.
+        part = _size(x.shapes[1])
+        return (part if operands[0] else 0.0) + (part if x.shapes[1].in_hbm else 0.0)
     if x.opcode.endswith("-start"):
         return 2 * sum(operands)
     if x.opcode in ("dynamic-slice", "slice", "gather"):

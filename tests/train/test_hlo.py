@@ -170,3 +170,25 @@ def test_branches_count_as_asked():
     text = compiled(either, flag, jax.ShapeDtypeStruct((WIDTH, WIDTH), jnp.float32))
     one = 2 * WIDTH**3
     assert (count_hlo(text).flops, count_hlo(text, branch=min).flops) == (2 * one, one)
+
+
+@pytest.mark.parametrize(
+    ("whole", "part", "expected"),
+    [
+        ("", "S(1)", 2 * 4 * 8),
+        ("", "", 2 * 2 * 4 * 8),
+        ("S(1)", "", 2 * 4 * 8),
+        ("S(1)", "S(1)", 0),
+    ],
+)
+def test_a_slice_that_a_tpu_fetches_ahead_counts_as_the_slice(whole, part, expected):
+    """Four such make one array of 256 bytes; each was once counted as twice the array."""
+    text = f"""HloModule m
+
+ENTRY %main (x: bf16[16,8]) -> bf16[4,8] {{
+  %x = bf16[16,8]{{1,0:T(8,128)(2,1){whole}}} parameter(0)
+  %slice-start = ((bf16[16,8]{{1,0:T(8,128)(2,1){whole}}}), bf16[4,8]{{1,0:T(8,128)(2,1){part}}}, s32[]{{:S(2)}}) slice-start(%x), slice={{[4:8], [0:8]}}
+  ROOT %slice-done = bf16[4,8]{{1,0:T(8,128)(2,1){part}}} slice-done(%slice-start)
+}}
+"""
+    assert count_hlo(text).hbm_bytes == expected
