@@ -52,6 +52,7 @@ ROWS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
     ("So400m, ring, fsdp 8, cuDNN", SO400M, "h100:32", (CUDNN, FSDP8), "ring"),
     ("So400m, ring, replicated, cuDNN", SO400M, "h100:32", (CUDNN, REPLICATED), "ring"),
 )
+TIMES = ("compute", "hbm", "links")
 HEAD = (
     "chips",
     "what",
@@ -131,7 +132,10 @@ def _cells(record: dict[str, Any]) -> list[str]:
     if "total" not in record:
         return [state, "**does not fit**", *[""] * (len(HEAD) - 4)]
     sent = ", ".join(f"{kind} {size / 2**20:,.0f}" for kind, size in record["sent bytes"].items())
-    times = [f"{1e3 * record['seconds'][name]:.0f}" for name in ("compute", "hbm", "links")]
+    seconds, mfu = record["seconds"], "not counted"
+    times = [f"{1e3 * seconds[name]:.0f}" if name in seconds else "?" for name in TIMES]
+    if "hbm" in seconds:
+        mfu = f"{100 * record['mfu in turns']:.0f} to {100 * record['mfu at most']:.0f}"
     fits = "" if record["fits"] else " (**does not fit**)"
     return [
         state,
@@ -141,7 +145,7 @@ def _cells(record: dict[str, Any]) -> list[str]:
         f"{record['flops'] / 1e15:.2f}",
         sent,
         ", ".join(times),
-        f"{100 * record['mfu in turns']:.0f} to {100 * record['mfu at most']:.0f}",
+        mfu,
     ]
 
 

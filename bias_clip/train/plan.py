@@ -144,8 +144,8 @@ def _about_memory(memory: Memory, chip: Chip, *, remat: str, fsdp: int) -> list[
         if remat == "full" and memory.total < 0.5 * usable:
             free = (usable - memory.total) / GIB
             advice.append(
-                f"{free:.1f} GiB are free: config.model.remat = 'dots' or 'minimal' keeps more and "
-                "computes less again"
+                f"{free:.1f} GiB are free: config.model.remat = 'dots' or 'minimal' computes less again, "
+                "but keeps and moves more: plan it before"
             )
         return advice
     if chip.gpu and memory.total <= 0.92 * chip.memory:
