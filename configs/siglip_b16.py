@@ -37,7 +37,9 @@ def get_config(variant="plain"):
     # [P] c4_en SentencePiece with 32,000 pieces; 64 tokens [B] released models (16 in ablations)
     config.data.text = dict(tokenizer="", length=64)
     config.data.num_threads = 4  # [O] of each process
-    config.data.num_workers = 8  # [O] some 2,500 pictures a second and host are needed on v5e:16x16
+    config.data.num_workers = (
+        8  # [O] 2,000 to 3,500 pictures a second and host are needed on v5e:16x16
+    )
     config.data.prefetch = 2  # [O]
 
     config.model = dict(
