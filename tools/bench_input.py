@@ -11,6 +11,7 @@ import io
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from bias_clip.data.image import make_pixel_fn
 from bias_clip.data.pipeline import make_train_iterator
 from bias_clip.data.text import make_text_fn
 
+PEERS = ("torch", "torchvision", "open_clip")
 COUNT = 512  # photographs, in memory as they are in the page cache
 WORDS = "a photo of the old temple and a red flower by the water in spring".split()
 
@@ -73,12 +75,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Measures in turns and prints; returns pictures per second by contestant."""
+    missing = [name for name in PEERS if find_spec(name) is None]
+    if missing and not args.alone:
+        print(f"without {', '.join(missing)}: ours alone")
     photos = Photos()
     makers: dict[str, Callable[[], Contestant]] = {}
     for number in args.threads:
         makers[f"ours, {number} threads"] = functools.partial(_ours, photos, args, number, 0)
         makers[f"ours, {number} processes"] = functools.partial(_ours, photos, args, 1, number)
-        if not args.alone:
+        if not (args.alone or missing):
             makers[f"torch, {number} workers"] = functools.partial(_torch, photos, args, number)
     seconds: dict[str, list[float]] = {name: [] for name in makers}
     for _ in range(args.rounds):

@@ -102,13 +102,14 @@ def make_train_iterator(
     not (about 0.3 ms a picture of 500 px). Processes get source and functions pickled (cloudpickle),
     start in seconds, and hand over what they made in shared memory.
 
-    `first_caption` is a share, see `make_example_fn`. `plan`, see `make_plan` and `make_cells_plan`, thins, weighs or orders the source, throughout or in
-    one of two stages. Batch `t` of two stages is batch `t` of the stream that is all of the stage that
-    step `t` is in.
+    `first_caption` is a share, see `make_example_fn`. `plan`, see `make_plan` and `make_cells_plan`,
+    thins, weighs or orders the source, throughout or in one of two stages. Batch `t` of two stages is
+    batch `t` of the stream that is all of the stage that step `t` is in.
 
     Returns: the iterator; close it, or use it in a `with`.
     Raises: ValueError at once for arguments that do not fit together, an empty source, or a first
-      example of the wrong form, or too little shared memory; later, when the share of bad records passes `max_bad_share`.
+      example of the wrong form, or too little shared memory; later, when the share of bad records
+      passes `max_bad_share`.
 
         with make_train_iterator(source, image_fn=image_fn, text_fn=text_fn, batch_size=256,
                                  seed=0) as batches:

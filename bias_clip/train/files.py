@@ -119,8 +119,10 @@ class Growing:
 
     def fetch(self, name: str) -> None:
         """Brings a file of the bucket here, if it is there."""
-        if self.remote and (self.target / name).exists():
-            with writing(self.target / name):
+        if not self.remote:
+            return
+        with writing(self.target / name):
+            if (self.target / name).exists():
                 (self.folder / name).write_bytes((self.target / name).read_bytes())
 
     def upload(self, *, after: float = 0.0) -> None:
