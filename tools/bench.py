@@ -4,6 +4,7 @@ python tools/bench.py step     pictures per second of the train step, beside ope
 python tools/bench.py losses   temporary memory and time of the losses, dense, chunked and as a ring
 python tools/bench.py balance  M4 on counted rows, beside a QP on rows, the stream and raking
 python tools/bench.py kmeans   a Lloyd iteration and an assignment, beside scikit-learn's; memory on a pod
+python tools/bench.py attention  a fused kernel's values, gradients and time, beside XLA's
 python tools/bench.py input    photographs per second from JPEG to batches, beside a torch DataLoader
 
 open_clip is measured where it can be imported: `pip install torch open_clip_torch` in an environment
@@ -21,14 +22,21 @@ def main() -> None:
     root = str(Path(__file__).resolve().parent.parent)  # for configs and tools
     if root not in sys.path:
         sys.path.insert(0, root)
-    from tools import bench_balance, bench_input, bench_kmeans, bench_losses, bench_step
+    from tools import (
+        bench_attention,
+        bench_balance,
+        bench_input,
+        bench_kmeans,
+        bench_losses,
+        bench_step,
+    )
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     modules = {"step": bench_step, "losses": bench_losses, "balance": bench_balance}
-    modules |= {"kmeans": bench_kmeans, "input": bench_input}
+    modules |= {"kmeans": bench_kmeans, "input": bench_input, "attention": bench_attention}
     for name, module in modules.items():
         text = (module.__doc__ or "").splitlines()[0]
         command = commands.add_parser(name, help=text, description=module.__doc__)

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from bias_clip.models import initial
+from bias_clip.models import fused, initial
 
 REMAT_POLICIES = ("none", "minimal", "dots", "full")
 """From most memory to most recomputation; see `remat_block`."""
 
-ATTENTIONS = ("xla", "cudnn")
-"""How self-attention is computed; see `Attention`."""
+ATTENTIONS = ("xla", "cudnn", "pallas")
+"""How self-attention is computed; see `attend`."""
 
 _EPSILON = 1e-6  # of every LayerNorm, as in ViT and SigLIP
 _GELU_SLOPE, _GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
@@ -182,15 +182,42 @@ def _softmax_backward(y: Array, dy: Array) -> tuple[Array]:
 softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
-class Attention(nnx.Module):
-    """Multi-head attention of `queries` over `x`, softmax in float32, no mask.
+def attend(
+    q: Float[Array, "b q h k"],
+    k: Float[Array, "b l h k"],
+    v: Float[Array, "b l h k"],
+    *,
+    kind: str = "xla",
+) -> Float[Array, "b q h k"]:
+    """`softmax(q kᵀ / sqrt(size)) v` of each head of `size` numbers; softmax in float32, no mask.
 
     * "xla": two matrix products with a softmax between them, on any device; `[b, h, q, l]` numbers in
       float32 pass through memory.
     * "cudnn": cuDNN's fused kernel, which never writes them; NVIDIA GPUs from Ampere on, bfloat16,
-      an even number of tokens. Its result is no matrix product to a remat policy: all but "none"
-      compute it again.
+      an even number of tokens.
+    * "pallas": the same for TPUs, `fused.attend`; as many queries as keys.
+
+    The result of a kernel is no matrix product to a remat policy: all but "none" compute it again.
+
+    Raises:
+      ValueError: an odd number of tokens with "cudnn".
     """
+    if kind == "cudnn":
+        if k.shape[1] % 2:
+            raise ValueError(
+                f"attention 'cudnn' needs an even number of tokens: got {k.shape[1]}; choose "
+                "another size, or attention 'xla'."
+            )
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    if kind == "pallas":
+        return fused.attend(q, k, v)
+    q = q * q.shape[-1] ** -0.5  # here and not at the logits, which are more numbers
+    logits = jnp.einsum("bqhk,blhk->bhql", q, k, preferred_element_type=jnp.float32)
+    return jnp.einsum("bhql,blhk->bqhk", softmax(logits).astype(v.dtype), v)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of `queries` over `x`; `kind` is one of `ATTENTIONS`, see `attend`."""
 
     def __init__(
         self, width: int, num_heads: int, *, kind: str = "xla", stack: tuple[int, ...] = ()
@@ -216,17 +243,7 @@ class Attention(nnx.Module):
     ) -> Float[Array, "b q d"]:
         """Mixes `x` for each query."""
         q, k, v = self.query(queries), self.key(x), self.value(x)
-        if self.kind == "cudnn":
-            if x.shape[1] % 2:
-                raise ValueError(
-                    f"attention 'cudnn' needs an even number of tokens: got {x.shape[1]}; choose "
-                    "another size, or attention 'xla'."
-                )
-            return self.out(jax.nn.dot_product_attention(q, k, v, implementation="cudnn"))
-        q = q * q.shape[-1] ** -0.5  # here and not at the logits, which are more numbers
-        logits = jnp.einsum("bqhk,blhk->bhql", q, k, preferred_element_type=jnp.float32)
-        weights = softmax(logits).astype(x.dtype)
-        return self.out(jnp.einsum("bhql,blhk->bqhk", weights, v))
+        return self.out(attend(q, k, v, kind=self.kind))
 
 
 class Mlp(nnx.Module):
@@ -258,10 +275,10 @@ class Block(nnx.Module):
         self.norm2 = LayerNorm(width, stack=stack)
         self.mlp = Mlp(width, mlp_dim, stack=stack)
 
-    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        """One step of the residual stream."""
-        y = self.norm1(x)
-        x = x + self.attention(y, y)
+    def __call__(self, x: Float[Array, "bl d"], *, num: int) -> Float[Array, "bl d"]:
+        """One step of the residual stream: the tokens of `num` examples, below each other."""
+        y = self.norm1(x).reshape(num, -1, x.shape[1])
+        x = x + self.attention(y, y).reshape(x.shape)
         return x + self.mlp(self.norm2(x))
 
 
@@ -291,11 +308,15 @@ class Encoder(nnx.Module):
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         """All blocks, then the norm."""
         graph, stacked = nnx.split(self.blocks)
+        shape = x.shape
 
         def body(x: Array, layer: Any) -> tuple[Array, None]:
-            return nnx.merge(graph, layer)(x), None
+            return nnx.merge(graph, layer)(x, num=shape[0]), None
 
         body = remat_block(body, self.remat)
+        # Rows of tokens in all blocks: a TPU pads `[b, l, d]` where l is no multiple of a tile's rows,
+        # and copies where it meets the rows that products want.
+        x = x.reshape(-1, shape[-1])
         if self.scan:
             x, _ = jax.lax.scan(body, x, stacked)
         else:
@@ -304,7 +325,7 @@ class Encoder(nnx.Module):
             split = [jax.lax.split(leaf, [1] * self.depth) for leaf in leaves]
             for layer in zip(*split, strict=True):
                 x, _ = body(x, jax.tree.unflatten(tree, [leaf[0] for leaf in layer]))
-        return self.norm(x)
+        return self.norm(x).reshape(shape)
 
 
 class MapHead(nnx.Module):
@@ -320,8 +341,8 @@ class MapHead(nnx.Module):
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b d"]:
         """One vector for all tokens."""
         probe = self.probe[...].astype(x.dtype)
-        y = self.attention(jnp.broadcast_to(probe, (x.shape[0], *probe.shape[1:])), x)
-        return (y + self.mlp(self.norm(y)))[:, 0]
+        y = self.attention(jnp.broadcast_to(probe, (x.shape[0], *probe.shape[1:])), x)[:, 0]
+        return y + self.mlp(self.norm(y))
 
 
 def positions(length: int, width: int) -> nnx.Param:

@@ -61,6 +61,7 @@ class Model(NamedTuple):
     init: Callable[..., Any]
     apply: Callable[..., Outputs]
     features: Callable[..., Features]
+    attention: str = "xla"
 
 
 def make_model(
@@ -143,7 +144,7 @@ def make_model(
         zimg, ztxt = (None if x is None else unit_norm(x) for x in features(params, image, text))
         return Outputs(zimg, ztxt, jnp.exp(params["log_scale"]), params["bias"])
 
-    return Model(init, apply, features)
+    return Model(init, apply, features, attention)
 
 
 def unit_norm(x: Float[Array, "b d"]) -> Float[Array, "b d"]:

@@ -61,12 +61,16 @@ def _count(jaxpr: Any) -> float:
             total += _dot_flops(eqn)
         elif name == "conv_general_dilated":
             total += _conv_flops(eqn)
+        elif name.startswith("dot_product_attention_fwd"):  # cuDNN's
+            total += _attention_flops(eqn)
         elif name == "cond":
             total += max(_count(branch.jaxpr) for branch in eqn.params["branches"])
         else:
             times = eqn.params["length"] if name == "scan" else 1
             if name == "shard_map":
                 times = eqn.params["mesh"].size
+            elif name == "pallas_call":
+                times = math.prod(eqn.params["grid_mapping"].grid)
             total += times * sum(_count(inner) for inner in _inner_jaxprs(eqn.params))
     return total
 
@@ -84,6 +88,11 @@ def _dot_flops(eqn: Any) -> float:
     (contract, _), _ = eqn.params["dimension_numbers"]
     left = eqn.invars[0].aval.shape
     return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[i] for i in contract)
+
+
+def _attention_flops(eqn: Any) -> float:
+    batch, queries, heads, size = eqn.invars[0].aval.shape
+    return 2 * 2.0 * batch * heads * queries * eqn.invars[1].aval.shape[1] * size
 
 
 def _conv_flops(eqn: Any) -> float:

@@ -1,5 +1,6 @@
 """From a config and a mesh to the compiled pieces of a run; reads no data and touches no disk."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ from bias_clip.train.sharding import (
 )
 from bias_clip.train.state import TrainState, init_state
 from bias_clip.train.step import make_train_step
+
+_PLATFORMS = {"pallas": ("tpu", "cpu"), "cudnn": ("gpu", "cuda")}  # "cpu": interpreted
 
 
 class Setup(NamedTuple):
@@ -77,7 +80,7 @@ def make_setup(
         return parse_duration(text, total_steps=total_steps, **known)
 
     schedule = make_schedule(total_steps=total_steps, **known, **config.schedule.to_dict())
-    model = make_model(**config.model.to_dict())
+    model = _on_mesh(make_model(**config.model.to_dict()), mesh)
     params_shape = jax.eval_shape(model.init, jax.random.key(0))
     tx = make_optimizer(params_shape, schedule=schedule, **config.optimizer.to_dict())
     log_every = max(1, steps(config.log_every))
@@ -121,6 +124,31 @@ def make_setup(
             donate_argnums=0,
         ),
     )
+
+
+def _on_mesh(model: Model, mesh: Mesh) -> Model:
+    """The model, whose towers know `mesh` while they are traced; see `fused.attend`."""
+    platform = mesh.devices.flat[0].platform
+    if not has_kernel(model.attention, platform):
+        raise ValueError(
+            f"config.model.attention is {model.attention!r}, a kernel for "
+            f"{_PLATFORMS[model.attention][0]}, and the devices are {platform!r}; 'xla' runs anywhere."
+        )
+
+    def known(fun: Callable) -> Callable:
+        @functools.wraps(fun)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return fun(*args, **kwargs)
+
+        return call
+
+    return model._replace(apply=known(model.apply), features=known(model.features))
+
+
+def has_kernel(attention: str, platform: str) -> bool:
+    """Whether `config.model.attention` can be computed on such devices; what is no kernel can."""
+    return platform in _PLATFORMS.get(attention, (platform,))
 
 
 def _pixel_range(config: ml_collections.ConfigDict) -> PixelRange:

@@ -19,7 +19,7 @@ from bias_clip.models.two_towers import Model
 from bias_clip.train import checkpoint
 from bias_clip.train.config import from_plain
 from bias_clip.train.files import run_folder
-from bias_clip.train.setup import make_setup
+from bias_clip.train.setup import has_kernel, make_setup
 from bias_clip.train.sharding import (
     batch_sharding,
     check_batch_size,
@@ -53,6 +53,8 @@ class Trained(NamedTuple):
 def load_trained(workdir: Path, step: int | None = None) -> Trained:
     """Restores a checkpoint of the run in `workdir`, the newest by default.
 
+    A run whose attention was a kernel for other devices is taken up with "xla", the same function.
+
     Raises:
       ValueError: if there is no run, or no checkpoint of that step.
     """
@@ -62,6 +64,8 @@ def load_trained(workdir: Path, step: int | None = None) -> Trained:
         raise ValueError(f"{workdir} holds no run: there is no {path}.")
     config = from_plain(json.loads(path.read_text()))
     mesh = make_mesh(**config.mesh)
+    if not has_kernel(config.model.get("attention", "xla"), mesh.devices.flat[0].platform):
+        config.model.attention = "xla"
     examples = len(make_source(**config.data.source.to_dict()))
     setup = make_setup(config, mesh=mesh, examples_per_epoch=examples)
     with checkpoint.open_checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as saved:

@@ -25,9 +25,9 @@ def pure(module):
     return nnx.to_pure_dict(nnx.state(module))
 
 
-def call(module, *args):
+def call(module, *args, **fixed):
     graph, state = nnx.split(module)
-    return jax.jit(lambda state, *args: nnx.merge(graph, state)(*args))(state, *args)
+    return jax.jit(lambda state, *args: nnx.merge(graph, state)(*args, **fixed))(state, *args)
 
 
 def value_and_grads(module, *args):

@@ -1,6 +1,8 @@
 """The tool that embeds a data set: what it writes, and that a kill leaves no trace."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,3 +234,13 @@ def test_the_command_killed_without_warning_leaves_the_same_bytes(tmp_path):
     assert start(tmp_path / "twice").wait() == 0
     assert files(tmp_path / "once") == files(tmp_path / "twice")
     assert open_embeddings(tmp_path / "once").manifest["plan"]["source"] == emoji
+
+
+def test_run_with_a_kernel_for_other_devices_is_taken_up_without_it(runs, tmp_path):
+    workdir = tmp_path / "gpu"
+    shutil.copytree(runs[0], workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["model"] |= {"attention": "cudnn", "dtype": "bfloat16"}
+    (workdir / "config.json").write_text(json.dumps(config))
+    for z, wanted in zip(expected(workdir), expected(runs[0]), strict=True):
+        np.testing.assert_allclose(z, wanted, atol=0.05)  # bfloat16

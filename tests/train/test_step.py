@@ -229,3 +229,11 @@ def test_all_regularisers_cost_less_than_five_per_cent_of_the_memory():
         memory = step.lower(*shapes).compile().memory_analysis()
         sizes.append(memory.temp_size_in_bytes + memory.argument_size_in_bytes)
     assert sizes[1] < 1.05 * sizes[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_kernel_for_other_devices_is_refused_before_anything_is_compiled(dtype):
+    config = tiny_config(model__attention="cudnn", model__dtype=dtype)
+    message = "kernel for gpu, and the devices are 'cpu'" if dtype == "bfloat16" else "bfloat16"
+    with pytest.raises(ValueError, match=message):
+        make_setup(config, mesh=make_mesh(), examples_per_epoch=40)

@@ -1,0 +1,169 @@
+"""Self-attention as one kernel for TPUs: the scores are made, used and dropped on the chip."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+_LANES, _TILE_BYTES = 128, 32  # of a tile of a TPU's memory: numbers across, bytes down
+_VMEM = 16 * 2**20  # what a kernel gets, if it asks for no more
+_MAX_ROWS = 2048  # of a block: seven arrays of 128 lanes, twice, are 7 MiB in bfloat16
+
+
+def attend(
+    q: Float[Array, "b l h k"], k: Float[Array, "b l h k"], v: Float[Array, "b l h k"]
+) -> Float[Array, "b l h k"]:
+    """`softmax(q kᵀ / sqrt(size)) v` of each example and head, where q, k and v have `size` numbers.
+
+    Softmax in float32, reverse mode only. As FlashAttention it writes no scores and computes them again
+    in the backward pass; unlike it, one pass sees all keys of a head, which is what pictures and
+    captions of a few hundred tokens allow. With `w = softmax(q kᵀ)` and `dw = dy vᵀ`,
+
+        dv = wᵀ dy,  ds = w * (dw - sum(dw * w)),  dq = ds k,  dk = dsᵀ q.
+
+    On the mesh that is in use (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`) each device takes its
+    own examples and heads: heads are split over the axis "tensor", examples over all other axes.
+    On a CPU it is interpreted, slowly: for tests. Scores of 1,000 tokens and more, in float32, are too
+    large for the 16 MiB of a TPU v4's vector memory; v5e, v5p and v6e compile 1,296.
+    """
+    # As rows, which is how products leave them and want them.
+    b, length, heads, size = q.shape
+    q, k, v = (x.reshape(b * length, heads * size) for x in (q, k, v))
+    return _attend(q * size**-0.5, k, v, length, size).reshape(b, length, heads, size)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _attend(q: Array, k: Array, v: Array, length: int, size: int) -> Array:
+    fun = functools.partial(_run, _forward_kernel, length, size, results=1, products=2)
+    return _on_own_part(fun, q, k, v)[0]
+
+
+def _attend_forward(
+    q: Array, k: Array, v: Array, length: int, size: int
+) -> tuple[Array, tuple[Array, ...]]:
+    return _attend(q, k, v, length, size), (q, k, v)
+
+
+def _attend_backward(
+    length: int, size: int, kept: tuple[Array, ...], dy: Array
+) -> tuple[Array, ...]:
+    fun = functools.partial(_run, _backward_kernel, length, size, results=3, products=5)
+    return _on_own_part(fun, *kept, dy)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _on_own_part(fun: Callable[..., tuple[Array, ...]], *args: Array) -> tuple[Array, ...]:
+    """A kernel is nothing that the partitioner can split: each device runs it on what it has."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return fun(*args)
+    batch = tuple(name for name in mesh.axis_names if name != "tensor")
+    spec = PartitionSpec(batch, "tensor" if "tensor" in mesh.axis_names else None)
+    return jax.shard_map(fun, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(*args)
+
+
+def _run(
+    kernel: Callable[..., None],
+    length: int,
+    size: int,
+    *args: Float[Array, "bl hk"],
+    results: int,
+    products: int,
+) -> tuple[Array, ...]:
+    """The kernel on blocks of whole examples and whole heads."""
+    (rows, width), dtype = args[0].shape, args[0].dtype
+    num, all_ = rows // length, len(args) + results
+    # Several examples to a block, so that it begins where a tile does: then rows are taken as they lie.
+    # Else each is a block of its own, and XLA copies all to a form in which it begins a tile.
+    group = math.lcm(length, _TILE_BYTES // dtype.itemsize) // length
+    if num % group or group * length > _MAX_ROWS:
+        group = 1
+    lanes = math.lcm(size, _LANES)
+    lanes = width if width % lanes else lanes
+    shape = (num // group, group * length, width)
+    block = pl.BlockSpec((None, group * length, lanes), lambda i, j: (i, 0, j))
+    blocks = 2 * all_ * group * length * lanes * dtype.itemsize  # one in use, one under way
+    scores = 22 * length**2  # five in float32, one in bfloat16
+    call = functools.partial(
+        pl.pallas_call,
+        functools.partial(kernel, length=length, size=size),
+        grid=(num // group, width // lanes),
+        in_specs=[block] * len(args),
+        out_specs=[block] * results,
+        out_shape=[jax.ShapeDtypeStruct(shape, dtype)] * results,
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel"),
+            vmem_limit_bytes=max(_VMEM, blocks + scores + _VMEM // 8),
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * products * rows * length * width,
+            transcendentals=rows * length * width // size,
+            bytes_accessed=all_ * args[0].nbytes,
+        ),
+    )
+    arrays = [x.reshape(shape) for x in args]
+    made = jax.lax.platform_dependent(*arrays, tpu=call(), cpu=call(interpret=True))
+    return tuple(x.reshape(rows, width) for x in made)
+
+
+def _forward_kernel(q: Any, k: Any, v: Any, out: Any, *, length: int, size: int) -> None:
+    def scores(at: Any) -> Array:
+        return _product(k[at], q[at], over=(1, 1))  # keys down, queries across
+
+    for at, s in _one_ahead(scores, _places(q, length, size)):
+        out[at] = _product(_softmax(s).astype(v.dtype), v[at], over=(0, 0)).astype(out.dtype)
+
+
+def _backward_kernel(
+    q: Any, k: Any, v: Any, dy: Any, dq: Any, dk: Any, dv: Any, *, length: int, size: int
+) -> None:
+    def scores(at: Any) -> tuple[Array, Array]:
+        return _product(k[at], q[at], over=(1, 1)), _product(v[at], dy[at], over=(1, 1))
+
+    for at, (s, dw) in _one_ahead(scores, _places(q, length, size)):
+        w = _softmax(s)
+        dv[at] = _product(w.astype(dy.dtype), dy[at], over=(1, 0)).astype(dv.dtype)
+        ds = (w * (dw - jnp.sum(dw * w, axis=0, keepdims=True))).astype(q.dtype)
+        dk[at] = _product(ds, q[at], over=(1, 0)).astype(dk.dtype)
+        # The small matrix is transposed, and not ds.
+        dq[at] = _product(k[at], ds, over=(0, 0)).astype(dq.dtype).T
+
+
+def _places(x: Any, length: int, size: int) -> list[Any]:
+    """Where the examples and heads of a block are."""
+    rows, lanes = x.shape
+    starts = [(i, j) for i in range(0, rows, length) for j in range(0, lanes, size)]
+    return [(pl.ds(i, length), pl.ds(j, size)) for i, j in starts]
+
+
+def _one_ahead(fun: Callable[[Any], Any], places: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """Each place and what `fun` makes of it, when that of the next is under way.
+
+    Products of one head then fill the time of another's softmax: a sixth fewer instructions.
+    """
+    made = fun(places[0])
+    for at, following in zip(places, [*places[1:], None], strict=True):
+        current = made
+        made = None if following is None else fun(following)
+        yield at, current
+
+
+def _softmax(scores: Array) -> Array:
+    """Over the keys, which lie down: a sum across lanes is the slower one."""
+    e = jnp.exp(scores - jnp.max(scores, axis=0, keepdims=True))
+    return e * (1 / jnp.sum(e, axis=0, keepdims=True))
+
+
+def _product(x: Array, y: Array, *, over: tuple[int, int]) -> Array:
+    """Of two matrices over an axis of each, added up in float32."""
+    axes = (((over[0],), (over[1],)), ((), ()))
+    return jax.lax.dot_general(x, y, axes, preferred_element_type=jnp.float32)
