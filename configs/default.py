@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
         dtype="float32",  # of the towers' arithmetic; parameters are always float32
         remat="none",  # what the backward pass recomputes
         scan=True,  # over depth: one layer compiled, or all of them unrolled
-        attention="xla",  # or "cudnn": fused, on NVIDIA GPUs, in bfloat16
+        attention="xla",  # fused: "cudnn" on NVIDIA GPUs in bfloat16, "pallas" on TPUs
     )
 
     # What is minimised: the sum of coef * term. A term is on when it is here (train/objective.py).

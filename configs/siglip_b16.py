@@ -50,6 +50,7 @@ def get_config(variant="plain"):
         dtype="bfloat16",  # [O] compute; parameters stay float32
         remat="full",  # [O] see docs/plans.md
         scan=True,  # [O]
+        attention="xla",  # [O] or a fused kernel: docs/pods.md
     )
     config.objective = dict(sigmoid=dict(coef=1.0, duplicates="keep", chunk_size=None))  # [P]
     config.optimizer = dict(

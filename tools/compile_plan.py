@@ -154,6 +154,7 @@ def _describe(config: Any, setup: Any, loss: str) -> dict[str, Any]:
         "mesh": dict(setup.mesh.shape),
         "loss form": loss,
         "remat": config.model.remat,
+        "attention": setup.model.attention,
         "batch size": config.batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "model flops": 3 * forward,

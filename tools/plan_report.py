@@ -21,8 +21,8 @@ def make_record(measured: dict[str, Any], chip: Chip) -> dict[str, Any]:
       measured: from `compile_plan.measure`.
       chip: from `get_chip`.
     """
-    kept = ("chips", "mesh", "batch size", "loss form", "remat", "parameters", "model flops")
-    record = {key: measured[key] for key in kept}
+    kept = ("chips", "mesh", "batch size", "loss form", "remat", "attention")
+    record = {key: measured[key] for key in (*kept, "parameters", "model flops")}
     settings = {"remat": measured["remat"], "fsdp": measured["mesh"]["fsdp"]}
     record["compile seconds"] = measured["step"]["seconds"]
     record["memory"] = {key: value / GIB for key, value in measured["bytes"].items()}
@@ -45,7 +45,10 @@ def make_record(measured: dict[str, Any], chip: Chip) -> dict[str, Any]:
         "seconds": times._asdict() | {"at least": times.at_least, "in turns": times.in_turns},
         "mfu at most": measured["model flops"] / peak / times.at_least,
         "mfu in turns": measured["model flops"] / peak / times.in_turns,
-        "advice": advise(memory, times, counts.sent, chip, **settings),
+        "compiler's seconds": counts.cycles / chip.clock if chip.clock else None,
+        "advice": advise(
+            memory, times, counts.sent, chip, **settings, attention=measured["attention"]
+        ),
     }
 
 
@@ -65,7 +68,7 @@ def format_plan(record: dict[str, Any]) -> str:
     lines = [
         f"{record['config']} on {record['topology']}: {record['chips']} chips, "
         f"mesh {record['mesh']}, batch {record['batch size']:,}, loss {record['loss form']}, "
-        f"remat {record['remat']}",
+        f"remat {record['remat']}, attention {record['attention']}",
         f"parameters            {record['parameters'] / 1e6:,.1f} million",
         f"model FLOPs           {record['model flops'] / 1e12:,.1f} TFLOP a step",
         "memory per chip",
@@ -80,7 +83,8 @@ def format_plan(record: dict[str, Any]) -> str:
 
 def _format_work(record: dict[str, Any]) -> list[str]:
     seconds, sent = record["seconds"], record["sent bytes"]
-    body_once = record["cost_analysis flops"]
+    body_once, estimated = record["cost_analysis flops"], record["compiler's seconds"]
+    missing = ", kernels of attention not counted" if record["attention"] == "pallas" else ""
     noted = "none" if body_once is None else f"{body_once / 1e12:,.2f} TFLOP"
     return [
         f"  {'total':<20}{record['total']:8.3f} GiB",
@@ -95,4 +99,9 @@ def _format_work(record: dict[str, Any]) -> list[str]:
         f"{1e3 * seconds['in turns']:.1f} ms (their sum)",
         f"MFU                   at most {100 * record['mfu at most']:.0f} %, "
         f"{100 * record['mfu in turns']:.0f} % without overlap",
+        *(
+            [f"the compiler's guess  {1e3 * estimated:.1f} ms without links{missing}"]
+            if estimated
+            else []
+        ),
     ]

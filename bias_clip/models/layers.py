@@ -239,11 +239,13 @@ class Attention(nnx.Module):
         self.out = Linear(heads, (width,), stack=stack)
 
     def __call__(
-        self, queries: Float[Array, "b q d"], x: Float[Array, "b l d"]
-    ) -> Float[Array, "b q d"]:
-        """Mixes `x` for each query."""
+        self, queries: Float[Array, "bq d"], x: Float[Array, "bl d"], *, num: int
+    ) -> Float[Array, "bq d"]:
+        """Mixes the tokens `x` of each of `num` examples for each of its queries."""
         q, k, v = self.query(queries), self.key(x), self.value(x)
-        return self.out(attend(q, k, v, kind=self.kind))
+        q, k, v = (y.reshape(num, -1, *y.shape[1:]) for y in (q, k, v))
+        y = attend(q, k, v, kind=self.kind)
+        return self.out(y.reshape(-1, *y.shape[2:]))
 
 
 class Mlp(nnx.Module):
@@ -277,8 +279,8 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "bl d"], *, num: int) -> Float[Array, "bl d"]:
         """One step of the residual stream: the tokens of `num` examples, below each other."""
-        y = self.norm1(x).reshape(num, -1, x.shape[1])
-        x = x + self.attention(y, y).reshape(x.shape)
+        y = self.norm1(x)
+        x = x + self.attention(y, y, num=num)
         return x + self.mlp(self.norm2(x))
 
 
@@ -340,8 +342,8 @@ class MapHead(nnx.Module):
 
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b d"]:
         """One vector for all tokens."""
-        probe = self.probe[...].astype(x.dtype)
-        y = self.attention(jnp.broadcast_to(probe, (x.shape[0], *probe.shape[1:])), x)[:, 0]
+        probe = jnp.broadcast_to(self.probe[0].astype(x.dtype), (x.shape[0], x.shape[-1]))
+        y = self.attention(probe, x.reshape(-1, x.shape[-1]), num=x.shape[0])
         return y + self.mlp(self.norm(y))
 
 

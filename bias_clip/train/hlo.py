@@ -34,6 +34,9 @@ class Counts(NamedTuple):
     flops: float  # of products and convolutions
     hbm_bytes: float  # read and written in the chip's main memory
     sent: dict[str, float]  # bytes that the chip sends, by kind of collective
+    cycles: float = (
+        0.0  # as the compiler itself estimates them; TPUs only, kernels of Pallas have none
+    )
 
 
 def count_hlo(text: str, *, branch: Callable = max) -> Counts:
@@ -74,11 +77,14 @@ def _count_one(
         return _times(called[x.called.index(x.attribute("body"))], count_turns(x, scope, all_))
     if x.opcode == "conditional":
         return branch(called, key=lambda counts: counts.flops)
-    total = Counts(own_flops(x, scope), _own_bytes(x, scope, all_), _own_sent(x, scope))
+    total = Counts(
+        own_flops(x, scope), _own_bytes(x, scope, all_), _own_sent(x, scope), _own_cycles(x)
+    )
     if x.opcode in ("call", "fusion") or x.opcode.startswith("async"):
         for name, inner in zip(x.called, called, strict=True):
-            inside = x.opcode == "fusion"  # its traffic is that of the fusion as a whole
-            total = _add(total, inner._replace(hbm_bytes=0.0) if inside else inner)
+            if x.opcode == "fusion":  # traffic and time are those of the fusion as a whole
+                inner = inner._replace(hbm_bytes=0.0, cycles=0.0)
+            total = _add(total, inner)
             if _goes_on(name, all_[name]):
                 total = total._replace(sent={})
         if "all-reduce-scatter" in " ".join(x.called):  # a TPU's name for it, with a slice inside
@@ -125,11 +131,17 @@ def count_turns(loop: Instruction, scope: Computation, all_: dict[str, Computati
 def _add(a: Counts, b: Counts) -> Counts:
     kinds = sorted(a.sent.keys() | b.sent.keys())
     sent = {kind: a.sent.get(kind, 0.0) + b.sent.get(kind, 0.0) for kind in kinds}
-    return Counts(a.flops + b.flops, a.hbm_bytes + b.hbm_bytes, sent)
+    return Counts(a.flops + b.flops, a.hbm_bytes + b.hbm_bytes, sent, a.cycles + b.cycles)
 
 
 def _times(a: Counts, n: int) -> Counts:
-    return Counts(n * a.flops, n * a.hbm_bytes, {kind: n * size for kind, size in a.sent.items()})
+    sent = {kind: n * size for kind, size in a.sent.items()}
+    return Counts(n * a.flops, n * a.hbm_bytes, sent, n * a.cycles)
+
+
+def _own_cycles(x: Instruction) -> float:
+    found = re.search(r'"estimated_cycles":"(\d+)"', x.rest)
+    return float(found[1]) if found else 0.0
 
 
 def _own_sent(x: Instruction, scope: Computation) -> dict[str, float]:

@@ -6,6 +6,7 @@ import re
 from bias_clip.train.hlo_text import Computation, Instruction
 
 _MATMUL_CALLS = ("__cublas$gemm", "__cublas$lt$matmul")
+_ATTENTION = "__cudnn$fmhaSoftmax"
 
 
 def own_flops(x: Instruction, scope: Computation) -> float:
@@ -21,12 +22,36 @@ def own_flops(x: Instruction, scope: Computation) -> float:
         return 2.0 * math.prod(x.shapes[0].dims) * math.prod(left[i] for i in contracted)
     if x.opcode == "convolution":
         return _convolution_flops(x, scope)
+    if x.opcode == "custom-call" and "tpu_custom_call" in x.rest:
+        return _kernel_flops(x)
+    if x.opcode == "custom-call" and _ATTENTION in x.rest:
+        return _attention_flops(x, scope)
     if x.opcode == "custom-call" and any(name in x.rest for name in _MATMUL_CALLS):
         found = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', x.rest)
         left = scope[x.operands[0]].shapes[0].dims
         contracted = _numbers(found[1].replace('"', "")) if found else ()
         return 2.0 * math.prod(x.shapes[0].dims) * math.prod(left[i] for i in contracted)
     return 0.0
+
+
+def _kernel_flops(x: Instruction) -> float:
+    """A kernel of Pallas is code that is not read here; its maker says what it computes."""
+    found = re.search(r'"cost_estimate":\{"flops":"(\d+)"', x.rest)
+    if found is None:
+        raise ValueError(f"the kernel {x.name!r} has no cost_estimate; give pallas_call one.")
+    return float(found[1])
+
+
+def _attention_flops(x: Instruction, scope: Computation) -> float:
+    """Scores and their use, two products; backward the scores again and four gradients."""
+    found = re.search(
+        r'"intermediate_tensor_shape":.*?"dimensions":\[([^\]]*)\]', x.rest.replace(" ", "")
+    )
+    if found is None:
+        raise ValueError(f"the attention {x.name!r} has no intermediate_tensor_shape.")
+    scores = _numbers(found[1].replace('"', ""))
+    products = 5 if f"{_ATTENTION}Backward" in x.rest else 2
+    return 2.0 * products * math.prod(scores) * scope[x.operands[0]].shapes[0].dims[-1]
 
 
 def _convolution_flops(x: Instruction, scope: Computation) -> float:

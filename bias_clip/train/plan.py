@@ -18,6 +18,7 @@ class Chip(NamedTuple):
     hbm: float  # bytes/s
     out: float  # bytes/s that leave it over all its links at once
     link: float  # bytes/s over one link, one way
+    clock: float = 0.0  # cycles/s of a TPU's cores, which the compiler counts in
     gpu: bool = False
     nic: float = 0.0  # bytes/s to other hosts, one way, per GPU
 
@@ -29,13 +30,15 @@ class Chip(NamedTuple):
 
 # TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}; links: half the "bidirectional ICI bandwidth" there
 # (v5e 400, v5p 1,200, v6e 800 GB/s), over 4 links in two dimensions and 6 in three; v4: 6 links of 50
-# GB/s (Jouppi et al., TPU v4: An Optically Reconfigurable Supercomputer, 2023). GPUs: data sheets of the SXM modules of 80 GB, NVLink one way; hosts are
+# GB/s (Jouppi et al., TPU v4: An Optically Reconfigurable Supercomputer, 2023). Clocks follow from the
+# peaks: FLOP/s over two operations for each cell of the chip's matrix units (v4, v5p: 8 of 128 x 128, v5e: 4,
+# v6e: 4 of 256 x 256). GPUs: data sheets of the SXM modules of 80 GB, NVLink one way; hosts are
 # DGX H100 (400 Gbit/s a GPU) and DGX A100 (200 Gbit/s a GPU).
 CHIPS = {
-    "v4": Chip("TPU v4", 32 * GIB, 1.200e12, 300e9, 50e9),
-    "v5e": Chip("TPU v5 lite", 16 * GIB, 0.819e12, 200e9, 50e9),
-    "v5p": Chip("TPU v5p", 95 * GIB, 2.765e12, 600e9, 100e9),
-    "v6e": Chip("TPU v6 lite", 32 * GIB, 1.638e12, 400e9, 100e9),
+    "v4": Chip("TPU v4", 32 * GIB, 1.200e12, 300e9, 50e9, clock=1.05e9),
+    "v5e": Chip("TPU v5 lite", 16 * GIB, 0.819e12, 200e9, 50e9, clock=1.5e9),
+    "v5p": Chip("TPU v5p", 95 * GIB, 2.765e12, 600e9, 100e9, clock=1.75e9),
+    "v6e": Chip("TPU v6 lite", 32 * GIB, 1.638e12, 400e9, 100e9, clock=1.75e9),
     "h100": Chip("NVIDIA H100", 84.9e9, 3.35e12, 450e9, 450e9, gpu=True, nic=50e9),
     "a100": Chip("NVIDIA A100", 85.1e9, 2.039e12, 300e9, 300e9, gpu=True, nic=25e9),
 }
@@ -117,10 +120,31 @@ def usable_memory(chip: Chip) -> float:
 
 
 def advise(
-    memory: Memory, times: Times, sent: dict[str, float], chip: Chip, *, remat: str, fsdp: int
+    memory: Memory,
+    times: Times,
+    sent: dict[str, float],
+    chip: Chip,
+    *,
+    remat: str,
+    fsdp: int,
+    attention: str,
 ) -> list[str]:
-    """Returns what to change, the part that weighs most first; empty if nothing stands out."""
-    return [*_about_memory(memory, chip, remat=remat, fsdp=fsdp), *_about_time(times, sent, fsdp)]
+    """Returns what to change, the part that weighs most first; empty if nothing stands out.
+
+    Args:
+      memory: of one chip.
+      times: from `estimate_times`.
+      sent: bytes by kind of collective.
+      chip: from `get_chip`.
+      remat: `config.model.remat`.
+      fsdp: size of that axis of the mesh.
+      attention: `config.model.attention`.
+    """
+    about_time = _about_time(times, sent, fsdp)
+    if times.hbm > 0.5 * times.compute and attention == "xla":
+        kernel = "cudnn" if chip.gpu else "pallas"
+        about_time.append(f"scores that stay on the chip: config.model.attention = '{kernel}'")
+    return [*_about_memory(memory, chip, remat=remat, fsdp=fsdp), *about_time]
 
 
 def advise_refused(refusal: str, *, remat: str, fsdp: int) -> list[str]:

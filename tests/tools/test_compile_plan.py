@@ -26,8 +26,8 @@ from tools.compile_plan import bytes_a_chip, lower_loss, make_global_objective, 
 from tools.plan_report import format_plan, make_record
 
 ROOT = Path(__file__).parents[2]
-COMPILERS = {"libtpu": "v5e:2x2", "jax_cuda12_plugin": "h100:2"}
-INSTALLED = [name for module, name in COMPILERS.items() if importlib.util.find_spec(module)]
+COMPILERS = {"libtpu": ("v5e:2x2", "pallas"), "jax_cuda12_plugin": ("h100:2", "cudnn")}
+INSTALLED = [found for module, found in COMPILERS.items() if importlib.util.find_spec(module)]
 CONFIG = "from tests.train.tiny import tiny_config as get_config\n"
 REFUSED = {"seconds": 1.0, "refused": "RESOURCE_EXHAUSTED: used 30.0G of 15.7G hbm"}
 
@@ -82,8 +82,11 @@ def test_plan_is_readable_and_json(measured):
     record = make_record(measured, CHIPS["v5e"])
     text = format_plan({"config": "small.py", "topology": "v5e:8"} | record)
     assert json.loads(json.dumps(record)) == record
-    for word in ("optimizer", "all-reduce", "MFU", "fits: 16.0 GiB usable"):
+    for word in ("optimizer", "all-reduce", "MFU", "fits: 16.0 GiB usable", "attention xla"):
         assert word in text
+    assert "compiler's guess" not in text  # a CPU's has none
+    guessed = format_plan({"config": "a", "topology": "b"} | record | {"compiler's seconds": 0.5})
+    assert "the compiler's guess  500.0 ms" in guessed
 
 
 def test_refused_step_does_not_fit_and_says_what_to_try(measured):
@@ -141,12 +144,19 @@ def test_unknown_topology_ends_the_tool_with_one_line(config_path):
 if INSTALLED:
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", INSTALLED)
-    def test_small_step_compiles_for_chips_that_are_not_there(name, config_path):
-        done = run_tool(f"--config={config_path}", f"--topology={name}", "--json")
-        assert done.returncode == 0, done.stderr
-        assert "compiling the step" in done.stderr
-        record = json.loads(done.stdout)
-        assert record["fits"]
-        assert record["flops"] > record["model flops"] / 2
-        assert sum(record["sent bytes"].values()) > 0
+    @pytest.mark.parametrize(("topology", "kernel"), INSTALLED)
+    def test_small_step_compiles_for_chips_that_are_not_there(topology, kernel, config_path):
+        def plan(attention):
+            sets = [f'--set=model.attention="{attention}"', '--set=model.dtype="bfloat16"']
+            done = run_tool(f"--config={config_path}", f"--topology={topology}", "--json", *sets)
+            assert done.returncode == 0, done.stderr
+            assert "compiling the step" in done.stderr
+            return json.loads(done.stdout)
+
+        written_out, fused = plan("xla"), plan(kernel)
+        for record in (written_out, fused):
+            assert record["fits"]
+            assert record["flops"] > record["model flops"] / 2
+            assert sum(record["sent bytes"].values()) > 0
+        assert fused["model flops"] == written_out["model flops"]
+        assert (fused["compiler's seconds"] is not None) == topology.startswith("v5e")

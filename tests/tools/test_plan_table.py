@@ -20,6 +20,7 @@ def record(**changes):
         "seconds": {"compute": 0.1, "hbm": 0.2, "links": 0.01},
         "mfu at most": 0.5,
         "mfu in turns": 0.25,
+        "compiler's seconds": 0.3,
         **changes,
     }
 
@@ -31,9 +32,10 @@ def cells(number, found):
 
 
 def test_a_row_says_what_its_record_says():
-    *_, state, temporaries, loss, whole, flops, sent, times, mfu = cells(1, record())
+    *_, state, temporaries, loss, whole, flops, sent, times, mfu, guess = cells(1, record())
     assert (state, temporaries, loss, whole) == ("1.00 + 0.50 + 0.25", "2.50", "512.0", "4.25")
     assert (flops, sent, times, mfu) == ("5.50", "all-reduce 3", "100, 200, 10", "25 to 50")
+    assert guess == "300"
 
 
 def test_what_does_not_fit_is_said():
@@ -43,9 +45,8 @@ def test_what_does_not_fit_is_said():
     assert cells(7, refused)[4] == "**does not fit**"
 
 
-def test_traffic_that_was_not_counted_is_no_number():
-    seconds = {"compute": 0.1, "links": 0.01}
-    assert cells(3, record(seconds=seconds))[-2:] == ["100, ?, 10", "not counted"]
+def test_a_compiler_that_guesses_nothing_leaves_no_number():
+    assert cells(3, record(**{"compiler's seconds": None}))[-1] == ""
 
 
 def test_rows_are_calls_of_their_own():

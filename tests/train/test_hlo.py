@@ -82,6 +82,46 @@ def test_batched_product_of_a_tpu_is_no_dense_convolution_and_the_loop_has_its_t
     assert counts.hbm_bytes == 12 * FLOAT * 5 * 16 * 4  # all else stays on the chip
 
 
+def test_time_that_the_compiler_estimates_is_that_of_all_turns_and_of_a_fusion_as_a_whole():
+    note = 'dim_labels=0bf_0io->0bf, backend_config={"window_config":{"estimated_cycles":"70"}}'
+    assert count_hlo(BATCHED.replace("dim_labels=0bf_0io->0bf", note)).cycles == 12 * 70
+    assert count_hlo(BATCHED).cycles == 0
+    fused = """HloModule m
+%inner (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %n = f32[8]{0} negate(%p), backend_config={"estimated_cycles":"5"}
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  ROOT %f = f32[8]{0} fusion(%x), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"9"}
+}
+"""
+    assert count_hlo(fused).cycles == 9
+
+
+def test_kernels_count_what_they_say_or_what_their_shapes_say():
+    def program(call):
+        return f"""HloModule m
+ENTRY %main (x: bf16[4,196,12,64]) -> bf16[4,196,12,64] {{
+  %x = bf16[4,196,12,64]{{3,2,1,0}} parameter(0)
+  ROOT %k = bf16[4,196,12,64]{{3,2,1,0}} custom-call(%x, %x, %x), custom_call_target={call}
+}}
+"""
+
+    pallas = (
+        '"tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":"77"}}}'
+    )
+    assert count_hlo(program(pallas)).flops == 77
+    with pytest.raises(ValueError, match="'k' has no cost_estimate"):
+        count_hlo(program('"tpu_custom_call"'))
+    shape = '{"intermediate_tensor_shape": {"dimensions": ["4", "12", "196", "196"]}}'
+    product = 2 * 4 * 12 * 196 * 196 * 64
+    for name, products in (("fmhaSoftmax", 2), ("fmhaSoftmaxBackward", 5)):
+        cudnn = f'"__cudnn${name}", backend_config={shape}'
+        assert count_hlo(program(cudnn)).flops == products * product
+
+
 def test_loop_without_a_bound_is_an_error():
     with pytest.raises(ValueError, match="how often the loop 'loop' runs"):
         count_hlo(BATCHED.replace("constant(12)", "parameter(1)"))

@@ -39,11 +39,11 @@ def test_links_between_hosts_of_gpus_are_slower_than_within_one():
 
 
 def test_a_step_that_fits_and_is_bound_by_products_needs_no_advice():
-    assert advise(SMALL, Times(3, 2, 1), {}, V5E, remat="none", fsdp=1) == []
+    assert advise(SMALL, Times(3, 2, 1), {}, V5E, remat="none", fsdp=1, attention="pallas") == []
 
 
 def test_free_memory_is_offered_to_what_is_computed_twice():
-    (advice,) = advise(SMALL, Times(3, 2, 1), {}, V5E, remat="full", fsdp=1)
+    (advice,) = advise(SMALL, Times(3, 2, 1), {}, V5E, remat="full", fsdp=1, attention="pallas")
     assert "12.9 GiB" not in advice
     assert "remat = 'dots'" in advice
 
@@ -59,18 +59,33 @@ def test_free_memory_is_offered_to_what_is_computed_twice():
 )
 def test_the_part_that_is_too_large_is_the_first_to_change(part, remat, word):
     memory = SMALL._replace(**{part: 20 * GIB})
-    first = advise(memory, Times(3, 2, 1), {}, V5E, remat=remat, fsdp=1)[0]
+    first = advise(memory, Times(3, 2, 1), {}, V5E, remat=remat, fsdp=1, attention="pallas")[0]
     assert word in first
 
 
 def test_a_gpu_has_three_quarters_unless_told():
     memory = SMALL._replace(activations=0.8 * H100.memory)
-    assert "MEM_FRACTION" in advise(memory, Times(3, 2, 1), {}, H100, remat="full", fsdp=1)[0]
+    assert (
+        "MEM_FRACTION"
+        in advise(memory, Times(3, 2, 1), {}, H100, remat="full", fsdp=1, attention="pallas")[0]
+    )
+
+
+def test_scores_in_memory_are_named_with_the_kernel_of_the_chip():
+    def advice(chip, attention):
+        times = Times(2, 3, 1)
+        return advise(SMALL, times, {}, chip, remat="none", fsdp=1, attention=attention)
+
+    assert "attention = 'pallas'" in advice(V5E, "xla")[-1]
+    assert "attention = 'cudnn'" in advice(H100, "xla")[-1]
+    assert not any("attention" in line for line in advice(V5E, "pallas"))
 
 
 def test_slow_links_are_blamed_on_the_collective_that_sends_most():
     def blame(sent, fsdp):
-        return advise(SMALL, Times(1, 2, 3), sent, V5E, remat="none", fsdp=fsdp)[0]
+        return advise(
+            SMALL, Times(1, 2, 3), sent, V5E, remat="none", fsdp=fsdp, attention="pallas"
+        )[0]
 
     assert "smaller config.mesh.fsdp" in blame({"all-gather": 2.0, "all-reduce": 1.0}, 16)
     assert "ring of the loss" in blame({"collective-permute": 2.0, "all-reduce": 1.0}, 1)
