@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
 _LANES, _TILE_BYTES = 128, 32  # of a tile of a TPU's memory: numbers across, bytes down
 _VMEM = 16 * 2**20  # what a kernel gets, if it asks for no more
-_MAX_ROWS = 2048  # of a block: seven arrays of 128 lanes, twice, are 7 MiB in bfloat16
+_MAX_ROWS, _MAX_HEADS = 1024, 16  # of a block, where tiles allow: its size, and that of its code
 
 
 def attend(
@@ -29,9 +29,15 @@ def attend(
         dv = wᵀ dy,  ds = w * (dw - sum(dw * w)),  dq = ds k,  dk = dsᵀ q.
 
     On the mesh that is in use (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`) each device takes its
-    own examples and heads: heads are split over the axis "tensor", examples over all other axes.
+    own examples and heads: heads are split over the axis "tensor", examples over all other axes. Inside
+    `jax.shard_map` they are its own already.
     On a CPU it is interpreted, slowly: for tests. Scores of 1,000 tokens and more, in float32, are too
     large for the 16 MiB of a TPU v4's vector memory; v5e, v5p and v6e compile 1,296.
+
+    Raises:
+      ValueError: examples or heads that do not divide over the devices.
+
+    Reference: Dao et al., FlashAttention, 2022, for gradients from scores that are computed again.
     """
     # As rows, which is how products leave them and want them.
     b, length, heads, size = q.shape
@@ -64,11 +70,15 @@ _attend.defvjp(_attend_forward, _attend_backward)
 def _on_own_part(fun: Callable[..., tuple[Array, ...]], *args: Array) -> tuple[Array, ...]:
     """A kernel is nothing that the partitioner can split: each device runs it on what it has."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    axes = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    names = [name for name, kind in axes if kind != AxisType.Manual]
+    if not names:
         return fun(*args)
-    batch = tuple(name for name in mesh.axis_names if name != "tensor")
-    spec = PartitionSpec(batch, "tensor" if "tensor" in mesh.axis_names else None)
-    return jax.shard_map(fun, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(*args)
+    batch = tuple(name for name in names if name != "tensor")
+    spec = PartitionSpec(batch, "tensor" if "tensor" in names else None)
+    return jax.shard_map(
+        fun, mesh=mesh, in_specs=spec, out_specs=spec, axis_names=set(names), check_vma=False
+    )(*args)
 
 
 def _run(
@@ -81,14 +91,17 @@ def _run(
 ) -> tuple[Array, ...]:
     """The kernel on blocks of whole examples and whole heads."""
     (rows, width), dtype = args[0].shape, args[0].dtype
+    if rows % length or width % size:
+        raise ValueError(
+            f"attention 'pallas' needs whole examples and heads on each device: got {rows} rows for "
+            f"examples of {length} and {width} numbers for heads of {size}; take a batch and a mesh "
+            "whose sizes divide."
+        )
     num, all_ = rows // length, len(args) + results
-    # Several examples to a block, so that it begins where a tile does: then rows are taken as they lie.
-    # Else each is a block of its own, and XLA copies all to a form in which it begins a tile.
-    group = math.lcm(length, _TILE_BYTES // dtype.itemsize) // length
-    if num % group or group * length > _MAX_ROWS:
-        group = 1
     lanes = math.lcm(size, _LANES)
     lanes = width if width % lanes else lanes
+    tile = _TILE_BYTES // dtype.itemsize
+    group = _examples_to_a_block(num, length, tile, most=_MAX_HEADS // (lanes // size))
     shape = (num // group, group * length, width)
     block = pl.BlockSpec((None, group * length, lanes), lambda i, j: (i, 0, j))
     blocks = 2 * all_ * group * length * lanes * dtype.itemsize  # one in use, one under way
@@ -113,6 +126,18 @@ def _run(
     arrays = [x.reshape(shape) for x in args]
     made = jax.lax.platform_dependent(*arrays, tpu=call(), cpu=call(interpret=True))
     return tuple(x.reshape(rows, width) for x in made)
+
+
+def _examples_to_a_block(num: int, length: int, tile: int, *, most: int) -> int:
+    """As many as `most` and the rows allow, for a block takes time to begin; they must divide `num`.
+
+    A block of several begins where a tile does, so that rows are taken as they lie. Where none can, each
+    example is a block, and XLA copies all to a form in which it begins a tile.
+    """
+    aligned = math.lcm(length, tile) // length
+    most = max(aligned, min(most, _MAX_ROWS // length))
+    fitting = [n for n in range(aligned, most + 1, aligned) if num % n == 0]
+    return fitting[-1] if fitting and fitting[-1] * length <= 2 * _MAX_ROWS else 1
 
 
 def _forward_kernel(q: Any, k: Any, v: Any, out: Any, *, length: int, size: int) -> None:
@@ -148,7 +173,8 @@ def _places(x: Any, length: int, size: int) -> list[Any]:
 def _one_ahead(fun: Callable[[Any], Any], places: list[Any]) -> Iterator[tuple[Any, Any]]:
     """Each place and what `fun` makes of it, when that of the next is under way.
 
-    Products of one head then fill the time of another's softmax: a sixth fewer instructions.
+    Products of one head then fill the time of another's softmax: a tenth fewer instructions forward,
+    a sixth backward.
     """
     made = fun(places[0])
     for at, following in zip(places, [*places[1:], None], strict=True):

@@ -71,6 +71,24 @@ def test_each_device_takes_its_own_examples_and_heads(sizes):
     assert "all-to-all" not in text
 
 
+def test_inside_shard_map_examples_are_the_devices_own_already():
+    mesh = make_mesh(fsdp=2)
+    inputs = qkv(8, 12, 2, 32)
+    rows = PartitionSpec(BATCH_AXES)
+    attend = jax.shard_map(fused.attend, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+    assert_close(scalar_and_grads(attend, *inputs), scalar_and_grads(by_the_book, *inputs))
+
+
+def test_an_example_is_never_cut():
+    mesh = make_mesh()
+    inputs = qkv(12, 4, 2, 32)  # 48 rows: six to a device, one example and a half
+    with (
+        jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+        pytest.raises(ValueError, match=r"whole examples and heads .* 6 rows for examples of 4"),
+    ):
+        jax.eval_shape(fused.attend, *inputs)
+
+
 def test_products_in_a_kernel_count_as_products():
     inputs = qkv(4, 49, 2, 64)
     expected = count_flops(by_the_book, *inputs)
