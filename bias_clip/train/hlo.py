@@ -34,9 +34,7 @@ class Counts(NamedTuple):
     flops: float  # of products and convolutions
     hbm_bytes: float  # read and written in the chip's main memory
     sent: dict[str, float]  # bytes that the chip sends, by kind of collective
-    cycles: float = (
-        0.0  # as the compiler itself estimates them; TPUs only, kernels of Pallas have none
-    )
+    cycles: float = 0.0  # as a TPU's compiler estimates them; kernels of Pallas have none
 
 
 def count_hlo(text: str, *, branch: Callable = max) -> Counts:

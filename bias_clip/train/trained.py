@@ -64,6 +64,7 @@ def load_trained(workdir: Path, step: int | None = None) -> Trained:
         raise ValueError(f"{workdir} holds no run: there is no {path}.")
     config = from_plain(json.loads(path.read_text()))
     mesh = make_mesh(**config.mesh)
+    # Without the key it is what make_model takes.
     if not has_kernel(config.model.get("attention", "xla"), mesh.devices.flat[0].platform):
         config.model.attention = "xla"
     examples = len(make_source(**config.data.source.to_dict()))

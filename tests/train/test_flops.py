@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 from jax.sharding import PartitionSpec
 
 from bias_clip.train.flops import count_flops, peak_flops
@@ -50,6 +51,18 @@ def test_shard_map_counts_all_devices():
         lambda x, w: x @ w, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows
     )
     assert count_flops(f, shape(16, 4), shape(4, 4)) == 2 * 16 * 4 * 4
+
+
+def test_attention_of_cudnn_counts_both_products():
+    """A stand-in, for cuDNN's own primitive asks for a GPU: its name and operands."""
+    attention = Primitive("dot_product_attention_fwd_wrapper")
+    attention.def_abstract_eval(lambda q, k, v: q)
+
+    def written_out(q, k, v):
+        return jnp.einsum("bhql,blhk->bqhk", jnp.einsum("bqhk,blhk->bhql", q, k), v)
+
+    inputs = shape(2, 5, 4, 64), shape(2, 7, 4, 64), shape(2, 7, 4, 64)
+    assert count_flops(attention.bind, *inputs) == count_flops(written_out, *inputs)
 
 
 def test_peak_of_a_cpu_is_measured():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from bias_clip.models import fused
 from bias_clip.train.config import load_config
 from bias_clip.train.evaluation import make_evaluation
 from bias_clip.train.setup import make_setup
@@ -151,7 +152,14 @@ def test_outside_of_training_too_a_device_computes_its_own_rows_alone(take, monk
     check_rows(text, rows=4, heads=1)
 
 
-def test_outside_of_training_too_a_kernel_knows_the_mesh():
+def test_outside_of_training_too_a_kernel_knows_the_mesh(monkeypatch):
+    run, parts = fused._run, []
+
+    def recording(kernel, length, size, q, *rest, **fixed):
+        parts.append((q.shape[0] // length, q.shape[1] // size))
+        return run(kernel, length, size, q, *rest, **fixed)
+
+    monkeypatch.setattr(fused, "_run", recording)
     pictures = np.random.default_rng(0).uniform(-1, 1, (16, 16, 16, 3)).astype(np.float32)
 
     def embeddings(**changes):
@@ -162,6 +170,7 @@ def test_outside_of_training_too_a_kernel_knows_the_mesh():
         return np.asarray(stage.image(pictures))
 
     np.testing.assert_allclose(embeddings(**PALLAS), embeddings(), rtol=1e-4, atol=1e-5)
+    assert set(parts) == {(16 // 4, 2 // 2)}  # examples and heads of one of 4 x 2 devices
 
 
 def test_layout_of_siglip_is_the_one_that_was_reviewed():
