@@ -79,16 +79,22 @@ def parse_topology(topology: str) -> tuple[str, str]:
     return kind, shape
 
 
-def get_devices(topology: str) -> list[Any]:
+def get_devices(topology: str, *, dump: str | None = None) -> list[Any]:
     """The devices of `topology`, in the order of their numbers; none of them can run anything.
 
     Call it before anything else loads libtpu.
+
+    Args:
+      topology: such as v5e:16x16.
+      dump: a folder in which compilers leave what they made, buffers among it.
 
     Raises:
       ValueError: see `parse_topology`; or the compiler of that kind of chip is not installed.
     """
     kind, shape = parse_topology(topology)
     os.environ.update(NO_TPU_HOST)
+    if dump is not None:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump}"
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 

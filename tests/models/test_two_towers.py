@@ -95,6 +95,48 @@ def test_one_tower_alone_is_the_tower_of_both():
     np.testing.assert_allclose(alone.ztxt, both.ztxt, atol=1e-6)
 
 
+def _loss(model, params, **inputs):
+    zimg, ztxt, scale, bias = model.apply(params, **inputs)
+    return jnp.mean(sigmoid_loss(zimg, ztxt, scale=scale, bias=bias))
+
+
+def test_gradients_of_both_towers_are_those_of_each_alone():
+    model = tiny()
+
+    def apart(params, image, text):
+        zimg = model.apply(params, image=image).zimg
+        _, ztxt, scale, bias = model.apply(params, text=text)
+        return jnp.mean(sigmoid_loss(zimg, ztxt, scale=scale, bias=bias))
+
+    together = jax.jit(jax.grad(functools.partial(_loss, model)))(params(), **batch())
+    expected = jax.jit(jax.grad(apart))(params(), **batch())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), together, expected)
+
+
+def test_backward_pass_of_the_text_tower_ends_before_that_of_the_images_begins():
+    model = tiny()
+    jaxpr = jax.make_jaxpr(jax.grad(functools.partial(_loss, model)))(params(), **batch())
+    barriers = [e for e in jaxpr.eqns if e.primitive.name == "optimization_barrier"]
+    barrier = max(barriers, key=lambda equation: len(equation.invars))
+    makes = {out: equation for equation in jaxpr.eqns for out in equation.outvars}
+    shapes = [leaf.shape for leaf in jax.tree.leaves(params()["txt"])]
+    assert [x.aval.shape for x in barrier.invars] == [*shapes, (4, 32)]
+
+    def needs(variable, wanted, seen):
+        """Whether `wanted` is among what `variable` is computed from."""
+        if hasattr(variable, "val") or variable in seen:  # a literal, or looked at
+            return False
+        seen.add(variable)
+        if variable is wanted:
+            return True
+        return variable in makes and any(needs(x, wanted, seen) for x in makes[variable].invars)
+
+    held = barrier.outvars[-1]
+    grads = dict(zip(paths(params()), jaxpr.jaxpr.outvars, strict=True))
+    for path, grad in grads.items():
+        assert needs(grad, held, set()) == path.startswith("img/")
+
+
 def test_unit_norm_of_zero_is_zero_with_zero_gradient_and_nan_stays():
     x = jnp.array([[0.0, 0.0], [3.0, 4.0], [jnp.nan, 1.0], [1e-15, 0.0]])
     y = unit_norm(x)

@@ -1,12 +1,13 @@
 """Plans: what is counted is what the step does, and what does not fit says so.
 
 Where libtpu or JAX's CUDA plugin are installed, a small step is compiled for a TPU and for a GPU that
-are not there. They are not among the requirements of the tests (700 MB and 5 GB), so without them the
-two tests do not exist.
+are not there, and with libtpu SigLIP B/16 for a pod, with and without every regulariser. They are not
+among the requirements of the tests (700 MB and 5 GB), so without them those tests do not exist.
 """
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,13 @@ from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from tests.train.tiny import tiny_config
 from tools import topology
-from tools.compile_plan import bytes_a_chip, lower_loss, make_global_objective, measure
+from tools.compile_plan import (
+    bytes_a_chip,
+    count_allocated,
+    lower_loss,
+    make_global_objective,
+    measure,
+)
 from tools.plan_report import format_plan, make_record
 
 ROOT = Path(__file__).parents[2]
@@ -130,9 +137,29 @@ def test_the_step_has_the_form_of_the_objective_that_was_asked_for():
     assert not permutes(make_objective=make_global_objective)
 
 
-def run_tool(*arguments):
+def test_buffers_of_a_tpu_are_counted_but_those_on_the_chip():
+    text = """BufferAssignment:
+allocation 0: size 512, thread-local:
+ value: <1 add.1 @0> (size=512,offset=0): f32[128]
+allocation 1: size 1000, parameter 13, shape |f32[250]| at ShapeIndex {}, maybe-live-out:
+allocation 2: size 30, preallocated-temp:
+allocation 3: size 7, color 1, preallocated-temp:
+"""
+    assert count_allocated(text) == 1542
+    with pytest.raises(ValueError, match="no allocation in"):
+        count_allocated("Nothing")
+
+
+def run_tool(*arguments, **variables):
     command = [sys.executable, str(ROOT / "tools" / "compile_plan.py"), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_unknown_topology_ends_the_tool_with_one_line(config_path):
@@ -160,3 +187,31 @@ if INSTALLED:
             assert sum(record["sent bytes"].values()) > 0
         assert fused["model flops"] == written_out["model flops"]
         assert (fused["compiler's seconds"] is not None) == topology.startswith("v5e")
+
+
+if importlib.util.find_spec("libtpu"):
+
+    def plan_pod(variant="", gib=None):
+        """The plan of B/16 on 256 chips, which have `gib` of memory instead of their own."""
+        config = f"--config=configs/siglip_b16.py{variant}"
+        flag = "" if gib is None else f"--xla_tpu_max_hbm_size_mib={round(1024 * gib)}"
+        done = run_tool(config, "--topology=v5e:16x16", "--json", LIBTPU_INIT_ARGS=flag)
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)
+
+    @pytest.fixture(scope="module")
+    def pod():
+        return plan_pod()
+
+    @pytest.mark.slow
+    def test_every_regulariser_costs_less_than_2_percent_flops_and_5_percent_memory(pod):
+        every = plan_pod(":all")
+        assert pod["flops"] < every["flops"] < 1.02 * pod["flops"]
+        assert every["total"] < 1.05 * pod["total"]
+
+    @pytest.mark.slow
+    def test_a_chip_needs_what_the_plan_says_and_little_more(pod):
+        assert plan_pod(gib=1.05 * pod["total"])["fits"]
+        refused = plan_pod(gib=0.9 * pod["total"])
+        assert not refused["fits"]
+        assert any("RESOURCE_EXHAUSTED" in advice for advice in refused["advice"])
