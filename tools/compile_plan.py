@@ -94,13 +94,15 @@ def measure(
       What the compiler says, as `plan_report.make_record` takes it.
 
     Raises:
-      ValueError: a config that cannot be set up on so many devices.
+      ValueError: a config that cannot be set up on so many devices, or TPUs without `dump`.
     """
     from bias_clip.train.config import load_config
     from bias_clip.train.objective import make_objective
     from bias_clip.train.setup import make_setup
     from bias_clip.train.sharding import make_mesh
 
+    if devices[0].platform == "tpu" and dump is None:
+        raise ValueError("TPUs need a dump: the folder that `get_devices` was given, got None.")
     path, _, argument = config.partition(":")
     loaded = load_config(Path(path), *filter(None, [argument]))
     for override in overrides:
@@ -220,7 +222,7 @@ def _temporaries(memory: Any, dump: str | None) -> float:
     if dump is None:
         return float(memory.temp_size_in_bytes)
     # libtpu's number is too large where arguments are donated: that of B/16 says 4.6 GiB in all, and
-    # the program compiles for a chip that has 3.6.
+    # the program compiles for a chip that has 3.5.
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     found = list(Path(dump).glob("*.after_optimizations-buffer-assignment.txt"))
     if len(found) != 1:

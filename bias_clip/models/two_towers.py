@@ -133,7 +133,7 @@ def make_model(
             fimg = nnx.merge(img_graph, params["img"])(image.astype(dtype)).astype(jnp.float32)
         if image is not None and text is not None:
             # Or XLA mixes the towers' backward passes as it likes: with every regulariser on, a
-            # step of B/16 on v5e then needed 9 % more memory, now 0.1 % (docs/plans.md).
+            # step of B/16 on v5e then needed 9 % more memory, now 0.3 % (docs/plans.md).
             txt_params, fimg = backward_first(params["txt"], fimg)
             params = {**params, "txt": txt_params}
         if text is not None:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -148,6 +149,11 @@ allocation 3: size 7, color 1, preallocated-temp:
     assert count_allocated(text) == 1542
     with pytest.raises(ValueError, match="no allocation in"):
         count_allocated("Nothing")
+
+
+def test_a_tpu_without_a_dump_is_an_error_before_anything_compiles(config_path):
+    with pytest.raises(ValueError, match="TPUs need a dump"):
+        measure(str(config_path), [SimpleNamespace(platform="tpu")], overrides=[])
 
 
 def run_tool(*arguments, **variables):
