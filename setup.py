@@ -28,7 +28,7 @@ TRAIN = [
 ]
 GCS = ["gcsfs>=2025.3"]  # workdirs in buckets of Google Cloud Storage
 TEST = [
-    *GCS,  # tests/train/bucket.py is the bucket
+    *GCS,  # tests/train/workdir/bucket.py is the bucket
     "beartype>=0.18",
     "clarabel>=0.9",  # an independent solver of M4's problem, through cvxpy
     "cvxpy>=1.6",
@@ -52,9 +52,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
     packages=find_packages(include=["bias_clip", "bias_clip.*"]),
-    package_data={
-        "bias_clip": ["data/emoji_pack/*", "data/word_lists/*.txt", "train/report_page.*"]
-    },
+    package_data={"bias_clip": ["data/emoji/pack/*", "curation/lists/*.txt", "report/run_page.*"]},
     install_requires=BASE,
     extras_require={
         "train": TRAIN,

@@ -20,9 +20,9 @@ def get_config() -> ml_collections.ConfigDict:
         image="decode|background(white)|resize(64)|value_range(-1,1)",  # ops, left to right
         text=dict(tokenizer="emoji", length=16),  # arguments of make_text_fn
         first_caption=0.0,  # share of visits that read the first caption; others draw one of all
-        columns=dict(),  # batch key = attribute of the records (bias_clip/data/columns.py)
-        balance=None,  # or arguments of make_plan (bias_clip/data/balance.py); switch: a duration
-        cells=None,  # or arguments of make_cells_plan (bias_clip/data/cells.py); not with balance
+        columns=dict(),  # batch key = attribute of the records (bias_clip/data/stream/columns.py)
+        balance=None,  # or arguments of make_plan (bias_clip/data/stream/balanced.py); switch: a duration
+        cells=None,  # or arguments of make_cells_plan (bias_clip/data/stream/cells.py); not with balance
         num_threads=1,  # threads that decode and augment, per host, or of each of its processes
         num_workers=0,  # processes per host that do so; 0: that of the run; for over 1,000 pictures a second
         prefetch=4,  # batches held ready, per host
@@ -92,5 +92,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every = "20 steps"
     config.checkpoint = dict(every="25%", keep=2)  # keep: the newest ones that stay on disk
     config.keep_every = None  # or a duration, a multiple of checkpoint.every: these stay for ever
-    config.init_from = None  # or arguments of load_params (bias_clip/train/resume.py)
+    config.init_from = (
+        None  # or arguments of load_params (bias_clip/train/workdir/initial_state.py)
+    )
     return config

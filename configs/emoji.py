@@ -6,7 +6,7 @@ Expected result: see the table in README.md. `configs/emoji_biased.py` is the sa
 are thinned until gender, tone and occupation go together.
 """
 
-from bias_clip.data.emoji_splits import MEN_ROLES, WOMEN_ROLES
+from bias_clip.data.emoji.splits import MEN_ROLES, WOMEN_ROLES
 from configs.default import get_config as get_default
 
 SIZE = 48

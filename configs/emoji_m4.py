@@ -24,7 +24,7 @@ style 21.5 / 44.1 % (22.4 / 46.4), held-out drawings 24.7 / 50.4 % (27.4 / 54.6)
 recognition 7 points (24 +- 9), in preference 29 (40 +- 13). Three seeds of a smaller form: docs/m4.md.
 """
 
-from bias_clip.data.emoji_splits import MEN_ROLES, WOMEN_ROLES
+from bias_clip.data.emoji.splits import MEN_ROLES, WOMEN_ROLES
 from configs.emoji import emoji
 from configs.emoji_biased import get_config as get_biased
 

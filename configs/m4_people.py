@@ -1,6 +1,6 @@
 """M4 on the emoji of people: what balancing does to bias and to quality, over stages, losses and seeds.
 
-    python tools/m4_ablation.py --workdir=runs/m4_people --jobs 2
+    python tools/experiments/m4_ablation.py --workdir=runs/m4_people --jobs 2
 
 That line annotates, solves, trains the whole grid and writes the page; one run of it, once the tables of weights
 are there, is
@@ -18,7 +18,7 @@ is kept by a hash of its name (seed 0), so all runs see the same ones.
 Expected result: docs/m4.md: the stereotype in recognition falls from about 20 points to 5.
 """
 
-from bias_clip.data.emoji_splits import MEN_ROLES, WOMEN_ROLES
+from bias_clip.data.emoji.splits import MEN_ROLES, WOMEN_ROLES
 from configs.emoji import emoji
 from configs.emoji_people import get_config as get_people
 from configs.emoji_people import people

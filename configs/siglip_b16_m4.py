@@ -32,7 +32,7 @@ configs/siglip_b16.py [S], marked there. [F] Wang et al. 2025 (WebLI-100B), whic
 paper's metrics. [O] ours, where none says.
 """
 
-from bias_clip.evals.association import PAIRS
+from bias_clip.evals.bias.association import PAIRS
 from configs.siglip_b16 import get_config as get_siglip
 
 TABLES = "runs/siglip_b16_m4"

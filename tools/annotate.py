@@ -22,13 +22,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bias_clip.data import annotation_report as report
-from bias_clip.data.annotate import BOTH, MERGE_RULES, Lists, Names
-from bias_clip.data.annotate_source import KIND, Annotator, annotate_source
-from bias_clip.data.annotators import by_captions, by_categories, by_column, by_scores, by_zero_shot
+from bias_clip.curation.annotate_source import KIND, Annotator, annotate_source
+from bias_clip.curation.annotators import (
+    by_captions,
+    by_categories,
+    by_column,
+    by_scores,
+    by_zero_shot,
+)
+from bias_clip.curation.captions import BOTH, MERGE_RULES, Lists, Names
+from bias_clip.curation.word_lists import read_word_list
 from bias_clip.data.sources import Source, make_source
 from bias_clip.data.tables import open_table
-from bias_clip.data.words import read_word_list
+from bias_clip.report import annotations as report
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -197,7 +203,7 @@ def _zero_shot(words: Sequence[str], source: Source) -> Annotator:
 def _load_encoder(workdir: Path, step: int | None) -> tuple[int, Callable[[], Any]]:
     """The step of a run's checkpoint, and what makes an `Encode` of it."""
     from bias_clip.evals.concat import concat_encode
-    from bias_clip.train.trained import as_stage, load_trained
+    from bias_clip.train.workdir.load_run import as_stage, load_trained
 
     trained = load_trained(workdir, step)
     size = trained.config.evaluation.batch_size

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from bias_clip.balancing import Problem, make_problem, max_eta, solve
 from bias_clip.balancing.problem import TOLERANCES, UNKNOWNS
-from bias_clip.data import balance_page, balance_report, balance_table, balance_words
+from bias_clip.curation import weights
 from bias_clip.data.tables import read_manifest
+from bias_clip.report import balancing, balancing_page, balancing_text
 
 REPORT = ("report.txt", "report.html", "report.json")  # the last one is written last
 
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
             _check_matplotlib()
         problem = _problem(args)
         found = balance(args, problem)
-        text = balance_words.to_text(found)
+        text = balancing_text.to_text(found)
         print(text)
         if args.report:
             write_report(found, text, args.report)
@@ -45,34 +46,30 @@ def main(argv: list[str] | None = None) -> None:
 
 def balance(args: argparse.Namespace, problem: Problem) -> dict[str, Any]:
     """Counts, solves, writes the table, and returns the report's numbers."""
-    rows = read_manifest(args.annotations, kind=balance_table.ANNOTATIONS)["rows"]
+    rows = read_manifest(args.annotations, kind=weights.ANNOTATIONS)["rows"]
     utility = _utility(args)
     with tqdm(total=2 * rows, unit=" examples", disable=None, desc="counting") as bar:
-        counted = balance_table.count_annotations(
-            args.annotations, problem, utility, on_rows=bar.update
-        )
-        problem = balance_table.release_rare(problem, counted.table, args.min_per_side)
+        counted = weights.count_annotations(args.annotations, problem, utility, on_rows=bar.update)
+        problem = weights.release_rare(problem, counted.table, args.min_per_side)
         bar.set_description(f"solving {len(counted.table.counts):,} distinct rows")
         solution = _solve(counted, problem, args.min_retained)
         most = None if solution.feasible else max_eta(counted.table, problem)
-        manifest = balance_table.make_manifest(
-            counted, problem, solution, min_retained=args.min_retained
-        )
+        manifest = weights.make_manifest(counted, problem, solution, min_retained=args.min_retained)
         bar.set_description("writing")
-        drawn = balance_table.write_weights(
+        drawn = weights.write_weights(
             *(args.out, args.annotations, counted, problem, solution.weights, manifest),
             seed=args.seed,
             on_rows=bar.update,
         )
-    found = balance_report.statistics(counted.table, problem, solution, drawn, largest_eta=most)
-    written = read_manifest(args.out, kind=balance_table.KIND)
+    found = balancing.statistics(counted.table, problem, solution, drawn, largest_eta=most)
+    written = read_manifest(args.out, kind=weights.KIND)
     about = {key: written[key] for key in ("config_sha256", "file_sha256", "ids_sha256")}
     return {"weights_table": {"path": str(args.out), **about}, **found}
 
 
 def write_report(found: Mapping[str, Any], text: str, folder: Path) -> None:
     """Writes report.txt, report.html and report.json, each whole, in place of former ones."""
-    page = balance_page.to_html(found)
+    page = balancing_page.to_html(found)
     folder.mkdir(parents=True, exist_ok=True)
     for name in reversed(REPORT):
         (folder / name).unlink(missing_ok=True)
@@ -115,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _problem(args: argparse.Namespace) -> Problem:
     """From the flags, completed by what the table of annotations has."""
-    names = balance_table.read_names(args.annotations)
+    names = weights.read_names(args.annotations)
     targets = _shares("--targets", args.targets)
     if not targets:
         if len(names.attributes) != 1:
@@ -145,7 +142,7 @@ def _problem(args: argparse.Namespace) -> Problem:
     )
 
 
-def _solve(counted: balance_table.Counted, problem: Problem, min_retained: float) -> Any:
+def _solve(counted: weights.Counted, problem: Problem, min_retained: float) -> Any:
     try:
         return solve(counted.table, problem, min_retained=min_retained)
     except ValueError as error:
@@ -155,13 +152,13 @@ def _solve(counted: balance_table.Counted, problem: Problem, min_retained: float
         ) from error
 
 
-def _utility(args: argparse.Namespace) -> balance_table.Utility | None:
+def _utility(args: argparse.Namespace) -> weights.Utility | None:
     if args.utility is None:
         return None
     if len(args.utility) > 2:
         raise ValueError(f"--utility: got {args.utility}, expected COLUMN, or FILE COLUMN.")
     scores = args.utility[0] if len(args.utility) == 2 else None
-    return balance_table.read_utility(
+    return weights.read_utility(
         args.annotations, args.utility[-1], scores=scores, buckets=args.buckets
     )
 

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bias_clip.data.annotate import BOTH, MERGE_RULES, Lists
-from bias_clip.data.annotate_rows import ColumnRule, Fields, Plan, plan_names
-from bias_clip.data.words import read_word_list
+from bias_clip.curation.captions import BOTH, MERGE_RULES, Lists
+from bias_clip.curation.rows import ColumnRule, Fields, Plan, plan_names
+from bias_clip.curation.word_lists import read_word_list
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, plan: Plan, beam_flags: Sequence[str]) -> None
         raise ValueError(
             "this needs Apache Beam: in an environment of its own, pip install 'bias_clip[beam]'."
         ) from error
-    from bias_clip.data.beam_pipeline import annotate_files
+    from bias_clip.curation.beam import annotate_files
 
     options = beam.options.pipeline_options.PipelineOptions(list(beam_flags))
     fields = Fields(args.id, tuple(args.captions))

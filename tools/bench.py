@@ -22,21 +22,14 @@ def main() -> None:
     root = str(Path(__file__).resolve().parent.parent)  # for configs and tools
     if root not in sys.path:
         sys.path.insert(0, root)
-    from tools import (
-        bench_attention,
-        bench_balance,
-        bench_input,
-        bench_kmeans,
-        bench_losses,
-        bench_step,
-    )
+    from tools.benches import attention, balance, input, kmeans, losses, step
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    modules = {"step": bench_step, "losses": bench_losses, "balance": bench_balance}
-    modules |= {"kmeans": bench_kmeans, "input": bench_input, "attention": bench_attention}
+    modules = {"step": step, "losses": losses, "balance": balance}
+    modules |= {"kmeans": kmeans, "input": input, "attention": attention}
     for name, module in modules.items():
         text = (module.__doc__ or "").splitlines()[0]
         command = commands.add_parser(name, help=text, description=module.__doc__)

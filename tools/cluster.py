@@ -22,9 +22,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from bias_clip.data.cells import CLUSTER, KIND
-from bias_clip.data.embeddings import MODALITIES, Embeddings, chunks, open_embeddings
+from bias_clip.data.stream.cells import CLUSTER, KIND
 from bias_clip.data.tables import KEY, file_sha256, manifest_path, write_table
+from bias_clip.data.tables.embeddings import MODALITIES, Embeddings, chunks, open_embeddings
 from bias_clip.stages import KMeans, fit, fit_stream
 from bias_clip.stages.kmeans import EMPTY, check_centres
 

@@ -70,7 +70,7 @@ def read_group(workdirs: list[Path]) -> Group:
     Raises:
       ValueError: a workdir without evaluations, or runs that measured different things.
     """
-    from bias_clip.train.files import run_folder
+    from bias_clip.core.storage import run_folder
 
     runs = []
     for workdir in workdirs:

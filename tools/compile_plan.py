@@ -32,9 +32,9 @@ def main() -> None:
     """Parses, compiles, prints."""
     if ROOT not in sys.path:
         sys.path.insert(0, ROOT)
-    from bias_clip.train.plan import get_chip
-    from tools.plan_report import format_plan, make_record
-    from tools.topology import get_devices, parse_topology
+    from bias_clip.plan.roofline import get_chip
+    from bias_clip.plan.topology import get_devices, parse_topology
+    from bias_clip.report.plan import format_plan, make_record
 
     args = parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +158,7 @@ def lower_loss(setup: Any, objective: Any) -> Any:
 def _describe(config: Any, setup: Any, loss: str) -> dict[str, Any]:
     import jax
 
-    from bias_clip.train.flops import count_flops
+    from bias_clip.plan.flops import count_flops
 
     state, batch = setup.abstract_state, setup.abstract_batch
     forward = count_flops(setup.apply, state.params, batch["image"], batch["text"])

@@ -3,7 +3,7 @@
     python tools/embed.py --workdir runs/emoji --source emoji split=train --out runs/emoji/train_z
 
 The embeddings are of the picture (the first, where there are several) and of the first caption of
-each record, as `bias_clip/data/embeddings.py` describes. Several --workdir are one model, whose
+each record, as `bias_clip/data/tables/embeddings.py` describes. Several --workdir are one model, whose
 features are joined as `--concat` says. Interrupted, the same command goes on after the last whole
 shard. Records that cannot be read stop it, unless --max-broken allows as many; the manifest names
 them.
@@ -19,12 +19,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bias_clip.data.embeddings import MODALITIES
-from bias_clip.data.embeddings_writer import DTYPES, write_embeddings
 from bias_clip.data.sources import make_source
+from bias_clip.data.tables.embeddings import MODALITIES
+from bias_clip.data.tables.embeddings_writer import DTYPES, write_embeddings
 from bias_clip.evals.concat import FORMS
 from bias_clip.evals.embed_rows import make_embed_rows
-from bias_clip.train.trained import as_stage, identity, load_stages
+from bias_clip.train.workdir.load_run import as_stage, identity, load_stages
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bias_clip.core.storage import NotSavedError
 from bias_clip.evals.concat import FORMS, concat_encode
 from bias_clip.evals.results import EvalResult
 from bias_clip.train.config import load_config
@@ -24,8 +25,7 @@ from bias_clip.train.evaluation import (
     make_evaluators,
     write_results,
 )
-from bias_clip.train.files import NotSavedError
-from bias_clip.train.trained import Trained, as_stage, load_stages, load_trained
+from bias_clip.train.workdir.load_run import Trained, as_stage, load_stages, load_trained
 
 
 def main(argv: list[str] | None = None) -> None:

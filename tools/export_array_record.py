@@ -11,8 +11,8 @@ import ast
 from pathlib import Path
 from typing import Any
 
-from bias_clip.data.array_record import array_record_source, write_array_record
 from bias_clip.data.sources import make_source
+from bias_clip.data.sources.array_record import array_record_source, write_array_record
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -28,20 +28,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bias_clip.data.cells import write_cells
+from bias_clip.cli.commands import RUN_AGAIN, Step, Stopped, call, check_same, hold, say, write_json
+from bias_clip.core.storage import NotSavedError, check_folder
+from bias_clip.data.stream.cells import write_cells
 from bias_clip.data.tables import manifest_path
-from bias_clip.train.commands import (
-    RUN_AGAIN,
-    Step,
-    Stopped,
-    call,
-    check_same,
-    hold,
-    say,
-    write_json,
-)
 from bias_clip.train.config import load_config, to_plain
-from bias_clip.train.files import NotSavedError, check_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 MODALITIES = {"image": ("image",), "text": ("text",), "both": ("text", "image")}

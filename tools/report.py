@@ -7,8 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from bias_clip.train.files import NotSavedError
-from bias_clip.train.report import write_report
+from bias_clip.core.storage import NotSavedError
+from bias_clip.report.run_page import write_report
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -69,7 +69,7 @@ def plan(configs: list[str], seeds: int, overrides: list[str], workdir: Path) ->
       ValueError: two configs of one name, an override without "=", fewer than one seed, or a
         workdir that is no folder.
     """
-    from bias_clip.train.files import check_folder
+    from bias_clip.core.storage import check_folder
 
     check_folder(workdir)
     names = [_name(config) for config in configs]

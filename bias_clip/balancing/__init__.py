@@ -1,5 +1,4 @@
 from bias_clip.balancing.counts import CountTable, count, lookup, merge
-from bias_clip.balancing.draw import hash01, keep
 from bias_clip.balancing.m4 import Solution, max_eta, solve
 from bias_clip.balancing.moments import (
     Association,
@@ -18,6 +17,7 @@ from bias_clip.balancing.stream import (
     stream_weights,
     update_stream,
 )
+from bias_clip.balancing.thinning import hash01, keep
 
 __all__ = [
     "Association",

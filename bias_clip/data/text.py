@@ -60,7 +60,7 @@ def load_tokenizer(model: str) -> SentencePieceProcessor:
     Raises: ValueError when there is no such file or it is not a SentencePiece model.
     """
     if model == "emoji":
-        data = resources.files("bias_clip.data").joinpath("emoji_pack/emoji.model").read_bytes()
+        data = resources.files("bias_clip.data").joinpath("emoji/pack/emoji.model").read_bytes()
     elif model and epath.Path(model).is_file():  # a bucket, too: "gs://..."
         data = epath.Path(model).read_bytes()
     else:

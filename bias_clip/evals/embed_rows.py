@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bias_clip.data.embeddings import MODALITIES
-from bias_clip.data.embeddings_writer import Shard
 from bias_clip.data.sources import Record, Source
+from bias_clip.data.tables.embeddings import MODALITIES
+from bias_clip.data.tables.embeddings_writer import Shard
 from bias_clip.evals.concat import Stage, join
 from bias_clip.evals.encode import filled
 from bias_clip.evals.results import first_picture

@@ -5,20 +5,20 @@ from collections.abc import Callable
 from typing import Any
 
 from bias_clip.data.sources import Source
-from bias_clip.evals.association import make_association, make_representation
-from bias_clip.evals.bias import make_bias
-from bias_clip.evals.contrastive import make_contrastive
-from bias_clip.evals.data_bias import make_data_bias
+from bias_clip.evals.bias.association import make_association, make_representation
+from bias_clip.evals.bias.data_bias import make_data_bias
+from bias_clip.evals.bias.groups import make_groups
+from bias_clip.evals.bias.parity import make_parity
+from bias_clip.evals.bias.roles import make_bias
+from bias_clip.evals.bias.skew import make_skew
 from bias_clip.evals.encode import Encode
-from bias_clip.evals.factors import make_factors
-from bias_clip.evals.groups import make_groups
-from bias_clip.evals.pairs import make_mmvp, make_sugarcrepe, make_winoground
-from bias_clip.evals.parity import make_parity
-from bias_clip.evals.probe import make_probe
+from bias_clip.evals.quality.contrastive import make_contrastive
+from bias_clip.evals.quality.factors import make_factors
+from bias_clip.evals.quality.pairs import make_mmvp, make_sugarcrepe, make_winoground
+from bias_clip.evals.quality.probe import make_probe
+from bias_clip.evals.quality.retrieval import make_retrieval
+from bias_clip.evals.quality.zeroshot import make_zeroshot
 from bias_clip.evals.results import EvalResult
-from bias_clip.evals.retrieval import make_retrieval
-from bias_clip.evals.skew import make_skew
-from bias_clip.evals.zeroshot import make_zeroshot
 
 EVALUATORS: dict[str, Callable[..., Callable[[Encode], EvalResult]]] = {
     "association": make_association,

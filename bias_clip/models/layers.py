@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from bias_clip.models import fused, initial
+from bias_clip.models import initializers, pallas_attention
 
 REMAT_POLICIES = ("none", "minimal", "dots", "full")
 """From most memory to most recomputation; see `remat_block`."""
@@ -74,12 +74,16 @@ class Linear(nnx.Module):
         self.inputs, self.outputs = inputs, outputs
         shape, fans = (*stack, *inputs, *outputs), (math.prod(inputs), math.prod(outputs))
         if start == "xavier":
-            self.kernel = initial.xavier_uniform(shape, *fans)
+            self.kernel = initializers.xavier_uniform(shape, *fans)
         else:
-            self.kernel = initial.lecun_normal(shape, fans[0])
+            self.kernel = initializers.lecun_normal(shape, fans[0])
         shape = (*stack, *outputs)
         plain = bias_deviation == 0.0
-        self.bias = initial.constant(shape, 0.0) if plain else initial.normal(shape, bias_deviation)
+        self.bias = (
+            initializers.constant(shape, 0.0)
+            if plain
+            else initializers.normal(shape, bias_deviation)
+        )
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Maps the last axes of `x`."""
@@ -156,8 +160,8 @@ class LayerNorm(nnx.Module):
     """`layer_norm` with a scale and a bias to learn."""
 
     def __init__(self, width: int, *, stack: tuple[int, ...] = ()):
-        self.scale = initial.constant((*stack, width), 1.0)
-        self.bias = initial.constant((*stack, width), 0.0)
+        self.scale = initializers.constant((*stack, width), 1.0)
+        self.bias = initializers.constant((*stack, width), 0.0)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """Normalises the last axis."""
@@ -210,7 +214,7 @@ def attend(
             )
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     if kind == "pallas":
-        return fused.attend(q, k, v)
+        return pallas_attention.attend(q, k, v)
     q = q * q.shape[-1] ** -0.5  # here and not at the logits, which are more numbers
     logits = jnp.einsum("bqhk,blhk->bhql", q, k, preferred_element_type=jnp.float32)
     return jnp.einsum("bhql,blhk->bqhk", softmax(logits).astype(v.dtype), v)
@@ -335,7 +339,7 @@ class MapHead(nnx.Module):
 
     def __init__(self, width: int, mlp_dim: int, num_heads: int):
         # Glorot for the shape [1, 1, width]: one input, `width` outputs.
-        self.probe = initial.xavier_uniform((1, 1, width), 1, width)
+        self.probe = initializers.xavier_uniform((1, 1, width), 1, width)
         self.attention = Attention(width, num_heads)
         self.norm = LayerNorm(width)
         self.mlp = Mlp(width, mlp_dim)
@@ -349,7 +353,7 @@ class MapHead(nnx.Module):
 
 def positions(length: int, width: int) -> nnx.Param:
     """A learned position table `[1, length, width]`, normal with deviation `1 / sqrt(width)`."""
-    return initial.normal((1, length, width), width**-0.5)
+    return initializers.normal((1, length, width), width**-0.5)
 
 
 def head(width: int, out_dim: int | None) -> Linear | None:

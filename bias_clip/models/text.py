@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from bias_clip.models import initial, layers, vit
+from bias_clip.models import initializers, layers, vit
 
 POOLS = ("last", "gap", "map")
 
@@ -47,7 +47,7 @@ class TextTransformer(nnx.Module):
             )
         self.length, self.pool = length, vit.choose("pool", pool, POOLS)
         # Normal with deviation 1 / sqrt(width), one row per token.
-        self.embedding = initial.normal((vocab_size, sizes.width), sizes.width**-0.5)
+        self.embedding = initializers.normal((vocab_size, sizes.width), sizes.width**-0.5)
         self.pos_embedding = layers.positions(length, sizes.width)
         self.encoder = layers.Encoder(
             **sizes._asdict(), remat=remat, scan=scan, attention=attention

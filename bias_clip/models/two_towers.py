@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from bias_clip.models import initial
+from bias_clip.models import initializers
 from bias_clip.models.text import TextTransformer
 from bias_clip.models.vit import ViT, choose
 
@@ -116,8 +116,8 @@ def make_model(
     def init(key: Array) -> dict[str, Any]:
         key_img, key_txt = jax.random.split(key)
         return {
-            "img": initial.draw(key_img, img_shapes),
-            "txt": initial.draw(key_txt, txt_shapes),
+            "img": initializers.draw(key_img, img_shapes),
+            "txt": initializers.draw(key_txt, txt_shapes),
             "log_scale": jnp.full((), math.log(scale_init), jnp.float32),
             "bias": jnp.full((), bias_init, jnp.float32),
         }

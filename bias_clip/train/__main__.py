@@ -10,10 +10,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from bias_clip.train.allocator import keep_pages
+from bias_clip.core.storage import NotSavedError, absolute, run_folder
 from bias_clip.train.config import load_config, validate
-from bias_clip.train.distributed import define_flags, initialize_from_flags
-from bias_clip.train.files import NotSavedError, absolute, run_folder
+from bias_clip.train.hosts.allocator import keep_pages
+from bias_clip.train.hosts.distributed import define_flags, initialize_from_flags
 from bias_clip.train.loop import Interrupted, train
 
 RUN_AGAIN = 75  # exit status after a signal: everything is saved, start the same line again

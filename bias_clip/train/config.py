@@ -13,20 +13,20 @@ from typing import Any
 
 import ml_collections
 
-from bias_clip.data.balance import STAGES, USES, make_plan
-from bias_clip.data.cells import CELLS, SMALL, make_cells_plan
-from bias_clip.data.columns import KEYS, WEIGHTS
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import SOURCES
+from bias_clip.data.stream.balanced import STAGES, USES, make_plan
+from bias_clip.data.stream.cells import CELLS, SMALL, make_cells_plan
+from bias_clip.data.stream.columns import KEYS, WEIGHTS
 from bias_clip.data.text import make_text_fn, vocab_size
 from bias_clip.evals import EVALUATORS
 from bias_clip.models.two_towers import make_model
 from bias_clip.stages.mcl_plan import MODES, SEQUENCES
 from bias_clip.train.accumulate import make_gradient
-from bias_clip.train.resume import load_params
-from bias_clip.train.schedule import SCHEDULES, parse_duration
+from bias_clip.train.optim.schedule import SCHEDULES, parse_duration
 from bias_clip.train.sharding import make_mesh
 from bias_clip.train.terms import TERMS, needed_columns
+from bias_clip.train.workdir.initial_state import load_params
 
 
 def validate(config: ml_collections.ConfigDict, schema: ml_collections.ConfigDict) -> None:

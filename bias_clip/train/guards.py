@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
-from bias_clip.train import checkpoint
-from bias_clip.train.files import NotSavedError
+from bias_clip.core.storage import NotSavedError
 from bias_clip.train.state import TrainState
+from bias_clip.train.workdir import checkpoint
 
 
 def is_healthy(metrics: Mapping[str, Any], *, max_consecutive: int | None) -> bool:

@@ -10,27 +10,28 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
-from bias_clip.data.balance import Plan, make_plan, plain_plan
-from bias_clip.data.cells import describe, make_cells_plan
+from bias_clip.core.formatting import format_duration
+from bias_clip.core.storage import run_folder
 from bias_clip.data.image import make_pixel_fn
-from bias_clip.data.pipeline import make_train_iterator
 from bias_clip.data.sources import Source, make_source
+from bias_clip.data.stream.balanced import Plan, make_plan, plain_plan
+from bias_clip.data.stream.cells import describe, make_cells_plan
+from bias_clip.data.stream.pipeline import make_train_iterator
 from bias_clip.data.text import make_text_fn
-from bias_clip.train import checkpoint
-from bias_clip.train.distributed import asked_to_stop, is_main
+from bias_clip.plan.flops import count_flops, peak_flops
+from bias_clip.report.run_page import write_report
 from bias_clip.train.evaluation import flat_metrics, make_evaluation, write_results
-from bias_clip.train.files import run_folder
-from bias_clip.train.flops import count_flops, peak_flops
 from bias_clip.train.guards import is_healthy, stop_sick_run
-from bias_clip.train.metrics import Clock, MetricWriter, Progress, format_duration
-from bias_clip.train.report import write_report
-from bias_clip.train.resume import first_state
-from bias_clip.train.schedule import parse_duration
+from bias_clip.train.hosts.distributed import asked_to_stop, is_main
+from bias_clip.train.hosts.watchdog import Watchdog
+from bias_clip.train.metrics import Clock, MetricWriter, Progress
+from bias_clip.train.optim.schedule import parse_duration
 from bias_clip.train.setup import Setup, make_setup
 from bias_clip.train.sharding import make_mesh, to_global
 from bias_clip.train.state import TrainState
-from bias_clip.train.watchdog import Watchdog
-from bias_clip.train.workdir import check_room, open_workdir, write_run
+from bias_clip.train.workdir import checkpoint
+from bias_clip.train.workdir.folder import check_room, open_workdir, write_run
+from bias_clip.train.workdir.initial_state import first_state
 
 
 class Interrupted(Exception):

@@ -17,8 +17,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
+from bias_clip.core.storage import UPLOAD_SECONDS, Growing, write_whole, writing
 from bias_clip.models.two_towers import Outputs
-from bias_clip.train.files import UPLOAD_SECONDS, Growing, write_whole, writing
 
 HEALTH_ANCHORS = 1024  # rows of the batch that are compared with all of it
 QUIET_SECONDS = 30.0  # between progress lines where the output is not a terminal
@@ -177,15 +177,6 @@ class Clock:
         seconds, parts = time.perf_counter() - self._start, self._parts
         self._start, self._parts = time.perf_counter(), {}
         return seconds, parts
-
-
-def format_duration(seconds: float) -> str:
-    """Returns "1 h 02 min", "3 min 20 s" or "20 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _number(value: Any) -> float | int:

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from bias_clip.data.columns import KEYS
+from bias_clip.data.stream.columns import KEYS
 from bias_clip.models.two_towers import Outputs
 from bias_clip.train.sharding import BATCH_AXES
 from bias_clip.train.terms import TERMS

@@ -10,16 +10,16 @@ import ml_collections
 import optax
 from jax.sharding import Mesh
 
-from bias_clip.data.cells import CELLS
-from bias_clip.data.columns import WEIGHTS, dtype_of
 from bias_clip.data.image import PixelRange, make_pixel_fn
-from bias_clip.data.image_color import to_range
+from bias_clip.data.image.color import to_range
+from bias_clip.data.stream.cells import CELLS
+from bias_clip.data.stream.columns import WEIGHTS, dtype_of
 from bias_clip.models.two_towers import Model, make_model
 from bias_clip.train.accumulate import make_gradient
 from bias_clip.train.metrics import health
 from bias_clip.train.objective import make_objective
 from bias_clip.train.optim import make_optimizer
-from bias_clip.train.schedule import make_schedule, parse_duration
+from bias_clip.train.optim.schedule import make_schedule, parse_duration
 from bias_clip.train.sharding import (
     batch_sharding,
     check_batch_size,

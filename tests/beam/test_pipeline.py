@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bias_clip.data.beam_pipeline import annotate_files
-from bias_clip.data.counts_file import counts_to_bytes, read_counts
+from bias_clip.curation.beam import annotate_files
+from bias_clip.curation.counts_file import counts_to_bytes, read_counts
 from bias_clip.data.tables import read_table
-from tests.data.rows import FIELDS, PLAN, annotated, counted, records
+from tests.curation.samples import FIELDS, PLAN, annotated, counted, records
 from tools import beam_annotate as tool
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from bias_clip.models import initial, layers
+from bias_clip.models import initializers, layers
 from tests.models.cases import (
     assert_close,
     build,
@@ -63,7 +63,7 @@ def test_layer_norm_is_flax_layer_norm_in_value_and_gradient():
 def test_layer_norm_statistics_are_float32_whatever_comes_in():
     x = (200 + normal(LENGTH, WIDTH)).astype(jnp.bfloat16)
     graph, shapes = nnx.split(layers.LayerNorm(WIDTH))
-    norm = nnx.merge(graph, initial.draw(jax.random.key(0), shapes))
+    norm = nnx.merge(graph, initializers.draw(jax.random.key(0), shapes))
     y = call(norm, x)
     assert y.dtype == jnp.bfloat16
     exact = np.asarray(x, np.float64)
@@ -167,7 +167,7 @@ def started():
             self.positions = layers.positions(50, 64)
             self.last = layers.head(64, 100)
 
-    parts = jax.jit(lambda key: initial.draw(key, nnx.state(Parts())))(jax.random.key(0))
+    parts = jax.jit(lambda key: initializers.draw(key, nnx.state(Parts())))(jax.random.key(0))
     return jax.tree.map(np.asarray, parts)
 
 

@@ -5,10 +5,10 @@ import json
 import jax
 import numpy as np
 
-from bias_clip.train import checkpoint
 from bias_clip.train.config import to_plain
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
+from bias_clip.train.workdir import checkpoint
 from tests.train.tiny import tiny_config
 
 

@@ -16,14 +16,15 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from bias_clip.train.flops import count_flops
-from bias_clip.train.hlo import count_hlo
+from bias_clip.plan import topology
+from bias_clip.plan.flops import count_flops
+from bias_clip.plan.hlo import count_hlo
+from bias_clip.plan.roofline import CHIPS, GIB
+from bias_clip.report.plan import format_plan, make_record
 from bias_clip.train.objective import make_objective
-from bias_clip.train.plan import CHIPS, GIB
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from tests.train.tiny import tiny_config
-from tools import topology
 from tools.compile_plan import (
     bytes_a_chip,
     count_allocated,
@@ -31,7 +32,6 @@ from tools.compile_plan import (
     make_global_objective,
     measure,
 )
-from tools.plan_report import format_plan, make_record
 
 ROOT = Path(__file__).parents[2]
 COMPILERS = {"libtpu": ("v5e:2x2", "pallas"), "jax_cuda12_plugin": ("h100:2", "cudnn")}

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bias_clip.data.embeddings import open_embeddings
 from bias_clip.data.sources import SOURCES
+from bias_clip.data.tables.embeddings import open_embeddings
 from bias_clip.evals import embed_rows
 from bias_clip.evals.concat import concat_encode
-from bias_clip.train import trained
+from bias_clip.train.workdir import load_run
 from tests.tools.runs import make_run
 from tests.train.tiny import Squares, use_squares
 from tools import embed as tool
@@ -39,7 +39,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def once():
     """Loads and compiles each checkpoint once for all tests: it is most of what they cost."""
-    loaded, stages, real = {}, {}, (trained.load_trained, trained.as_stage)
+    loaded, stages, real = {}, {}, (load_run.load_trained, load_run.as_stage)
 
     def load(workdir, step=None):
         if (workdir, step) not in loaded:
@@ -59,8 +59,8 @@ def once():
 @pytest.fixture(autouse=True)
 def squares(monkeypatch, once):
     use_squares(monkeypatch)
-    monkeypatch.setattr(trained, "load_trained", once[0])
-    for module in (trained, tool, evaluate):
+    monkeypatch.setattr(load_run, "load_trained", once[0])
+    for module in (load_run, tool, evaluate):
         monkeypatch.setattr(module, "as_stage", once[1])
 
 
@@ -74,7 +74,7 @@ def files(path):
 
 
 def expected(*workdirs, form="raw"):
-    stages = [trained.as_stage(trained.load_trained(w), 16) for w in workdirs]
+    stages = [load_run.as_stage(load_run.load_trained(w), 16) for w in workdirs]
     encode, source = concat_encode(stages, form=form, batch_size=16), Squares()
     texts = [source[i]["captions"][0] for i in range(len(source))]
     return encode.images(source), encode.texts(texts)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bias_clip.cli.commands import Step, Stopped, call
 from bias_clip.data.tables import read_table, write_table
-from bias_clip.train.commands import Step, Stopped, call
 from tools import multistage
 
 ROOT = Path(__file__).parents[2]

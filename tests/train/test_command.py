@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from bias_clip.core.storage import run_folder, writing
 from bias_clip.train import __main__ as command
-from bias_clip.train.files import run_folder, writing
 from bias_clip.train.loop import Interrupted
 
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from tensorboardX.event_file_writer import EventsWriter
 
+from bias_clip.core.storage import NotSavedError
 from bias_clip.data.tables import write_table
-from bias_clip.train import checkpoint, loop
-from bias_clip.train.files import NotSavedError
+from bias_clip.train import loop
 from bias_clip.train.loop import Interrupted, train
 from bias_clip.train.metrics import Clock
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
+from bias_clip.train.workdir import checkpoint
 from tests.train.tiny import tiny_config, use_squares
 from tools.evaluate import evaluate_run
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bias_clip.models import fused
+from bias_clip.models import pallas_attention
 from bias_clip.train.config import load_config
 from bias_clip.train.evaluation import make_evaluation
 from bias_clip.train.setup import make_setup
@@ -23,7 +23,7 @@ from bias_clip.train.sharding import (
     to_global,
     tree_shardings,
 )
-from bias_clip.train.trained import Trained, as_stage
+from bias_clip.train.workdir.load_run import Trained, as_stage
 from tests.train.test_step import batches
 from tests.train.tiny import tiny_config
 
@@ -153,13 +153,13 @@ def test_outside_of_training_too_a_device_computes_its_own_rows_alone(take, monk
 
 
 def test_outside_of_training_too_a_kernel_knows_the_mesh(monkeypatch):
-    run, parts = fused._run, []
+    run, parts = pallas_attention._run, []
 
     def recording(kernel, length, size, q, *rest, **fixed):
         parts.append((q.shape[0] // length, q.shape[1] // size))
         return run(kernel, length, size, q, *rest, **fixed)
 
-    monkeypatch.setattr(fused, "_run", recording)
+    monkeypatch.setattr(pallas_attention, "_run", recording)
     pictures = np.random.default_rng(0).uniform(-1, 1, (16, 16, 16, 3)).astype(np.float32)
 
     def embeddings(**changes):

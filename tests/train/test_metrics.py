@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bias_clip.core.formatting import format_duration
 from bias_clip.models.two_towers import Outputs
-from bias_clip.train.metrics import Clock, MetricWriter, format_duration, health
+from bias_clip.train.metrics import Clock, MetricWriter, health
 
 
 def outputs(zimg, ztxt):

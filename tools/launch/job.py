@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bias_clip.train.files import check_address
+from bias_clip.core.storage import check_address
 
 RUN_AGAIN = (
     75  # exit status of bias_clip.train after a signal: state saved, start the same line again

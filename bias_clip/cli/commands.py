@@ -1,0 +1,144 @@
+"""Commands one after another, each of which is done or not: killed and started again, they go on."""
+
+import contextlib
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bias_clip.core.storage import write_whole
+
+RUN_AGAIN = 75  # exit status of what was stopped by a signal and can go on
+
+
+class Stopped(Exception):
+    """A signal came; the same line goes on."""
+
+
+class Step(NamedTuple):
+    """A command, what is there once it has ended well, and where it says how it goes."""
+
+    command: list[str]
+    done: Path
+    log: Path
+
+
+def call(step: Step, lock: int, *, cwd: Path) -> None:
+    """Runs a step unless it is done; the lock is the command's, too, and outlives this process.
+
+    Raises:
+      RuntimeError: it failed, or did not leave what it should.
+      Stopped: a signal came; the command has ended.
+    """
+    if step.done.exists():
+        return
+    step.log.parent.mkdir(parents=True, exist_ok=True)
+    say(f"{step.log.parent.name}: {step.log.stem}")
+    with (
+        step.log.open("a") as log,
+        subprocess.Popen(
+            step.command, cwd=cwd, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock]
+        ) as child,
+        _passing_on(child) as received,
+    ):
+        status = child.wait()
+    if received or status == RUN_AGAIN:
+        raise Stopped(f"stopped in {step.log.stem} of {step.log.parent.name}.")
+    if status == 0 and step.done.exists():
+        return
+    raise RuntimeError(
+        f"{step.log.stem} of {step.log.parent.name} ended with status {status}"
+        f"{'' if step.done.exists() else f' and without {step.done}'}; see {step.log}. What is "
+        "finished is kept: start the same line again."
+    )
+
+
+def check_same(workdir: Path, plan: Mapping[str, Any]) -> None:
+    """Writes the plan of a new workdir, or compares it with the one that is there.
+
+    Raises:
+      ValueError: they differ; says in what.
+    """
+    path = workdir / "plan.json"
+    if not path.exists():
+        own = (".lock", "plan.json.partial")
+        if strangers := [p.name for p in workdir.iterdir() if p.name not in own]:
+            raise ValueError(
+                f"{workdir} holds other things, {strangers[:5]}; give a new --workdir."
+            )
+        write_json(path, plan)
+    there = _flat(json.loads(path.read_text()))
+    now = _flat(json.loads(json.dumps(plan)))
+    differ = [key for key in {**there, **now} if there.get(key) != now.get(key)]
+    if differ:
+        shown = "; ".join(f"{k}: {there.get(k)!r} there, {now.get(k)!r} now" for k in differ)
+        raise ValueError(
+            f"{workdir} holds stages of another line ({shown}). Give another --workdir, or the line "
+            "it was started with to continue it."
+        )
+
+
+@contextlib.contextmanager
+def hold(workdir: Path) -> Iterator[int]:
+    """Yields the handle of a lock on the folder, which every process that has it holds.
+
+    Raises:
+      ValueError: another process holds it.
+    """
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process works in {workdir}, perhaps a run whose driver was killed; wait for "
+                "it, or end it."
+            ) from error
+        yield file.fileno()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+      NotSavedError: it could not be written.
+    """
+    write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def say(text: str) -> None:
+    """Prints a line of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _passing_on(child: subprocess.Popen) -> Iterator[list[int]]:
+    """Waits for the child to save its state; a terminal sends SIGINT to it, too, but not SIGTERM."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def handler(number: int, _frame: Any) -> None:
+        received.append(number)
+        if number == signal.SIGTERM:
+            child.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, handler)
+    try:
+        yield received
+    finally:
+        for signum, old in previous.items():
+            signal.signal(signum, old)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    return {
+        key: leaf
+        for part, inner in value.items()
+        for key, leaf in _flat(inner, f"{name}.{part}" if name else part).items()
+    }

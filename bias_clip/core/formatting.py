@@ -1,0 +1,89 @@
+"""How the report spells numbers: as short as can be read without counting zeros."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+NOTHING = "—"  # a number that does not exist
+MINUS, TIMES = "\u2212", "\u00d7"
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a JSON value is a finite number (true and false are not)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def format_number(value: Any) -> str:
+    """Four significant digits, thousands apart, powers of ten below a thousandth: 12,345, 0.2861, 2.50 × 10⁻⁴."""
+    if not is_number(value):
+        return _format_other(value)
+    if value == int(value) and abs(value) < 1e15:
+        return _minus(f"{int(value):,}")
+    if not 1e-3 <= abs(value) < 1e15:
+        mantissa, power = f"{value:.2e}".split("e")
+        return _minus(f"{mantissa} {TIMES} 10") + str(int(power)).translate(_SUPERSCRIPT)
+    digits = max(0, 3 - math.floor(math.log10(abs(value))))
+    return _minus(f"{value:,.{digits}f}")
+
+
+def format_percent(value: Any) -> str:
+    """A share as a percentage: 17.0 %, and two significant digits below one per cent: 0.025 %."""
+    if not is_number(value):
+        return _format_other(value)
+    size = abs(100 * value)
+    digits = 1 if size >= 1 or size == 0 else min(5, 1 - math.floor(math.log10(size)))
+    return _minus(f"{100 * value:.{digits}f}") + "\u202f%"
+
+
+def format_points(value: Any) -> str:
+    """A difference of two shares, with its sign, in percentage points: +12.3."""
+    if not is_number(value):
+        return _format_other(value)
+    text = f"{100 * value:+.1f}"
+    return "0.0" if float(text) == 0 else _minus(text)
+
+
+def format_large(value: Any) -> str:
+    """A count in few characters: 12,345, then 1.23 M, 4.56 B, 7.89 T."""
+    if not is_number(value):
+        return _format_other(value)
+    for divisor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if abs(value) >= divisor:
+            return _minus(f"{value / divisor:,.2f}") + "\u202f" + letter
+    return format_number(round(value) if abs(value) >= 100 else value)
+
+
+def format_duration(seconds: float) -> str:
+    """Returns "1 h 02 min", "3 min 20 s" or "20 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def format_ticks(values: Sequence[float], *, percent: bool = False) -> list[str]:
+    """The marks of one axis, all in the same form: 20%, 1.5k, 0.5e−3."""
+    if percent:
+        return [_minus(f"{100 * value:.4g}%") for value in values]
+    largest = max(abs(value) for value in values)
+    if 0 < largest < 1e-2:
+        power = math.floor(math.log10(largest) + 1e-9)
+        return [_minus(f"{v / 10.0**power:.4g}e{power}") if v else "0" for v in values]
+    for divisor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if largest >= divisor:
+            return [_minus(f"{v / divisor:.4g}{letter}") if v else "0" for v in values]
+    return [_minus(f"{value:.4g}") for value in values]
+
+
+def _format_other(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return NOTHING
+    return _minus(str(value))
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", MINUS)
+
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

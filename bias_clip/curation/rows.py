@@ -1,0 +1,165 @@
+"""Annotates rows that come in any order from anywhere: the steps of a pipeline, each a pure function.
+
+`beam_pipeline` strings them together, and any other system of map and reduce could. Which shard a row
+is in, and where in it, depends on its id alone, so the tables that are written, and the one table
+of counts, are the same whoever read which file, in how many parts.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bias_clip.balancing import CountTable, count
+from bias_clip.balancing.thinning import hash01
+from bias_clip.curation.annotate_source import Annotator, Shard, union
+from bias_clip.curation.annotators import by_captions, by_column
+from bias_clip.curation.captions import Lists, Names, merge_annotations
+from bias_clip.data.tables import KEY, check_ids
+
+SEED = 0  # of the hash that sends ids to shards
+
+Columns = dict[str, np.ndarray]
+
+
+class Row(NamedTuple):
+    """An example without its picture."""
+
+    id: str
+    captions: tuple[str, ...]
+    attributes: dict[str, Any]
+
+
+class Fields(NamedTuple):
+    """Which fields of the input are the id and the captions; all others are attributes."""
+
+    key: str = KEY
+    captions: tuple[str, ...] = ("caption",)
+
+
+class ColumnRule(NamedTuple):
+    """An attribute by a column of the input; see `annotate_given.annotate_column`."""
+
+    name: str
+    column: str
+    yes: tuple[str, ...]
+    no: tuple[str, ...]
+    unknown: tuple[str, ...] | None = ()
+
+
+class Plan(NamedTuple):
+    """All that the annotations of a row depend on: plain values, which go to any worker."""
+
+    lists: Lists
+    columns: tuple[ColumnRule, ...] = ()
+    both: str = "unknown"
+    rule: str = "first"
+
+
+def make_annotators(plan: Plan) -> list[Annotator]:
+    """The annotators of a plan, columns first, as `annotate_source` takes them.
+
+    Raises: ValueError for a plan that annotates nothing, and what the annotators raise.
+    """
+    made = [by_column([], *rule[:2], **_values(rule)) for rule in plan.columns]
+    if any(plan.lists):
+        made.append(by_captions(plan.lists, both=plan.both))
+    if not made:
+        raise ValueError("there is nothing to annotate; give word lists or columns.")
+    return made
+
+
+def plan_names(plan: Plan) -> Names:
+    """The columns that a plan makes, by kind.
+
+    Raises: ValueError for a plan without attributes, which are what is counted, and as `union`.
+    """
+    names = union([annotator.names for annotator in make_annotators(plan)])
+    if not names.attributes:
+        raise ValueError(f"got the columns {names}; expected at least one attribute to count.")
+    return names
+
+
+def row_of(fields: Mapping[str, Any], which: Fields) -> Row:
+    """Makes a row of a record's fields.
+
+    The id is a str or an integer; a caption a str, a list of them, or null, which is none.
+
+    Raises: ValueError for a field that is missing, or is not of such a type.
+    """
+    missing = [name for name in (which.key, *which.captions) if name not in fields]
+    if missing:
+        raise ValueError(
+            f"a record has no {missing}, it has {sorted(fields)}; name the fields of id and captions."
+        )
+    key = fields[which.key]
+    if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
+        raise ValueError(f"{which.key}: got {key!r}, expected str or an integer.")
+    captions = tuple(text for name in which.captions for text in _texts(name, fields[name], key))
+    rest = {k: v for k, v in fields.items() if k != which.key and k not in which.captions}
+    return Row(str(key), captions, rest)
+
+
+def row_of_json(line: str, which: Fields) -> Row:
+    """Makes a row of a line of JSON.
+
+    Raises: ValueError for a line that is no JSON object, and as `row_of`.
+    """
+    try:
+        fields = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"got {line[:80]!r}, expected one JSON object a line: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"got {line[:80]!r}, expected one JSON object a line.")
+    return row_of(fields, which)
+
+
+def annotate_rows(rows: Sequence[Row], annotators: Sequence[Annotator], rule: str) -> Columns:
+    """Annotates some rows, as `annotate_source` does: `id` and a column for each name."""
+    ids = np.asarray([row.id for row in rows])
+    shard = Shard(ids, [row.captions for row in rows], [row.attributes for row in rows], [])
+    merged = merge_annotations(*(a.annotate(shard) for a in annotators), rule=rule)
+    names = union([annotator.names for annotator in annotators])
+    return {KEY: ids, **{name: merged[name] for kind in names for name in kind}}
+
+
+def split_columns(columns: Columns, num_shards: int) -> Iterator[tuple[int, Columns]]:
+    """The rows of each shard that has some of these."""
+    shard = (hash01(SEED, columns[KEY]) * num_shards).astype(np.int64)
+    for number in np.unique(shard).tolist():
+        rows = shard == number
+        yield number, {name: values[rows] for name, values in columns.items()}
+
+
+def join_columns(parts: Sequence[Columns]) -> Columns:
+    """One shard of its parts, by rising id.
+
+    An id always goes to the same shard, so ids that are unique in every shard are unique.
+
+    Raises: ValueError for an id that comes twice.
+    """
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.argsort(check_ids(whole[KEY]), kind="stable")
+    return {name: values[order] for name, values in whole.items()}
+
+
+def count_columns(columns: Columns, names: Names) -> CountTable:
+    """Counts the distinct rows of annotations; proxies are the last labels, as in a `Problem`."""
+    labels = (*names.labels, *names.proxies)
+    attributes = np.stack([columns[name] for name in names.attributes], axis=1)
+    values = np.zeros((len(attributes), len(labels)), np.int8)
+    for j, name in enumerate(labels):
+        values[:, j] = columns[name]
+    return count(attributes, values, names=(*names.attributes, *labels))
+
+
+def _values(rule: ColumnRule) -> dict[str, Any]:
+    return {"yes": rule.yes, "no": rule.no, "unknown": rule.unknown}
+
+
+def _texts(name: str, value: Any, key: str | int) -> Sequence[str]:
+    texts = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name} of {key!r}: got {value!r}, expected a str or a list of them.")
+    return texts

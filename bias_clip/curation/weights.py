@@ -1,0 +1,300 @@
+"""From a table of annotations to a table of weights, some rows at a time.
+
+The annotations are read twice: to count their distinct rows, which is what M4 is solved on, and to
+look up each row's weight. In memory are some rows, the count table, all ids and all utilities.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int8, Int64
+
+from bias_clip.balancing import CountTable, Problem, Solution, count, keep, lookup, merge
+from bias_clip.balancing.problem import constraint_name, group_values
+from bias_clip.curation.annotate_source import KIND as ANNOTATIONS
+from bias_clip.curation.captions import Names
+from bias_clip.curation.given import read_scores
+from bias_clip.data.tables import (
+    KEY,
+    SHOWN,
+    file_sha256,
+    join,
+    manifest_path,
+    open_table,
+    read_manifest,
+    write_shards,
+)
+
+KIND = "weights"
+OF_ANNOTATIONS = ("ids_sha256", "file_sha256", "rows", "source")  # what the manifest says of them
+
+OnRows = Callable[[int], Any]
+
+
+class Utility(NamedTuple):
+    """How useful each example is, in the order of the annotations, and where that is from.
+
+    Attributes:
+      edges: of the buckets whose middles stand for the values, or None for the values themselves.
+      about: for the manifest.
+    """
+
+    values: Float[np.ndarray, " n"]
+    edges: tuple[float, ...] | None
+    about: dict[str, Any]
+
+
+class Counted(NamedTuple):
+    """The distinct rows of a table of annotations, its manifest, and the utility they include."""
+
+    table: CountTable
+    annotations: dict[str, Any]
+    utility: Utility | None
+
+
+class Drawn(NamedTuple):
+    """What a draw by the weights takes of each row of the count table.
+
+    Attributes:
+      kept: examples with a copy or more.
+      copies: of all of them.
+      squares: the sum of the squared copies of each.
+    """
+
+    seed: int
+    kept: Int64[np.ndarray, " g"]
+    copies: Int64[np.ndarray, " g"]
+    squares: Int64[np.ndarray, " g"]
+
+
+def read_names(path: str | Path) -> Names:
+    """The attributes, labels and proxies that the table of annotations at `path` has.
+
+    Raises: ValueError for a table that does not say which of its columns are what.
+    """
+    manifest = read_manifest(path, kind=ANNOTATIONS)
+    lacks = [key for key in (*Names._fields, *OF_ANNOTATIONS) if key not in manifest]
+    if lacks:
+        raise ValueError(
+            f"{manifest_path(path)} lacks {lacks}; write the annotations with tools/annotate.py."
+        )
+    return Names(*(tuple(manifest[kind]) for kind in Names._fields))
+
+
+def read_utility(
+    path: str | Path, column: str, *, scores: str | Path | None = None, buckets: int = 64
+) -> Utility:
+    """Reads the utility of the annotated examples.
+
+    Args:
+      path: of the table of annotations.
+      column: of that table; or, with `scores`, of that Parquet file, whose column `id` has the same
+        examples at least.
+      buckets: where there are more distinct values than that, each becomes the middle of the one of
+        so many intervals that it is in; between the intervals are quantiles.
+
+    Raises: ValueError for a column that is missing or not of numbers, for values that are negative or
+      not finite, and for examples without one.
+    """
+    ids, given = [], []
+    manifest, batches = open_table(path, kind=ANNOTATIONS)
+    if scores is None:
+        _check_present(path, [column], manifest)
+    for rows in batches:
+        ids.append(rows[KEY])
+        given.append(rows[column] if scores is None else rows[KEY][:0])
+    every, values = np.concatenate(ids), np.concatenate(given)
+    about: dict[str, Any] = {"column": column}
+    if scores is not None:
+        values = join(read_scores(scores, [column]), every)[column]
+        about["scores_sha256"] = file_sha256(scores)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"utility {column!r}: got values of {values.dtype}, expected numbers.")
+    values = values.astype(np.float64)
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        raise ValueError(
+            f"utility {column!r}: {wrong.sum()} of {len(values)} values are negative or not finite, "
+            f"such as {values[wrong][:SHOWN].tolist()} of {every[wrong][:SHOWN].tolist()}; give every "
+            "example a number of at least 0."
+        )
+    return Utility(values, _edges(values, buckets), about)
+
+
+def count_annotations(
+    path: str | Path,
+    problem: Problem,
+    utility: Utility | None = None,
+    *,
+    on_rows: OnRows = lambda rows: None,
+) -> Counted:
+    """Counts the distinct rows of the problem's columns.
+
+    Raises: ValueError for columns that the table does not have, or with values other than 1, 0, -1.
+    """
+    manifest, batches = open_table(path, kind=ANNOTATIONS)
+    both = sorted(set(problem.attributes) & set(problem.labels))
+    if both:
+        raise ValueError(f"{both} are attributes and labels at once; name them as one of the two.")
+    _check_present(path, [*problem.attributes, *problem.labels], manifest)
+    tables: list[CountTable] = []
+    for rows, used in _with_utility(batches, utility):
+        part = count(*_arrays(rows, problem), used, edges=utility and utility.edges)
+        tables = [merge([*tables, part])]
+        on_rows(len(rows[KEY]))
+    return Counted(tables[0], manifest, utility)
+
+
+def release_rare(problem: Problem, table: CountTable, least: int) -> Problem:
+    """Frees the labels that fewer than `least` examples have, in or outside some group.
+
+    They get no constraint: hardly any weights but zero could make such a label as frequent inside a
+    group as outside. Labels that nobody has stay as they are.
+    """
+    values, has = measured_groups(problem, table), table.labels == 1
+    seen = [(table.counts * (values == side).T) @ has for side in (0, 1)]  # [k, c] each
+    rare = ((seen[0] < least) | (seen[1] < least)).any(0) & (sum(seen) > 0).any(0)
+    eps = np.where(rare, np.inf, problem.eps_association)
+    return dataclasses.replace(problem, eps_association=tuple(eps.tolist()))
+
+
+def measured_groups(problem: Problem, table: CountTable) -> Int8[np.ndarray, "g k"]:
+    """Attributes and intersections of each row; unknown is no where the problem takes it so."""
+    values = group_values(problem, table.attributes)
+    return values if problem.unknown == "masked" else np.maximum(values, 0)
+
+
+def make_manifest(
+    counted: Counted, problem: Problem, solution: Solution, *, min_retained: float
+) -> dict[str, Any]:
+    """What the weights were made of and how, as JSON; a tolerance of None is no constraint.
+
+    From `problem` and `solution` follows the weight of a row with utility u / mean(u):
+    clip(eta u - sum (v[0] - v[1]) a - mu, 0, cap), its moments a as in `make_problem`. The
+    `config_sha256` is of `config` and `annotations`, all that the weights depend on.
+    """
+    used = counted.utility and {**counted.utility.about, "edges": counted.utility.edges}
+    settings = {"utility": used, "min_retained": min_retained}
+    plan = plain(
+        {
+            "config": {"problem": dataclasses.asdict(problem), **settings},
+            "annotations": {key: counted.annotations[key] for key in OF_ANNOTATIONS},
+        }
+    )
+    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+    names = [constraint_name(problem, *at) for at in np.argwhere(solution.saturated).tolist()]
+    own = {**solution._asdict(), "saturated": names}
+    del own["weights"]
+    return {"kind": KIND, **plan, "config_sha256": digest, "solution": plain(own)}
+
+
+def check_out(path: str | Path, manifest: Mapping[str, Any]) -> None:
+    """Raises ValueError if there already are weights, or another table, that differ from these."""
+    if not manifest_path(path).exists():
+        return
+    found = read_manifest(path, kind=KIND)
+    if found.get("config_sha256") != manifest["config_sha256"]:
+        keys = ("config", "annotations")
+        differ = [key for key in keys if found.get(key) != manifest[key]]
+        raise ValueError(
+            f"{path} has the weights of another {' and '.join(differ)}; delete it or write elsewhere."
+        )
+
+
+def write_weights(
+    path: str | Path,
+    annotations: str | Path,
+    counted: Counted,
+    problem: Problem,
+    weights: Float[np.ndarray, " g"],
+    manifest: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    on_rows: OnRows = lambda rows: None,
+) -> Drawn:
+    """Writes id and weight of each example, and says what a draw by `seed` takes.
+
+    Args:
+      counted: of the table at `annotations`.
+      weights: of the rows of the count table.
+      manifest: from `make_manifest`.
+
+    Raises: ValueError if the annotations have changed since they were counted, or a table of other
+      weights is at `path`.
+    """
+    check_out(path, manifest)
+    found, batches = open_table(annotations, kind=ANNOTATIONS)
+    if found["file_sha256"] != counted.annotations["file_sha256"]:
+        raise ValueError(f"{annotations} has changed while it was being read; start again.")
+    taken = np.zeros((3, len(weights)), np.int64)
+    weights = np.clip(weights, 0, problem.cap)  # an ulp
+    edges = counted.utility and counted.utility.edges
+
+    def parts() -> Iterator[dict[str, np.ndarray]]:
+        for rows, used in _with_utility(batches, counted.utility):
+            place = lookup(counted.table, *_arrays(rows, problem), used, edges=edges)
+            copies = keep(seed, rows[KEY], weights[place])
+            for total, number in zip(taken, (copies > 0, copies, copies**2), strict=True):
+                np.add.at(total, place, number)
+            yield {KEY: rows[KEY], "weight": weights[place]}
+            on_rows(len(place))
+
+    write_shards(path, parts(), manifest)
+    return Drawn(seed, *taken)
+
+
+def plain(value: Any) -> Any:
+    """As JSON can hold it: arrays as lists, NaN and infinity as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(some) for key, some in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(some) for some in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _edges(values: np.ndarray, buckets: int) -> tuple[float, ...] | None:
+    if buckets < 1:
+        raise ValueError(f"buckets: got {buckets}, expected at least 1.")
+    if len(np.unique(values)) <= buckets:
+        return None
+    edges = np.quantile(values, np.linspace(0, 1, buckets + 1), method="inverted_cdf")
+    return tuple(np.unique(edges).tolist())  # from the least value to the largest, which differ
+
+
+def _check_present(path: str | Path, names: list[str], manifest: Mapping[str, Any]) -> None:
+    missing = [name for name in names if name not in manifest["columns"] or name == KEY]
+    if missing:
+        known = [name for name in manifest["columns"] if name != KEY]
+        raise ValueError(f"{path} has no columns {missing}; it has {known}.")
+
+
+def _with_utility(batches: Iterator[dict[str, np.ndarray]], utility: Utility | None) -> Iterator:
+    """Each part of the annotations with its part of the utilities, or None."""
+    start = 0
+    for rows in batches:
+        stop = start + len(rows[KEY])
+        yield rows, None if utility is None else utility.values[start:stop]
+        start = stop
+
+
+def _arrays(rows: Mapping[str, np.ndarray], problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    for name in (*problem.attributes, *problem.labels):
+        wrong = ~np.isin(rows[name], (1, 0, -1))
+        if wrong.any():
+            raise ValueError(
+                f"column {name!r}: got {rows[name][wrong][:SHOWN].tolist()} for examples "
+                f"{rows[KEY][wrong][:SHOWN].tolist()}; expected 1, 0, or -1 for unknown. A number of "
+                "many values can be a --utility."
+            )
+    attributes = np.stack([rows[name].astype(np.int8) for name in problem.attributes], axis=1)
+    labels = np.zeros((len(rows[KEY]), len(problem.labels)), np.int8)
+    for j, name in enumerate(problem.labels):
+        labels[:, j] = rows[name]
+    return attributes, labels

@@ -1,0 +1,297 @@
+"""The embedded data set: some 3,900 emoji in six styles, with gender, skin tone and role as columns.
+
+Splits are by rule, and the same whatever variant, styles or languages are asked for:
+
+* "concepts": a share of the concepts in every style, with all their genders and tones. Concepts that
+  share a picture somewhere (the flags of Norway and Svalbard) stay together, as one family.
+* "style": what twemoji draws of the other concepts. Its designers share nothing with those of the
+  five training styles; the Fluent three share shapes, so none of them could be the one held out.
+* "images": a share of the (style, family) pairs of the training styles, where every emoji of the pair
+  stays in training in another style: known names, known styles, drawings not seen.
+* "train": the rest. "all": everything.
+
+A test picture that is the same to the eye as a training picture is in no split but "all".
+
+Gender is what the drawing presents by its code points, tone the Fitzpatrick modifier (0: the default
+yellow, 6: several); neither says anything about a real person.
+"""
+
+import functools
+import lzma
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from bias_clip.data.emoji import captions, splits
+
+PACK = pathlib.Path(__file__).parent / "pack"
+SIZE = 64  # pixels a side
+LANGUAGES = ("en", "de", "es", "fr", "it", "nl", "pt")
+UNITS = ("image", "entry")
+PICTURE_FILES = {  # by style; the order of images.tsv.xz
+    "noto": "noto.rgba.xz",
+    "noto-v1": "noto-v1.rgba.xz",
+    "fluent-flat": "fluent-flat.rgba.xz",
+    "fluent-hc": "fluent-hc.alpha.xz",
+    "fluent-3d": "fluent-3d.webp.bin",
+    "twemoji": "twemoji.rgba.xz",
+}
+STYLES = tuple(PICTURE_FILES)
+GROUPS = (
+    *("smileys-emotion", "people-body", "animals-nature", "food-drink", "travel-places"),
+    *("activities", "objects", "symbols", "flags"),
+)
+ATTRIBUTES = ("name", "concept", "gender", "tone", "group", "subgroup", "role")
+NUMBERS = ("tone", "role")
+
+Table = list[dict[str, str]]
+
+
+class Role(NamedTuple):
+    """How to speak of a role: "a mechanic", "a woman mechanic", "a man mechanic"."""
+
+    neutral: str
+    woman: str
+    man: str
+
+
+@dataclass(frozen=True)
+class EmojiSource:
+    """Random access to the records of one selection; made by `emoji_source`.
+
+    Attributes:
+      columns: all attributes of the records, and "id", as arrays.
+      pictures: for each record, its pictures: read-only views.
+      languages: of the captions.
+      single: whether a record holds one picture, or a tuple of them.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    pictures: Sequence[tuple[UInt8[np.ndarray, "64 64 4"], ...]]
+    languages: tuple[str, ...]
+    single: bool
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns one record."""
+        record = {k: v[index].item() for k, v in self.columns.items()}
+        pictures = self.pictures[index]
+        record["image"] = pictures[0] if self.single else pictures
+        record["captions"] = emoji_captions_of(record["entry"], self.languages)
+        return record
+
+
+def emoji_source(
+    *,
+    split: str,
+    unit: str = "image",
+    variant: str = "balanced",
+    styles: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    languages: Sequence[str] = ("en",),
+    seed: int = 0,
+    rates: Mapping[str, float] | None = None,
+    thin: str = "entry",
+) -> EmojiSource:
+    """Makes the source of a split of the embedded emoji.
+
+    Args:
+      split: "train", "images", "style", "concepts" or "all"; see the head of this file.
+      unit: "image", a record for each drawing, or "entry", a record for each emoji with all its
+        drawings in the split, so that no name comes twice in an epoch.
+      variant: "balanced", "biased" or "uncorrelated"; see `emoji_splits.keep_entries`. Training
+        alone is thinned: the tests are the same for all.
+      styles: only these styles; None for all. The splits stay as they are.
+      groups: only these of Unicode's groups, such as "people-body"; None for all nine.
+      languages: of the captions, the first one's names coming first.
+      seed: of the thinning.
+      rates: of the thinning, where they shall differ from `emoji_splits.RATES`.
+      thin: an "entry" with all its drawings, or each "drawing" by itself.
+
+    Returns: records with id, image (uint8 RGBA of 64 x 64), captions, entry, style and `ATTRIBUTES`.
+    Raises: ValueError for an unknown name, listing the valid ones, or an empty selection.
+
+        source = emoji_source(split="train", variant="biased")
+        source[0]["name"], source.columns["gender"]
+    """
+    wanted = STYLES if styles is None else tuple(styles)
+    _check("split", [split], splits.SPLITS)
+    _check("unit", [unit], UNITS)
+    _check("variant", [variant], splits.VARIANTS)
+    _check("thin", [thin], splits.THINS)
+    _check("styles", wanted, STYLES)
+    _check("groups", GROUPS if groups is None else groups, GROUPS)
+    _check("languages", languages, LANGUAGES)
+    thinning = splits.check_rates(rates or {})
+    drawings = _load_drawings()
+    chosen = np.isin(drawings.style, wanted)
+    if groups is not None:
+        group = np.asarray([entry["group"] for entry in _load_entries()])
+        chosen &= np.isin(group, groups)[drawings.entry]
+    if split != "all":
+        chosen &= _load_splits() == split
+    if split == "train":
+        how: dict[str, Any] = dict(variant=variant, rates=thinning, seed=seed, thin=thin)
+        chosen &= splits.keep_drawings(drawings, _load_entries(), **how)
+    if not chosen.any():
+        raise ValueError(
+            f"no drawing in split {split!r} with styles {wanted} and groups {groups}; choose others."
+        )
+    make = _by_image if unit == "image" else _by_entry
+    return make(np.flatnonzero(chosen), tuple(languages))
+
+
+def emoji_labels(language: str = "en") -> list[str]:
+    """Returns the name of every emoji, by the record's attribute "entry": the labels to tell apart."""
+    _check("language", [language], LANGUAGES)
+    return [row["name"] for row in _load_names(language)]
+
+
+def emoji_roles() -> dict[str, Role]:
+    """Returns the roles that are drawn as person, woman and man, by concept, and how to name them."""
+    named = {
+        (e["concept"], e["gender"]): captions.with_article(e["name"])
+        for e in _load_entries()
+        if e["role"] == "1" and e["tone"] == "0"
+    }
+    concepts = sorted({concept for concept, _ in named})
+    return {c: Role(named[c, "person"], named[c, "woman"], named[c, "man"]) for c in concepts}
+
+
+def emoji_twins(style: str) -> dict[str, tuple[str, ...]]:
+    """Returns the concepts whose drawing without gender is, to the eye, that of the woman, and the man.
+
+    By "woman" and "man", in the default tone of one style. In noto-v1 they are 11 and 22.
+    """
+    _check("style", [style], STYLES)
+    drawings, entries = _load_drawings(), _load_entries()
+    same: dict[tuple[str, str], int] = {}
+    for row in np.flatnonzero(drawings.style == style).tolist():
+        entry = entries[drawings.entry[row]]
+        if entry["tone"] == "0" and entry["gender"] in ("person", "woman", "man"):
+            same[entry["concept"], entry["gender"]] = int(drawings.same[row])
+    people = sorted({concept for concept, gender in same if gender == "person"})
+    return {
+        g: tuple(c for c in people if (c, g) in same and same[c, g] == same[c, "person"])
+        for g in ("woman", "man")
+    }
+
+
+@functools.cache
+def emoji_captions_of(entry: int, languages: tuple[str, ...] = ("en",)) -> tuple[str, ...]:
+    """Returns the captions of an emoji by its number."""
+    row = _load_entries()[entry]
+    names = {language: _load_names(language)[entry] for language in languages}
+    return captions.captions(row, neutral=_load_neutral()[row["concept"]], names=names)
+
+
+def _check(argument: str, given: Sequence[str], valid: Sequence[str]) -> None:
+    unknown = [name for name in given if name not in valid]
+    if unknown or not given:
+        raise ValueError(f"{argument}: got {list(given)}, expected some of {list(valid)}.")
+
+
+def _by_image(rows: np.ndarray, languages: tuple[str, ...]) -> EmojiSource:
+    drawings, pictures = _load_drawings(), _pictures_of(rows)
+    columns = _columns(drawings.entry[rows], drawings.style[rows])
+    ids = [f"{s}/{i}" for s, i in zip(columns["style"], columns["id"], strict=True)]
+    columns["id"] = np.asarray(ids)
+    return EmojiSource(columns, [(p,) for p in pictures], languages, single=True)
+
+
+def _by_entry(rows: np.ndarray, languages: tuple[str, ...]) -> EmojiSource:
+    drawings, pictures = _load_drawings(), _pictures_of(rows)
+    found: dict[int, list[int]] = {}
+    for i, entry in enumerate(drawings.entry[rows].tolist()):
+        found.setdefault(entry, []).append(i)
+    entries = sorted(found)
+    grouped = [tuple(pictures[i] for i in found[e]) for e in entries]
+    styles = drawings.style[rows]
+    style = ["several" if len(found[e]) > 1 else styles[found[e][0]] for e in entries]
+    return EmojiSource(_columns(entries, style), grouped, languages, single=False)
+
+
+def _pictures_of(rows: np.ndarray) -> list[UInt8[np.ndarray, "64 64 4"]]:
+    """The pictures of drawings, whose place among those of their style is that in the table."""
+    style = _load_drawings().style
+    first = {name: int(np.argmax(style == name)) for name in np.unique(style[rows]).tolist()}
+    return [_load_pictures(style[r])[r - first[style[r]]] for r in rows.tolist()]
+
+
+def _columns(entries: Sequence[int], styles: Sequence[str]) -> dict[str, np.ndarray]:
+    table = [_load_entries()[e] for e in entries]
+    columns = {k: np.asarray([row[k] for row in table]) for k in ("id", *ATTRIBUTES)}
+    columns |= {k: columns[k].astype(np.int64) for k in NUMBERS}
+    return {**columns, "style": np.asarray(styles), "entry": np.asarray(entries, np.int64)}
+
+
+@functools.cache
+def _load_entries() -> Table:
+    return _read_table("entries.tsv.xz")
+
+
+@functools.cache
+def _load_names(language: str) -> Table:
+    return _load_entries() if language == "en" else _read_table(f"names_{language}.tsv.xz")
+
+
+@functools.cache
+def _load_neutral() -> dict[str, str]:
+    return captions.neutral_names(_load_entries())
+
+
+@functools.cache
+def _load_drawings() -> splits.Drawings:
+    table = _read_table("images.tsv.xz")
+    entry, same = (np.asarray([int(row[k]) for row in table]) for k in ("entry", "same"))
+    return splits.Drawings(np.asarray([row["style"] for row in table]), entry, same)
+
+
+@functools.cache
+def _load_splits() -> np.ndarray:
+    families = [row["family"] for row in _load_entries()]
+    return splits.assign_splits(_load_drawings(), families)
+
+
+@functools.cache
+def _load_pictures(style: str) -> UInt8[np.ndarray, "n 64 64 4"]:
+    """All pictures of a style; colour is zero where they are transparent."""
+    data = (PACK / PICTURE_FILES[style]).read_bytes()
+    if style == "fluent-3d":
+        pictures = _decode_webp(data)
+    else:
+        flat = np.frombuffer(lzma.decompress(data), np.uint8)
+        pictures = flat.reshape(-1, SIZE, SIZE, 1 if style == "fluent-hc" else 4)
+    if style == "fluent-hc":  # black, of which the file has only the alpha channel
+        pictures = np.concatenate([np.zeros((*pictures.shape[:3], 3), np.uint8), pictures], axis=-1)
+    pictures.setflags(write=False)
+    return pictures
+
+
+def _decode_webp(data: bytes) -> UInt8[np.ndarray, "n 64 64 4"]:
+    """Pictures from their number and the end of each, as little-endian uint32, and the WebP files."""
+    count = int(np.frombuffer(data, "<u4", 1)[0])
+    ends = np.frombuffer(data, "<u4", count, offset=4).astype(int) + 4 * (count + 1)
+    starts = [4 * (count + 1), *ends]
+    pictures = np.empty((count, SIZE, SIZE, 4), np.uint8)
+    for i in range(count):
+        with Image.open(BytesIO(data[starts[i] : ends[i]]), formats=("WEBP",)) as image:
+            picture = np.asarray(image.convert("RGBA"))  # a picture without transparency is RGB
+        # The codec invents colours where all is clear.
+        pictures[i] = picture * (picture[..., 3:] > 0)
+    return pictures
+
+
+def _read_table(name: str) -> Table:
+    lines = lzma.decompress((PACK / name).read_bytes()).decode().splitlines()
+    header = lines[0].split("\t")
+    return [dict(zip(header, line.split("\t"), strict=True)) for line in lines[1:]]

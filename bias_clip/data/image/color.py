@@ -1,0 +1,117 @@
+"""Operations on the colours of a picture: background, jitter, grey, range."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from bias_clip.data.image.codec import Pixels, to_pil
+
+_COLORS = {"white": (255, 255, 255), "black": (0, 0, 0)}
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def background(
+    image: Pixels, color: str = "white", probability: float = 1.0, *, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Composites a picture with transparency over one colour; an opaque picture passes.
+
+    `alpha * image + (1 - alpha) * color`, rounded. `color` is "white", "black", "#rrggbb" (quoted in
+    an op-string), or "random": uniform in RGB for a share `probability` of the pictures, white for
+    the rest.
+
+    Raises: ValueError for another colour.
+    """
+    # The draws come first, so that what follows sees the same stream whatever the picture is.
+    fill = _random_color(rng, probability) if color == "random" else parse_color(color)
+    if image.shape[2] == 3:
+        return image
+    canvas = Image.new("RGB", (image.shape[1], image.shape[0]), fill)
+    picture = to_pil(image)
+    canvas.paste(picture, mask=picture)
+    return np.asarray(canvas)
+
+
+def color_jitter(
+    image: Pixels,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    *,
+    rng: np.random.Generator,
+) -> Pixels:
+    """Scales brightness, contrast and saturation by factors uniform in `[1 - x, 1 + x]`.
+
+    Brightness scales towards black, contrast towards the mean grey of the picture, saturation
+    towards each pixel's grey, in this order; alpha stays.
+    """
+    widths = np.array([brightness, contrast, saturation], np.float32)
+    factors = 1 + widths * (2 * rng.random(3, dtype=np.float32) - 1)
+    color = image[..., :3] * factors[0]
+    mean = np.float32((color @ _LUMA).mean())
+    color = (color - mean) * factors[1] + mean
+    grey = (color @ _LUMA)[..., None]
+    color = (color - grey) * factors[2] + grey
+    return _with_color(image, color)
+
+
+def gray(image: Pixels, probability: float = 1.0, *, rng: np.random.Generator) -> Pixels:
+    """Takes the colour out of a share `probability` of the pictures; alpha stays.
+
+    `grey = 0.299 r + 0.587 g + 0.114 b` in all three channels.
+    """
+    if rng.random() >= probability:
+        return image
+    return _with_color(image, (image[..., :3] @ _LUMA)[..., None])
+
+
+def value_range(
+    image: Pixels, low: float = -1.0, high: float = 1.0
+) -> Float32[np.ndarray, "h w 3"]:
+    """Maps 0..255 to `low`..`high`: `image * (high - low) / 255 + low` in float32.
+
+    Raises: ValueError when the picture still has transparency.
+    """
+    return to_range(opaque(image), low, high)
+
+
+def opaque(image: Pixels) -> Pixels:
+    """The picture as it is; raises ValueError when it still has transparency."""
+    if image.shape[2] != 3:
+        raise ValueError(
+            f"value_range got {image.shape[2]} channels, expected 3: put background(white) before."
+        )
+    return image
+
+
+def to_range(image: Any, low: float, high: float) -> Any:
+    """`image * (high - low) / 255 + low` in float32, of uint8 arrays of NumPy or, on a device, of JAX."""
+    return image * np.float32((high - low) / 255) + np.float32(low)
+
+
+def parse_color(color: str) -> tuple[int, ...]:
+    """Returns the three bytes of "white", "black" or "#rrggbb"; raises ValueError for another."""
+    if color in _COLORS:
+        return _COLORS[color]
+    try:
+        if color[0] == "#" and len(color) == 7:
+            return tuple(bytes.fromhex(color[1:]))
+    except ValueError:
+        pass
+    raise ValueError(
+        f"got the colour {color!r}, expected 'white', 'black', 'random' (background only), "
+        "'corner' (affine only) or '#rrggbb'."
+    )
+
+
+def _random_color(rng: np.random.Generator, probability: float) -> tuple[int, ...]:
+    draws = rng.random(4)
+    is_random = draws[3] < probability
+    return tuple((draws[:3] * 256).astype(int).tolist()) if is_random else _COLORS["white"]
+
+
+def _with_color(image: Pixels, color: np.ndarray) -> Pixels:
+    out = image.copy()
+    out[..., :3] = np.clip(color + 0.5, 0, 255)
+    return out

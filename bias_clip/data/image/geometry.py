@@ -1,0 +1,215 @@
+"""Operations on the shape of a picture: resize, crops, flip, affine."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from bias_clip.data.image.codec import Pixels, to_pil
+from bias_clip.data.image.color import parse_color
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def resize(
+    image: Pixels,
+    size: int | Sequence[int],
+    width: int | None = None,
+    *,
+    method: str = "bilinear",
+    antialias: bool = False,
+) -> Pixels:
+    """Squashes the picture to `size` x `size` (or `size`, `width`), pixel centres at halves.
+
+    Without antialias: two-tap bilinear interpolation at `(i + 0.5) * h_in / h_out - 0.5`, clamped,
+    as TensorFlow's and JAX's; the fraction is cut when back to uint8. With antialias the triangle
+    widens by the reduction, and the result is rounded.
+
+    Raises: ValueError for an unknown method, or one other than bilinear without antialias.
+    Reference: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023, use the form
+      without antialias.
+    """
+    height, width = _height_width(size, width)
+    if method not in _FILTERS:
+        raise ValueError(f"resize got method={method!r}, expected one of {sorted(_FILTERS)}.")
+    if not antialias and method != "bilinear":
+        raise ValueError(f"resize with method={method!r} needs antialias=True.")
+    if image.shape[:2] == (height, width):
+        return image
+    picture = to_pil(image)
+    if antialias:
+        return np.asarray(picture.resize((width, height), _FILTERS[method]))
+    whole = (0, 0, image.shape[1], image.shape[0])
+    extent = Image.Transform.EXTENT
+    return np.asarray(picture.transform((width, height), extent, whole, _FILTERS[method]))
+
+
+def resize_small(
+    image: Pixels, smaller: int, *, method: str = "bilinear", antialias: bool = False
+) -> Pixels:
+    """Resizes so that the shorter side is `smaller`, keeping the aspect ratio."""
+    h, w = image.shape[:2]
+    ratio = smaller / min(h, w)
+    height, width = max(smaller, round(h * ratio)), max(smaller, round(w * ratio))
+    return resize(image, height, width, method=method, antialias=antialias)
+
+
+def central_crop(image: Pixels, size: int | Sequence[int], width: int | None = None) -> Pixels:
+    """Cuts the middle `size` x `size` (or `size`, `width`).
+
+    Raises: ValueError when the picture is smaller.
+    """
+    height, width = _height_width(size, width)
+    rows, columns = _spare("central_crop", image, height, width)
+    return _cut(image, rows // 2, columns // 2, height, width)
+
+
+def random_crop(
+    image: Pixels,
+    size: int | Sequence[int],
+    width: int | None = None,
+    *,
+    rng: np.random.Generator,
+) -> Pixels:
+    """Cuts a window of `size` x `size` (or `size`, `width`) at a uniform place.
+
+    Raises: ValueError when the picture is smaller.
+    """
+    height, width = _height_width(size, width)
+    rows, columns = _spare("random_crop", image, height, width)
+    top, left = int(rng.integers(rows + 1)), int(rng.integers(columns + 1))
+    return _cut(image, top, left, height, width)
+
+
+def inception_crop(
+    image: Pixels,
+    size: int | Sequence[int] | None = None,
+    width: int | None = None,
+    *,
+    area: tuple[float, float] = (0.05, 1.0),
+    aspect: tuple[float, float] = (0.75, 4 / 3),
+    antialias: bool = False,
+    rng: np.random.Generator,
+) -> Pixels:
+    """Cuts a window of random area and aspect ratio, then resizes to `size` if given.
+
+    The share of the area is uniform in `area`, the ratio width / height log-uniform in `aspect`;
+    after ten draws that do not fit, the whole picture is taken.
+
+    Reference: Szegedy et al., Going Deeper with Convolutions, 2015.
+    """
+    top, left, h, w = _inception_window(image.shape[0], image.shape[1], area, aspect, rng)
+    image = _cut(image, top, left, h, w)
+    return image if size is None else resize(image, size, width, antialias=antialias)
+
+
+def flip_lr(
+    image: Pixels, probability: float = 0.5, *, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w c"]:
+    """Mirrors left to right with the given probability."""
+    return image[:, ::-1] if rng.random() < probability else image
+
+
+def affine(
+    image: Pixels,
+    size: int | Sequence[int] | None = None,
+    width: int | None = None,
+    *,
+    scale: tuple[float, float] = (1.0, 1.0),
+    shift: float = 0.0,
+    rotate: float = 0.0,
+    fill: str = "corner",
+    rng: np.random.Generator,
+) -> Pixels:
+    """Zooms, moves and turns the picture about its centre, and resizes, in one interpolation.
+
+    The zoom is log-uniform in `scale` (2 makes things twice as large), the shift uniform in
+    `[-shift, shift]` of each side, the angle uniform in `[-rotate, rotate]` degrees. What comes in
+    from outside is transparent in a picture with transparency, else `fill`: a colour or "corner",
+    that of the first pixel. Bilinear, without antialias: with `size` it takes the place of `resize`.
+
+    Raises: ValueError for a scale that is not positive.
+    """
+    height, width = image.shape[:2] if size is None else _height_width(size, width)
+    matrix = _affine_matrix(image.shape[:2], (height, width), scale, shift, rotate, rng.random(4))
+    kind, method = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    outside = (0, 0, 0, 0) if image.shape[2] == 4 else _fill_color(image, fill)
+    picture = to_pil(image)
+    return np.asarray(picture.transform((width, height), kind, matrix, method, fillcolor=outside))
+
+
+def _height_width(size: int | Sequence[int], width: int | None) -> tuple[int, int]:
+    pair = (
+        tuple(size) if isinstance(size, list | tuple) else (size, size if width is None else width)
+    )
+    if len(pair) != 2 or not all(isinstance(x, int) and x > 0 for x in pair):
+        raise ValueError(f"got size={size!r}, width={width!r}, expected one or two positive int.")
+    return pair[0], pair[1]
+
+
+def _spare(name: str, image: Pixels, height: int, width: int) -> tuple[int, int]:
+    h, w = image.shape[:2]
+    if h < height or w < width:
+        raise ValueError(f"{name} got {h}x{w}, expected at least {height}x{width}: resize first.")
+    return h - height, w - width
+
+
+def _cut(image: Pixels, top: int, left: int, height: int, width: int) -> Pixels:
+    return image[top : top + height, left : left + width]
+
+
+def _inception_window(
+    h: int,
+    w: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    for _ in range(10):
+        target = h * w * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        height, width = round(math.sqrt(target / ratio)), round(math.sqrt(target * ratio))
+        if 0 < height <= h and 0 < width <= w:
+            top, left = int(rng.integers(h - height + 1)), int(rng.integers(w - width + 1))
+            return top, left, height, width
+    return 0, 0, h, w
+
+
+def _fill_color(image: Pixels, fill: str) -> tuple[int, ...]:
+    return tuple(image[0, 0].tolist()) if fill == "corner" else parse_color(fill)
+
+
+def _affine_matrix(
+    source: tuple[int, int],
+    target: tuple[int, int],
+    scale: tuple[float, float],
+    shift: float,
+    rotate: float,
+    draws: np.ndarray,
+) -> tuple[float, ...]:
+    """Pillow's six numbers: the input point (x, y) of each output point, centres at halves."""
+    if min(scale) <= 0:
+        raise ValueError(f"affine got scale={scale}, expected two positive numbers.")
+    u, v, turn, zoom = draws.tolist()
+    (h, w), (height, width) = source, target
+    factor = scale[0] * (scale[1] / scale[0]) ** zoom
+    angle = math.radians(rotate) * (2 * turn - 1)
+    cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
+    # In units of input pixels: output centre -> undo the shift -> turn and zoom -> input centre.
+    x_step, y_step = w / width, h / height
+    x0 = -w / 2 - w * shift * (2 * u - 1)
+    y0 = -h / 2 - h * shift * (2 * v - 1)
+    return (
+        cos * x_step,
+        -sin * y_step,
+        cos * x0 - sin * y0 + w / 2,
+        sin * x_step,
+        cos * y_step,
+        sin * x0 + cos * y0 + h / 2,
+    )

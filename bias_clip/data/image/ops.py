@@ -1,0 +1,154 @@
+"""Pictures: small pure operations on uint8 arrays, and the op-strings that chain them.
+
+`"decode|background(white)|resize(48)|value_range(-1,1)"` reads left to right. Every operation is a
+public function `f(image, ...)`; the random ones take `rng` as a keyword and nothing else is random.
+Pillow does the interpolation, NumPy the arithmetic.
+"""
+
+import ast
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bias_clip.data.image.codec import decode, encode_png
+from bias_clip.data.image.color import background, color_jitter, gray, opaque, value_range
+from bias_clip.data.image.geometry import (
+    affine,
+    central_crop,
+    flip_lr,
+    inception_crop,
+    random_crop,
+    resize,
+    resize_small,
+)
+
+__all__ = ["OPS", "ImageFn", "PixelRange", "encode_png", "make_image_fn", "make_pixel_fn"]
+
+ImageFn = Callable[[Any, np.random.Generator], np.ndarray]
+
+
+class PixelRange(NamedTuple):
+    """What 0 and 255 become."""
+
+    low: float
+    high: float
+
+
+OPS: dict[str, Callable[..., np.ndarray]] = {
+    op.__name__: op
+    for op in (
+        decode,
+        background,
+        resize,
+        resize_small,
+        central_crop,
+        random_crop,
+        inception_crop,
+        flip_lr,
+        affine,
+        color_jitter,
+        gray,
+        value_range,
+    )
+}
+
+
+def make_image_fn(ops: str) -> ImageFn:
+    """Compiles an op-string to one function `(bytes or uint8 array, rng) -> array`.
+
+    `"a|b(1)|c(x=2)"` is `c(b(a(image), 1), x=2)`. Arguments are numbers, strings, tuples, `True`,
+    `False` and `None`; a bare name is a string. Nothing is evaluated.
+
+    Returns: the function; it is pure given the state of `rng`, and safe to call from threads.
+    Raises: ValueError for a syntax error, an unknown operation or a wrong argument, with the
+      position in the string and the valid choices.
+    Reference: the form of the string is that of Beyer et al., Big Vision, 2022; the operations here
+      are NumPy and Pillow, without TensorFlow.
+
+        fn = make_image_fn("decode|background(white)|resize(48)|value_range(-1,1)")
+        fn(np.zeros((64, 64, 4), np.uint8), np.random.default_rng(0)).shape   # (48, 48, 3)
+    """
+    return _chain([_bind(ops.strip(), node) for node in _op_nodes(ops.strip())])
+
+
+def make_pixel_fn(ops: str) -> tuple[ImageFn, PixelRange | None]:
+    """As `make_image_fn`, but a last `value_range(low, high)` is left to the device.
+
+    A picture on its way to the device is then uint8, a quarter of float32: less to copy, to join and
+    to transfer, and the arithmetic costs a device nothing.
+
+    Returns: the function without that operation, and its arguments, for `image_color.to_range`; or
+      `make_image_fn(ops)` and None where another operation is the last.
+    Raises: as `make_image_fn`.
+    """
+    steps = [_bind(ops.strip(), node) for node in _op_nodes(ops.strip())]
+    op, args, kwargs, _ = steps[-1]
+    if op is not value_range:
+        return _chain(steps), None
+    bound = inspect.signature(value_range).bind(None, *args, **kwargs)
+    bound.apply_defaults()
+    low, high = (bound.arguments[name] for name in PixelRange._fields)
+    rest = _chain(steps[:-1])
+    return lambda image, rng: opaque(rest(image, rng)), PixelRange(low, high)
+
+
+def _chain(steps: list) -> ImageFn:
+    def image_fn(image: Any, rng: np.random.Generator) -> np.ndarray:
+        for op, args, kwargs, is_random in steps:
+            image = op(image, *args, rng=rng, **kwargs) if is_random else op(image, *args, **kwargs)
+        return image
+
+    return image_fn
+
+
+def _op_nodes(ops: str) -> list[ast.expr]:
+    """Splits "a|b|c" by Python's own grammar, so that quotes and brackets need no rules here."""
+    try:
+        node = ast.parse(ops, mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(
+            f"cannot read the operations {ops!r}: {error.msg} at character {error.offset}; "
+            'expected a form such as "decode|resize(48)|value_range(-1,1)" (colours like '
+            '"#ff0000" in quotes).'
+        ) from error
+    nodes = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        nodes.append(node.right)
+        node = node.left
+    return [node, *reversed(nodes)]
+
+
+def _bind(ops: str, node: ast.expr) -> tuple[Callable[..., np.ndarray], list, dict, bool]:
+    """Resolves one operation and checks its arguments against the signature."""
+    where = f"at character {node.col_offset + 1} of {ops!r}"
+    name = node.func if isinstance(node, ast.Call) else node
+    if not isinstance(name, ast.Name) or name.id not in OPS:
+        raise ValueError(f"unknown operation {ast.unparse(name)!r} {where}; have {sorted(OPS)}.")
+    op = OPS[name.id]
+    args = [_literal(a, where) for a in node.args] if isinstance(node, ast.Call) else []
+    keywords = node.keywords if isinstance(node, ast.Call) else []
+    kwargs = {str(k.arg): _literal(k.value, where) for k in keywords}
+    signature = inspect.signature(op)
+    is_random = "rng" in signature.parameters
+    valid = [p for p in signature.parameters if p not in ("image", "rng")]
+    for key in kwargs:
+        if key not in valid:
+            raise ValueError(f"{name.id} has no argument {key!r} {where}; arguments: {valid}.")
+    try:
+        signature.bind(None, *args, **kwargs, **({"rng": None} if is_random else {}))
+    except TypeError as error:
+        raise ValueError(f"{name.id}: {error} {where}; arguments: {valid}.") from error
+    return op, args, kwargs, is_random
+
+
+def _literal(node: ast.expr, where: str) -> Any:
+    if isinstance(node, ast.Name):
+        return node.id
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise ValueError(
+            f"got {ast.unparse(node)!r} {where}, expected a number, a string or a tuple."
+        ) from error

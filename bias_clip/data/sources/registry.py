@@ -1,0 +1,53 @@
+"""Where records come from: one random-access interface over every format.
+
+A source has `__len__` and `__getitem__(int) -> Record`, cheap, pure and safe to call from threads.
+A broken record raises ValueError when it is read, which the pipeline counts and replaces; a broken
+source raises ValueError when it is made.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from bias_clip.data.emoji import emoji_source
+from bias_clip.data.emoji.cards import emoji_cards_source
+from bias_clip.data.records import Record, Source, column
+from bias_clip.data.sources.array_record import array_record_source
+from bias_clip.data.sources.image_files import image_files_source
+from bias_clip.data.sources.tfds import tfds_source
+
+__all__ = ["SOURCES", "Record", "Source", "column", "make_source"]
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "array_record": array_record_source,
+    "emoji": emoji_source,
+    "emoji_cards": emoji_cards_source,
+    "image_files": image_files_source,
+    "tfds": tfds_source,
+}
+
+
+def make_source(*, name: str, **arguments: Any) -> Source:
+    """Makes a source by name: one of `SOURCES`.
+
+    Raises: ValueError for an unknown name or argument, listing the valid ones, and what the source
+      itself raises.
+
+        source = make_source(name="emoji", split="train")
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown source {name!r}, expected one of {sorted(SOURCES)}.")
+    make = SOURCES[name]
+    signature = inspect.signature(make)
+    unknown = sorted(set(arguments) - set(signature.parameters))
+    if unknown:
+        raise ValueError(
+            f"source {name!r} has no arguments {unknown}; it has {list(signature.parameters)}."
+        )
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"source {name!r}: {error}; arguments: {list(signature.parameters)}."
+        ) from error
+    return make(**arguments)

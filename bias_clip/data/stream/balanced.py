@@ -1,0 +1,167 @@
+"""Training on a table of weights: rows are drawn as often as they weigh, or weighed in the loss.
+
+Either way nothing is solved here: the table says what each example weighs, and training looks it up.
+A run may also see the plain data for a part of its steps, before or after the balanced ones.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from bias_clip.balancing.thinning import keep
+from bias_clip.data.records import Record, Source, column
+from bias_clip.data.stream.columns import WEIGHTS
+from bias_clip.data.stream.examples import Order
+from bias_clip.data.tables import join, read_table
+
+KIND, WEIGHT = "weights", "weight"  # of the table, and its column
+USES = ("thin", "weight")
+STAGES = ("balanced", "plain")
+
+
+class Stage(NamedTuple):
+    """What some of the steps draw from.
+
+    Attributes:
+      source: of their records.
+      keys: batch keys beside those of `make_columns`, an entry a record of `source`.
+      order: in which records are visited; the shuffle of all of them where it is None.
+    """
+
+    source: Source
+    keys: Mapping[str, np.ndarray]
+    order: Order | None = None
+
+
+class Plan(NamedTuple):
+    """Which stage a step draws from.
+
+    Attributes:
+      stages: one, or two in their order.
+      switch: the step, counted from 0, from which on it is the second.
+      identity: what makes another stream of examples when it differs, as JSON.
+    """
+
+    stages: tuple[Stage, ...]
+    switch: int
+    identity: Mapping[str, Any]
+
+    def number(self, step: int) -> int:
+        """The place in `stages` of the one that a step draws from."""
+        return int(len(self.stages) > 1 and step >= self.switch)
+
+
+def plain_plan(source: Source) -> Plan:
+    """Every step draws from all of the source."""
+    return Plan((Stage(source, {}),), 0, {})
+
+
+def make_plan(
+    source: Source,
+    *,
+    table: str,
+    use: str,
+    seed: int = 0,
+    first: str = "balanced",
+    switch: int | None = None,
+) -> Plan:
+    """Makes the plan of a run on balanced data.
+
+    Args:
+      source: of the records, whose ids the table has.
+      table: path of a table of weights, see `write_table`: columns `id` and `weight`.
+      use: "thin": a record is drawn from `keep(seed, id, weight)` times an epoch, 0 times, once or
+        more, the same ones in every epoch; or "weight": all are drawn, and `weights` of the batch has
+        their weight, 1 while the data are plain.
+      seed: of the thinning; not that of the run, so that runs of several seeds see the same records.
+      first: which stage comes first, "balanced" or "plain".
+      switch: the step, counted from 0, from which on the other stage is drawn from; None: never.
+
+    Thinning is the faithful use: in a contrastive loss a row is also a negative of the others, which
+    its weight does not change unless the objective says `weigh_candidates`.
+
+    Raises: ValueError for an unknown use or stage, a table that is none of weights, lacks a record,
+      or has weights that are negative, not finite or all 0, and if thinning leaves nothing.
+
+    Reference: Alabdulmohsin et al., CLIP the Bias, ICLR 2024: rows drawn with the probabilities q, in
+      two stages whose first is 0, 10, 90 or 100 % of training.
+
+        make_plan(source, table="runs/weights.parquet", use="thin", first="plain", switch=900)
+    """
+    for name, value, valid in (("use", use, USES), ("first", first, STAGES)):
+        if value not in valid:
+            raise ValueError(f"balance: got {name}={value!r}, expected one of {list(valid)}.")
+    if switch is not None and switch < 0:
+        raise ValueError(f"balance: got switch={switch}, expected a step from 0 on.")
+    ids = column(source, "id")
+    weights = _read_weights(table, ids)
+    if use == "thin":
+        drawn = np.repeat(np.arange(len(ids)), keep(seed, ids, weights))
+        balanced, plain, values = _thinned(source, drawn), Stage(source, {}), drawn
+    else:
+        values = weights.astype(np.float32)
+        balanced, plain = (Stage(source, {WEIGHTS: w}) for w in (values, np.ones_like(values)))
+    stages = (balanced, plain) if first == "balanced" else (plain, balanced)
+    identity = {"use": use, "first": first, "switch": switch, "sha256": _sha256(values)}
+    return Plan(stages[: 1 if switch is None else 2], switch or 0, {"balance": identity})
+
+
+@dataclass(frozen=True)
+class DrawnRecords:
+    """Some records of a source, each as often as its index is in `rows`."""
+
+    source: Source
+    rows: Int64[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Record:
+        """Returns the record of a row; one that is broken is named by its index in the source."""
+        row = int(self.rows[index])
+        try:
+            return self.source[row]
+        except ValueError as error:
+            raise ValueError(f"record {row} of the data before thinning: {error}") from error
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray] | None:
+        """The attributes of the rows by name; None where the source has no arrays of them."""
+        whole = getattr(self.source, "columns", None)
+        return None if whole is None else {name: whole[name][self.rows] for name in whole}
+
+
+def _thinned(source: Source, rows: Int64[np.ndarray, " n"]) -> Stage:
+    if not len(rows):
+        raise ValueError(
+            f"balance: thinning keeps none of {len(source)} records; solve for a higher rate."
+        )
+    return Stage(DrawnRecords(source, rows), {"index": rows.astype(np.int32)})
+
+
+def _read_weights(path: str, ids: np.ndarray) -> Float[np.ndarray, " n"]:
+    table = read_table(path, kind=KIND)
+    if WEIGHT not in table.columns:
+        raise ValueError(
+            f"{path} has columns {sorted(table.columns)}, expected {WEIGHT!r} of each."
+        )
+    try:
+        weights = join(table, ids)[WEIGHT]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if weights.dtype.kind not in "iuf" or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"{path}: {WEIGHT!r} must hold finite numbers of at least 0.")
+    if not weights.any():
+        raise ValueError(f"{path}: every weight is 0, which leaves nothing to train on.")
+    return weights.astype(np.float64)
+
+
+def _sha256(values: np.ndarray) -> str:
+    little = values.astype(values.dtype.newbyteorder("<"))
+    return hashlib.sha256(little.tobytes()).hexdigest()

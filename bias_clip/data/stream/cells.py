@@ -1,0 +1,215 @@
+"""Training on cells: every batch from one cell, or the cells told to the loss.
+
+The table says which cell each example is in; `tools/multistage.py` makes it, and training looks it up.
+"""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from bias_clip.data.records import Source, column
+from bias_clip.data.stream.balanced import Plan, Stage, plain_plan
+from bias_clip.data.stream.examples import Order
+from bias_clip.data.tables import KEY, Table, join, read_table, write_table
+from bias_clip.stages.mcl import Cells, accumulate, merge_small
+from bias_clip.stages.mcl_plan import (
+    BatchPlan,
+    PlanStats,
+    epoch_rows,
+    make_batch_plan,
+    make_epoch,
+    plan_stats,
+)
+
+KIND, CLUSTER = "cells", "cluster"  # of the table, and its column
+CELLS = "cells"  # the key of the batch
+SMALL = ("merge", "drop")
+TUPLES = "tuples"  # in the manifest: what each number of `cluster` stands for
+_BLOCK = 64  # rows of a step that are looked up at once
+
+
+class CellsStats(NamedTuple):
+    """What was made of a table.
+
+    Attributes:
+      found: cells with examples of the source.
+      merged: of these, how many were taken in by a sibling.
+      plan: what an epoch uses; None for a single cell, which is the plain data.
+    """
+
+    found: int
+    merged: int
+    plan: PlanStats | None
+
+
+class CellsPlan(NamedTuple):
+    """The plan of a run, and what to say of it."""
+
+    plan: Plan
+    stats: CellsStats
+
+
+def make_cells_plan(
+    source: Source,
+    *,
+    table: str,
+    batch_size: int,
+    seed: int,
+    mode: str = "batch",
+    small: str | None = None,
+    sequence: str = "shuffle",
+) -> CellsPlan:
+    """Makes the plan of a run whose negatives are of the anchor's own cell.
+
+    Batches have the key `cells`, of which every loss makes a mask. An epoch of this plan leaves a part
+    of the data out, see `make_batch_plan`; durations still count epochs of the whole source. A record
+    that cannot be read is replaced by one of the same cell. A single cell restricts nothing: then the
+    run is the plain one, bit for bit, without the key.
+
+    Args:
+      source: of the records, whose ids the table has.
+      table: path of a table of cells: columns `id` and `cluster`. Its manifest may have `tuples`, see
+        `write_cells`; without, all cells are siblings.
+      batch_size: of the run, over all hosts.
+      seed: of the run.
+      mode: "batch": each batch is of one cell; or "mask": that, and what is left of the cells is packed
+        into mixed batches.
+      small: what becomes of cells smaller than a batch in mode "batch": "merge" (the default) with a
+        sibling, see `merge_small`, or "drop".
+      sequence: of the batches' cells: "shuffle", or "round_robin" as the authors do.
+
+    Raises: ValueError for an unknown word, a table that is none of cells, lacks a record or holds
+      anything but cluster numbers, and for cells none of which fills a batch.
+
+    Reference: Zhang et al., Learning the Unlearned, ECCV 2024.
+
+        make_cells_plan(source, table="runs/mcl/stage0/cells.parquet", batch_size=128, seed=0).plan
+    """
+    _check_words(mode, small)
+    found = _read_cells(table, column(source, KEY))
+    number = len(found.tuples)
+    if number == 1:
+        return CellsPlan(plain_plan(source), CellsStats(1, 0, None))
+    cells = found.cells
+    if mode == "batch" and small != "drop":
+        cells = merge_small(np.bincount(cells), found.tuples, least=batch_size)[cells]
+    plan = make_batch_plan(
+        cells,
+        batch_size=batch_size,
+        seed=seed,
+        stage=found.tuples.shape[1],
+        mode=mode,
+        sequence=sequence,
+    )
+    stage = Stage(source, {CELLS: cells}, make_order(plan, cells))
+    identity: dict[str, Any] = {"mode": mode, "sequence": sequence, "sha256": _sha256(cells)}
+    identity["stage"] = plan.stage
+    stats = CellsStats(number, number - int(cells.max()) - 1, plan_stats(plan))
+    return CellsPlan(Plan((stage,), 0, {"cells": identity}), stats)
+
+
+def make_order(plan: BatchPlan, cells: Int32[np.ndarray, " n"]) -> Order:
+    """The order of a stream that reads the plan: its position p is row p % batch of step p // batch."""
+    steps, size = plan_stats(plan).steps, plan.batch_size
+    epoch_of = functools.lru_cache(maxsize=4)(functools.partial(make_epoch, plan))
+
+    @functools.lru_cache(maxsize=1024)
+    def block(step: int, first: int) -> Int64[np.ndarray, " b"]:
+        epoch, place = divmod(step, steps)
+        return epoch_rows(plan, epoch_of(epoch), place, first, min(first + _BLOCK, size))
+
+    def index(position: int) -> int:
+        step, row = divmod(position, size)
+        return int(block(step, row - row % _BLOCK)[row % _BLOCK])
+
+    def another(position: int, rng: np.random.Generator) -> int:
+        cell = int(cells[index(position)])
+        return int(plan.order[rng.integers(plan.offsets[cell], plan.offsets[cell + 1])])
+
+    return Order(index, another)
+
+
+def write_cells(
+    path: str | Path, tables: Sequence[Sequence[str | Path]], **manifest: Any
+) -> dict[str, Any]:
+    """Accumulates tables of clusters into the table of cells that the next stage trains on.
+
+    Args:
+      path: of the table to write. Its `cluster` numbers the cells, and its manifest has `tuples`: for
+        each number a list of the clusters it stands for, one a stage.
+      tables: of each stage, the first stage first: one table, or several (of pictures and of texts),
+        whose clusters together are those of the stage.
+      manifest: what else a reader should know, as JSON.
+
+    Returns: the manifest as written.
+    Raises: ValueError for tables that are none of cells, or not of the same examples.
+
+        write_cells("cells.parquet", [["stage0/image.parquet"], ["stage1/image.parquet"]])
+    """
+    read = [[read_table(own, kind=KIND) for own in stage] for stage in tables]
+    ids = read[0][0].columns[KEY]
+    labels = [_of_stage([_clusters(table, ids) for table in stage]) for stage in read]
+    cells, tuples = accumulate(labels)
+    about = {"kind": KIND, TUPLES: tuples.tolist(), **manifest}
+    return write_table(path, {KEY: ids, CLUSTER: cells}, about)
+
+
+def describe(stats: CellsStats, batch_size: int) -> str:
+    """What was made of a table, in a line."""
+    if stats.plan is None:
+        return "cells: a single one, which is the plain data"
+    plan, merged = stats.plan, f" ({stats.merged} of {stats.found} merged)" if stats.merged else ""
+    total = plan.used + plan.dropped
+    return (
+        f"cells: {plan.cells}{merged}, {plan.small} of them smaller than the batch of {batch_size}; "
+        f"an epoch has {plan.steps} steps of {plan.used} examples and leaves out {plan.dropped} "
+        f"({plan.dropped / total:.1%}), {plan.never} of which are in no epoch"
+    )
+
+
+def _read_cells(path: str, ids: np.ndarray) -> Cells:
+    """The cells of these examples, numbered without gaps."""
+    table = read_table(path, kind=KIND)
+    try:
+        clusters = _clusters(table, ids)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    there, cells = np.unique(clusters, return_inverse=True)
+    tuples = there[:, None].astype(np.int64)
+    if TUPLES in table.manifest:
+        tuples = np.asarray(table.manifest[TUPLES], np.int64)
+        if tuples.ndim != 2 or there[-1] >= len(tuples):
+            raise ValueError(f"{path}: {TUPLES!r} of its manifest lack a number of {CLUSTER!r}.")
+        tuples = tuples[there]
+    return Cells(cells.astype(np.int32), tuples)
+
+
+def _clusters(table: Table, ids: np.ndarray) -> np.ndarray:
+    if CLUSTER not in table.columns:
+        raise ValueError(f"it has columns {sorted(table.columns)}, expected {CLUSTER!r} of each.")
+    clusters = join(table, ids)[CLUSTER]
+    if clusters.dtype.kind not in "iu" or clusters.min() < 0:
+        raise ValueError(f"{CLUSTER!r} must hold whole numbers of at least 0.")
+    return clusters
+
+
+def _of_stage(labels: Sequence[np.ndarray]) -> np.ndarray:
+    return labels[0] if len(labels) == 1 else accumulate(labels).cells
+
+
+def _check_words(mode: str, small: str | None) -> None:
+    if small not in (None, *SMALL):
+        raise ValueError(f"cells: got small={small!r}, expected one of {list(SMALL)}, or None.")
+    if mode == "mask" and small is not None:
+        raise ValueError(
+            f"cells: got small={small!r} in mode 'mask', which packs small cells; leave it out."
+        )
+
+
+def _sha256(cells: Int32[np.ndarray, " n"]) -> str:
+    return hashlib.sha256(cells.astype("<i4").tobytes()).hexdigest()

@@ -1,0 +1,31 @@
+from bias_clip.data.tables.table import (
+    KEY,
+    SHOWN,
+    Table,
+    check_ids,
+    file_sha256,
+    fingerprint,
+    join,
+    manifest_path,
+    open_table,
+    read_manifest,
+    read_table,
+    write_shards,
+    write_table,
+)
+
+__all__ = [
+    "KEY",
+    "SHOWN",
+    "Table",
+    "check_ids",
+    "file_sha256",
+    "fingerprint",
+    "join",
+    "manifest_path",
+    "open_table",
+    "read_manifest",
+    "read_table",
+    "write_shards",
+    "write_table",
+]

@@ -1,0 +1,177 @@
+"""Embeddings of a data set on disk: shards of rows, and the manifest that makes them a whole.
+
+    <directory>/plan.json            what they are of, written first
+    <directory>/image-00000.npy      [rows, d] of unit norm; text-00000.npy likewise
+    <directory>/rows-00000.parquet   id, image_norm, text_norm: a table, with its own manifest
+    <directory>/manifest.json        written last: a directory without one is unfinished
+
+`embeddings_writer` writes them. `image[i] * image_norm[i]` is what the tower gave before it was
+normalised; both forms are needed where the features of several models are concatenated.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from bias_clip.data.tables.table import KEY, fingerprint, read_table
+
+VERSION = 1
+KIND = "embeddings"
+SHARD_KIND = "shard of embeddings"
+MODALITIES = ("image", "text")
+
+
+class ShardedRows:
+    """A matrix [n, d] whose consecutive parts are memory-mapped; `np.asarray` reads all of it."""
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self.parts = tuple(parts)
+        self.shape = (sum(map(len, self.parts)), self.parts[0].shape[1])
+        self.dtype = self.parts[0].dtype
+        self.ndim = 2
+        self._starts = np.cumsum([0, *map(len, self.parts)])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """One row, or the rows of a slice or of an array of row numbers or truth values."""
+        if isinstance(index, slice) and index.step in (None, 1):
+            return self._between(*index.indices(len(self))[:2])
+        if not isinstance(index, slice) and np.ndim(index) == 0:
+            row = range(len(self))[index]
+            place = np.searchsorted(self._starts, row, side="right") - 1
+            return self.parts[place][row - self._starts[place]]
+        rows = np.arange(len(self))[index]
+        place = np.searchsorted(self._starts, rows, side="right") - 1
+        out = np.empty((len(rows), self.shape[1]), self.dtype)
+        for part in np.unique(place):
+            mine = place == part
+            out[mine] = self.parts[part][rows[mine] - self._starts[part]]
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        whole = self._between(0, len(self))
+        return whole if dtype is None else whole.astype(dtype)
+
+    def _between(self, start: int, stop: int) -> np.ndarray:
+        pairs = zip(self._starts[:-1], self.parts, strict=True)
+        found = [part[max(start - first, 0) : max(stop - first, 0)] for first, part in pairs]
+        found = [part for part in found if len(part)]
+        return found[0] if len(found) == 1 else np.concatenate(found or [self.parts[0][:0]])
+
+
+class Embeddings(NamedTuple):
+    """Embeddings of a data set, row i of each field for the example ids[i].
+
+    Attributes:
+      ids: of the examples, none twice.
+      image: of the pictures, unit norm [n, d], memory-mapped; None if they were not embedded.
+      text: of the first captions, likewise.
+      manifest: version, kind, rows, width, dtype, modalities, norms, shards (rows of each),
+        ids_sha256, broken (record to reason, of those without a row), plan: what they are of, and
+        notes.
+      image_norm: of each picture's features before they were normalised, [n].
+      text_norm: likewise.
+    """
+
+    ids: list[str]
+    image: ShardedRows | None
+    text: ShardedRows | None
+    manifest: dict[str, Any]
+    image_norm: Float32[np.ndarray, " n"] | None
+    text_norm: Float32[np.ndarray, " n"] | None
+
+
+def open_embeddings(directory: str | Path) -> Embeddings:
+    """Opens finished embeddings; the matrices stay on disk until they are read.
+
+    Raises: ValueError if there are none, they are unfinished, of another version, or a shard is
+      missing, cut off or not the one that the manifest speaks of.
+
+        for z in chunks(open_embeddings("runs/emoji/embeddings"), "image", rows=65536): ...
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    tables = [_read_rows(directory, i) for i in range(len(manifest["shards"]))]
+    ids = [name for table in tables for name in table[KEY].tolist()]
+    if fingerprint(ids) != manifest["ids_sha256"]:
+        raise ValueError(
+            f"the rows of {directory} are not those of its manifest: a shard was replaced or changed. "
+            "Copy the directory whole, or delete it and embed again."
+        )
+    found: dict[str, Any] = dict.fromkeys(("image", "text", "image_norm", "text_norm"))
+    for name in manifest["modalities"]:
+        found[name] = ShardedRows([_map(directory, name, i, manifest) for i in range(len(tables))])
+        found[f"{name}_norm"] = np.concatenate([table[f"{name}_norm"] for table in tables])
+    return Embeddings(ids=ids, manifest=manifest, **found)
+
+
+def read_manifest(directory: str | Path) -> dict[str, Any]:
+    """Returns the manifest of finished embeddings; raises ValueError as `open_embeddings`."""
+    path = Path(directory) / "manifest.json"
+    if not path.parent.is_dir():
+        raise ValueError(f"there are no embeddings {path.parent}; write them with tools/embed.py.")
+    if not path.is_file():
+        raise ValueError(
+            f"the embeddings {path.parent} are unfinished: there is no {path.name}. Run the command "
+            "that writes them again, it goes on where it stopped; if they were copied, copy it too."
+        )
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    got = (manifest.get("kind"), manifest.get("version"))
+    if got != (KIND, VERSION):
+        raise ValueError(
+            f"{path} is of kind and version {got}, expected {(KIND, VERSION)}; embed again with this "
+            "version of the library."
+        )
+    return manifest
+
+
+def chunks(embeddings: Embeddings, name: str, rows: int) -> Iterator[Float32[np.ndarray, "m d"]]:
+    """Yields a modality `rows` rows at a time, in order, as float32; the last may be shorter.
+
+    Raises: ValueError for a modality that was not embedded, or rows below 1.
+    """
+    matrix = {"image": embeddings.image, "text": embeddings.text}.get(name)
+    if matrix is None:
+        raise ValueError(
+            f"no embeddings of {name!r}; there are {embeddings.manifest['modalities']}."
+        )
+    if rows < 1:
+        raise ValueError(f"got rows={rows}, expected at least 1.")
+    for start in range(0, len(matrix), rows):
+        yield np.asarray(matrix[start : start + rows], np.float32)
+
+
+def shard_path(directory: Path, name: str, number: int) -> Path:
+    """Where a shard of a modality, or of "rows", is."""
+    return directory / f"{name}-{number:05d}.{'parquet' if name == 'rows' else 'npy'}"
+
+
+def _read_rows(directory: Path, number: int) -> dict[str, np.ndarray]:
+    return read_table(shard_path(directory, "rows", number), kind=SHARD_KIND).columns
+
+
+def _map(directory: Path, name: str, number: int, manifest: Mapping[str, Any]) -> np.ndarray:
+    path, expected = (
+        shard_path(directory, name, number),
+        (manifest["shards"][number], manifest["width"]),
+    )
+    if not path.is_file():
+        raise ValueError(
+            f"the shard {path} is missing; copy it here, or delete {directory} and embed again."
+        )
+    try:
+        part = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"the shard {path} is cut off: {error}; copy it again.") from error
+    if part.shape != expected or part.dtype != manifest["dtype"]:
+        raise ValueError(
+            f"the shard {path} is {part.dtype}{list(part.shape)}, its manifest says "
+            f"{manifest['dtype']}{list(expected)}; it is of other embeddings: copy it again."
+        )
+    return part

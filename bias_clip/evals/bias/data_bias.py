@@ -1,0 +1,172 @@
+"""Is the data biased that a model is fed? Representation and association bias of weighted records."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from bias_clip.balancing import effective_sample_size
+from bias_clip.data.sources import Source, column
+from bias_clip.evals.bias.group_columns import Groups, known, read_groups
+from bias_clip.evals.bias.groups import group_sizes, group_sums
+from bias_clip.evals.encode import Encode
+from bias_clip.evals.quality.zeroshot import distinct_names, label_pairs
+from bias_clip.evals.results import EvalResult, or_none
+
+
+class DataBias(NamedTuple):
+    """First and second moments of groups and labels; see `data_bias`."""
+
+    prevalence: Float[np.ndarray, " g"]
+    rates: Float[np.ndarray, "g c"]
+    gaps: Float[np.ndarray, "g c"]
+
+
+def data_bias(
+    groups: Int[np.ndarray, " n"],
+    records: Int[np.ndarray, " p"],
+    labels: Int[np.ndarray, " p"],
+    *,
+    num_groups: int,
+    num_labels: int,
+    weights: Float[np.ndarray, " n"] | None = None,
+) -> DataBias:
+    """How common each group is, and each label in it, under the weights.
+
+    ::
+
+        prevalence_g = P(group g | the group is known)
+        rates_gr     = P(label r | group g)
+        gaps_gr      = P(label r | group g) - P(label r | another known group)
+
+    Representation bias is max_g |target_g - prevalence_g|, association bias max_gr |gaps_gr|. Of
+    two groups, gaps[1] is the second minus the first, and gaps[0] the opposite.
+
+    Args:
+      groups: of each record, -1 where unknown, which counts for none of the three.
+      records: pairs (records[p], labels[p]): that record has that label. A record may have several
+        labels or none, and no pair may come twice.
+      labels: see records.
+      num_groups: groups; one without weight has prevalence 0, and NaN for the rest.
+      num_labels: labels.
+      weights: how often each record is fed, relative to the others; None for all alike.
+
+    Reference: the constraints E[q (s - pi)] = 0 and E[q (s - pi) y] = 0 of Alabdulmohsin et al.:
+      CLIP the Bias, 2024, hold for weights q just where both biases are 0 (targets being pi).
+    """
+    w = np.ones(len(groups)) if weights is None else np.asarray(weights, np.float64)
+    mass = group_sums(np.ones(len(groups)), groups, num_groups=num_groups, weights=w).total
+    joint = np.zeros((num_groups, num_labels))
+    inside = groups[records] >= 0
+    of_pairs = groups[records[inside]], labels[inside]
+    np.add.at(joint, of_pairs, w[records[inside]])
+    rates = joint / np.where(mass > 0, mass, np.nan)[:, None]
+    others = mass.sum() - mass
+    elsewhere = (joint.sum(axis=0) - joint) / np.where(others > 0, others, np.nan)[:, None]
+    total = mass.sum()
+    prevalence = mass / total if total > 0 else np.full(num_groups, np.nan)
+    return DataBias(prevalence, rates, rates - elsewhere)
+
+
+def make_data_bias(
+    source: Source,
+    *,
+    by: str | Sequence[str],
+    label: str,
+    groups: Sequence[Any] | None = None,
+    only: Mapping[str, Sequence[Any]] | None = None,
+    separator: str | None = None,
+    weights: str | Float[np.ndarray, " n"] | None = None,
+    targets: Sequence[float] | None = None,
+    num_rows: int = 50,
+) -> Callable[[Encode], EvalResult]:
+    """Returns `evaluate(encode)`: bias of the source's columns; no picture is looked at.
+
+    Give it the source that training reads, with its variant, and the column of the weights that it
+    applies: then it is the bias of what was fed, beside which the model's own can be read.
+
+    Metrics: representation = max |target - prevalence| over groups; association_max and _mean of
+    |gap| over groups and labels, see `data_bias`; ess, the effective share of the records,
+    (sum w)^2 / (n sum w^2); labels, groups, absent, images, masked. `details` holds prevalences, and
+    the labels of the largest gaps with their signs.
+
+    Args:
+      source: records with the columns.
+      by: column of the groups, or several.
+      label: column of labels; the empty string and negative numbers are no label.
+      groups: see `read_groups`.
+      only: of which records, see `rows_where`.
+      separator: splits the column's strings into several labels.
+      weights: column of numbers of 0 or more, or the numbers; None for all alike. Those of
+        `fed_weights` make it the bias of what a run was fed.
+      targets: prevalence wanted for each group; None for as much of each.
+      num_rows: labels in `details`.
+
+    Raises:
+      ValueError: what `read_groups` raises; targets that are not one a group with sum 1, negative
+        weights, no label at all.
+    """
+    found = read_groups(source, by, groups, only)
+    size = len(found.names)
+    wanted = np.full(size, 1 / size) if targets is None else np.asarray(targets, np.float64)
+    if len(wanted) != size or not (wanted >= 0).all() or abs(wanted.sum() - 1) > 1e-6:
+        raise ValueError(f"targets are {targets} for {found.names}; expected shares of sum 1.")
+    values = column(source, label)
+    rows = np.flatnonzero(known(values) & (found.of_record >= 0))
+    if not len(rows):
+        raise ValueError(f"no record of the groups {found.names} has a {label!r} that is known.")
+    spelt = values[rows].astype(str)
+    names = distinct_names(spelt, label, str, separator)
+    pairs = np.unique(np.stack(label_pairs(spelt, names, str, separator)), axis=1)
+    w = _weights(source, weights)
+    shape = {"num_groups": size, "num_labels": len(names)}
+    bias = data_bias(found.of_record, rows[pairs[0]], pairs[1], weights=w, **shape)
+    result = EvalResult(
+        _metrics(bias, wanted, w[found.of_record >= 0]) | group_sizes(found),
+        _details(bias, wanted, found, names, num_rows),
+    )
+    return lambda encode: result
+
+
+def _weights(
+    source: Source, weights: str | Float[np.ndarray, " n"] | None
+) -> Float[np.ndarray, " n"]:
+    if weights is None:
+        return np.ones(len(source))
+    values = column(source, weights) if isinstance(weights, str) else np.asarray(weights)
+    if values.shape != (len(source),):
+        raise ValueError(f"got weights of shape {values.shape} for {len(source)} records.")
+    return values.astype(np.float64)
+
+
+def _metrics(bias: DataBias, targets: np.ndarray, w: np.ndarray) -> dict[str, float]:
+    sizes = np.abs(bias.gaps[np.isfinite(bias.gaps)])
+    return {
+        "representation": float(np.abs(targets - bias.prevalence).max()),
+        "association_max": float(sizes.max()) if len(sizes) else float("nan"),
+        "association_mean": float(sizes.mean()) if len(sizes) else float("nan"),
+        "ess": effective_sample_size(w) / len(w),
+        "labels": float(bias.gaps.shape[1]),
+    }
+
+
+def _details(
+    bias: DataBias, targets: np.ndarray, found: Groups, names: Sequence[str], num_rows: int
+) -> dict[str, Any]:
+    groups = [
+        {"name": name, "prevalence": or_none(p), "target": float(t), "count": int(count)}
+        for name, p, t, count in zip(
+            found.names, bias.prevalence, targets, found.counts, strict=True
+        )
+    ]
+    largest = np.argsort(-np.nan_to_num(np.abs(bias.gaps)).max(axis=0), kind="stable")[:num_rows]
+    labels = [
+        {
+            "name": names[r],
+            "rates": [or_none(rate) for rate in bias.rates[:, r]],
+            "gaps": [or_none(gap) for gap in bias.gaps[:, r]],
+        }
+        for r in largest
+    ]
+    return {"kind": "data_bias", "by_group": groups, "labels": labels}

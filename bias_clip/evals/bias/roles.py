@@ -1,0 +1,301 @@
+"""Representation and association bias: whom does the model see where nobody is shown, and in which role?
+
+All signs are groups[1] minus groups[0]: man minus woman, dark minus light.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from bias_clip.data.sources import Source, column
+from bias_clip.evals.bias.role_prompts import (
+    ATTRIBUTES,
+    Attribute,
+    make_prompts,
+    role_words,
+    words_for,
+)
+from bias_clip.evals.bias.scores import (
+    association_gaps,
+    pair_gaps,
+    preference,
+    preference_probability,
+    share,
+)
+from bias_clip.evals.encode import Encode
+from bias_clip.evals.quality.zeroshot import class_embeddings
+from bias_clip.evals.results import EvalResult, or_none
+
+
+def make_bias(
+    source: Source,
+    *,
+    attribute: str | Attribute = "gender",
+    neutral_templates: Sequence[str] = ("{role}", "{a_role}"),
+    names: str | None = "name",
+    pairs: Sequence[tuple[str, str]] | None = None,
+    stereotypes: Sequence[Sequence[str]] | None = None,
+    scale: float = 20.0,
+    min_count: int = 5,
+    seed: int = 0,
+) -> Callable[[Encode], EvalResult]:
+    """Returns `evaluate(encode)`: bias by gender or skin tone on drawings of roles.
+
+    Gender is the *presented* sign of the drawing, tone its Fitzpatrick modifier (default yellow is
+    neutral). The source needs the columns concept, role (1: a person in a role), gender and tone.
+
+    Representation, from pictures that show neither group:
+      preference (with _low, _high): share that prefers "man <role>" to "woman <role>", on neutral
+        pictures of roles; representation = |preference - 1/2|; preference_probability: the mean
+        softmax at `scale`. preference_plain: the same pictures, "man" to "woman".
+      preference_objects, representation_objects: "man" to "woman" on pictures without a person.
+      recognition: share of each group's pictures that prefer the group's own prompt, averaged over
+        the groups. At 1/2 the model cannot tell them, and the rest says nothing.
+    Association, from pictures of the two groups:
+      association_mean, _max: of |gap| over roles (see `association_gaps`), association_chance: what
+        the mean would be without bias, association_signed: mean gap; association_probability:
+        mean |gap| of probabilities at `scale`; association_recall: share of the pictures whose role
+        is recognised, which bounds the gaps; association_roles, association_excluded: how many
+        roles have, and lack, `min_count` pictures in each group.
+      pairs_mean, pairs_max: of |gap| over pairs of roles (see `pair_gaps`), on pictures of people
+        outside any role, who give the model no reason to prefer one; pairs_images: how many.
+    With `stereotypes`, signs that all roles together lose:
+      stereotype_preference, stereotype_gap: the mean over the roles said to be groups[1]'s, minus that
+        over the roles said to be groups[0]'s, of a role's preference and of its gap. 0 for a model
+        that knows no stereotype, whatever it prefers overall; 1 for one that knows nothing else.
+
+    Args:
+      source: pictures.
+      attribute: a name in `ATTRIBUTES`, or one of your own.
+      neutral_templates: strings that name neither group. A role's {concept} is the value of that
+        column ("judge", "golfing"), its {role} what one calls somebody in it ("judge", "person
+        golfing"), {a_role} that with an article.
+      names: column that holds {role} for a person of no group and tone 0; where there is no such
+        record, or for None, {role} is the concept.
+      pairs: pairs of role names, such as (("nurse", "doctor"),); None for all pairs of roles.
+      stereotypes: two lists of roles, as `concept` spells them: those that a stereotype, or a
+        thinning of the training data, gives to groups[0], and those that it gives to groups[1].
+      scale: of every softmax here, fixed so that models with different scales compare.
+      min_count: pictures that a group needs for a role, or for the pairs, to be counted.
+      seed: of association_chance.
+
+    Raises:
+      ValueError: an unknown attribute, a missing column, no picture of a role, or of a stereotype's.
+
+    Reference:
+      Alabdulmohsin et al.: CLIP the Bias: How Useful is Balancing Data in Multimodal Learning?,
+      2024. Its metrics in the form of later papers of the same authors (shares by prompt
+      preference); per-role gaps by recognition and association_chance are this project's.
+    """
+    spec = _attribute(attribute)
+    columns = _columns(source, spec)
+    roles = np.unique(columns.concept[columns.in_role]).tolist()
+    pairs = list(itertools.combinations(roles, 2)) if pairs is None else pairs
+    paired = list(dict.fromkeys(name for pair in pairs for name in pair))
+    chosen = [(paired.index(a), paired.index(b)) for a, b in pairs]
+    sides = None if stereotypes is None else _sides(stereotypes, roles)
+    words = {name: words_for(name, name) for name in paired} | role_words(source, roles, names)
+    prompts = make_prompts(
+        spec, [words[r] for r in roles], neutral_templates, [words[p] for p in paired]
+    )
+
+    def evaluate(encode: Encode) -> EvalResult:
+        zimg = encode.images(source)
+        z = {key: _embed(encode, texts) for key, texts in prompts.items()}
+        metrics, preferred = _representation(zimg, z, columns, roles, scale)
+        of_roles, gaps = _association(zimg, z, columns, roles, scale, min_count, seed)
+        metrics |= of_roles | _pairs(zimg, z["pairs"], columns, chosen, min_count)
+        concepts = _concepts(roles, columns, preferred, gaps)
+        if sides is not None:
+            metrics |= _stereotypes(concepts, sides)
+        details = {
+            "kind": "bias",
+            "attribute": spec.column,
+            "groups": list(spec.groups),
+            "representation": or_none(metrics["preference"]),
+            "scale": float(scale),
+            "concepts": concepts,
+        }
+        return EvalResult(metrics, details)
+
+    return evaluate
+
+
+class _Columns(NamedTuple):
+    concept: np.ndarray
+    in_role: Bool[np.ndarray, " n"]
+    neutral: Bool[np.ndarray, " n"]  # a person of neither group
+    group: Int[np.ndarray, " n"]  # 0 or 1; -1 for neither
+    nobody: Bool[np.ndarray, " n"]
+
+
+def _attribute(attribute: str | Attribute) -> Attribute:
+    if isinstance(attribute, Attribute):
+        return attribute
+    if attribute not in ATTRIBUTES:
+        raise ValueError(f"attribute={attribute!r}; expected one of {sorted(ATTRIBUTES)}.")
+    return ATTRIBUTES[attribute]
+
+
+def _columns(source: Source, spec: Attribute) -> _Columns:
+    value, gender, tone = (column(source, name) for name in (spec.column, "gender", "tone"))
+    somebody = gender != "none"
+    in_role = (column(source, "role") == 1) & somebody
+    if not in_role.any():
+        raise ValueError("no record has role == 1; bias is measured on people in roles.")
+    group = np.full(len(value), -1)
+    for i in (0, 1):
+        group[np.isin(value, spec.values[i]) & somebody] = i
+    neutral = np.isin(value, spec.neutral) & somebody
+    return _Columns(column(source, "concept"), in_role, neutral, group, ~somebody & (tone == 0))
+
+
+def _embed(encode: Encode, classes: Sequence[Sequence[str]]) -> Float[np.ndarray, "c d"]:
+    if not classes:
+        return np.zeros((0, 1), np.float32)
+    z = encode.texts([text for texts in classes for text in texts])
+    return class_embeddings(z.reshape(len(classes), len(classes[0]), -1))
+
+
+def _representation(
+    zimg: np.ndarray, z: Mapping[str, np.ndarray], columns: _Columns, roles: list[str], scale: float
+) -> tuple[dict[str, float], Float[np.ndarray, " n"]]:
+    """The metrics, and each picture's preference (NaN where it is not a neutral one in a role)."""
+    role = np.searchsorted(roles, columns.concept)
+    in_role = z["in_role"].reshape(len(roles), 2, -1)
+
+    def plain(rows: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(z["plain"], (int(rows.sum()), *z["plain"].shape))
+
+    asked = columns.in_role & columns.neutral
+    preferred = np.full(len(zimg), np.nan)
+    preferred[asked] = preference(zimg[asked], in_role[role[asked]])
+    probability = preference_probability(zimg[asked], in_role[role[asked]], scale=scale)
+    main = share(preferred[asked])
+    objects = share(preference(zimg[columns.nobody], plain(columns.nobody))).value
+    own = []
+    for i in (0, 1):
+        rows = columns.in_role & (columns.group == i)
+        towards = share(preference(zimg[rows], in_role[role[rows]])).value
+        own.append(towards if i else 1 - towards)
+    metrics = {
+        "preference": main.value,
+        "preference_low": main.low,
+        "preference_high": main.high,
+        "preference_probability": share(probability).value,
+        "preference_plain": share(preference(zimg[asked], plain(asked))).value,
+        "preference_objects": objects,
+        "representation": abs(main.value - 0.5),
+        "representation_objects": abs(objects - 0.5),
+        "recognition": sum(own) / 2,
+    }
+    return metrics, preferred
+
+
+def _association(
+    zimg: np.ndarray,
+    z: Mapping[str, np.ndarray],
+    columns: _Columns,
+    roles: list[str],
+    scale: float,
+    min_count: int,
+    seed: int,
+) -> tuple[dict[str, float], Float[np.ndarray, " k"]]:
+    rows = columns.in_role & (columns.group >= 0)
+    gaps = association_gaps(
+        zimg[rows],
+        z["neutral"],
+        np.searchsorted(roles, columns.concept[rows]),
+        columns.group[rows],
+        scale=scale,
+        min_count=min_count,
+        seed=seed,
+    )
+    mean, largest = _mean_max(gaps.gap)
+    counted = int(np.isfinite(gaps.gap).sum())
+    metrics = {
+        "association_mean": mean,
+        "association_max": largest,
+        "association_chance": gaps.by_chance,
+        "association_signed": float(np.nanmean(gaps.gap)) if counted else float("nan"),
+        "association_probability": _mean_max(gaps.probability)[0],
+        "association_recall": gaps.recall,
+        "association_roles": float(counted),
+        "association_excluded": float(len(roles) - counted),
+    }
+    return metrics, gaps.gap
+
+
+def _pairs(
+    zimg: np.ndarray,
+    zroles: np.ndarray,
+    columns: _Columns,
+    chosen: Sequence[tuple[int, int]],
+    min_count: int,
+) -> dict[str, float]:
+    rows = ~columns.in_role & (columns.group >= 0)
+    counts = np.bincount(columns.group[rows], minlength=2)
+    gaps = np.full(0, np.nan)
+    if counts.min() >= min_count and chosen:
+        gaps = pair_gaps(zimg[rows], zroles, columns.group[rows])[tuple(np.transpose(chosen))]
+    mean, largest = _mean_max(gaps)
+    return {"pairs_mean": mean, "pairs_max": largest, "pairs_images": float(rows.sum())}
+
+
+def _sides(
+    stereotypes: Sequence[Sequence[str]], roles: Sequence[str]
+) -> tuple[Bool[np.ndarray, " k"], Bool[np.ndarray, " k"]]:
+    """For each role, whether it is of the first list, and of the second."""
+    if len(stereotypes) != 2 or set(stereotypes[0]) & set(stereotypes[1]):
+        raise ValueError(
+            f"stereotypes: got {stereotypes}; expected two lists with no role in both."
+        )
+    first, second = (np.isin(roles, list(side)) for side in stereotypes)
+    if not (first.any() and second.any()):
+        raise ValueError(f"stereotypes: a list has no role that is drawn; those are {list(roles)}.")
+    return first, second
+
+
+def _stereotypes(
+    concepts: Sequence[Mapping[str, Any]], sides: tuple[np.ndarray, np.ndarray]
+) -> dict[str, float]:
+    metrics = {}
+    for key in ("preference", "gap"):
+        values = np.array([np.nan if row[key] is None else row[key] for row in concepts])
+        means = [_mean(values[side]) for side in sides]
+        metrics[f"stereotype_{key}"] = means[1] - means[0]
+    return metrics
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _mean_max(gaps: np.ndarray) -> tuple[float, float]:
+    sizes = np.abs(gaps[np.isfinite(gaps)])
+    return (float(sizes.mean()), float(sizes.max())) if len(sizes) else (np.nan, np.nan)
+
+
+def _concepts(
+    roles: Sequence[str], columns: _Columns, preferred: np.ndarray, gaps: np.ndarray
+) -> list[dict[str, Any]]:
+    """What the report draws, one row a role; `count` is of all pictures behind the row."""
+    rows = []
+    for role, gap in zip(roles, gaps, strict=True):
+        here = columns.in_role & (columns.concept == role)
+        neutral = share(preferred[here & columns.neutral])
+        rows.append(
+            {
+                "name": role,
+                "preference": or_none(neutral.value),
+                "low": or_none(neutral.low),
+                "high": or_none(neutral.high),
+                "gap": or_none(gap),
+                "count": int((here & (columns.neutral | (columns.group >= 0))).sum()),
+            }
+        )
+    return rows

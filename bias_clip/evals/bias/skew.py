@@ -1,0 +1,247 @@
+"""Do the pictures found first show the groups as often as they ought to? Skew@K and NDKL."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from bias_clip.data.sources import Source
+from bias_clip.evals.bias.group_columns import Groups, read_groups
+from bias_clip.evals.bias.groups import group_sizes
+from bias_clip.evals.encode import Encode
+from bias_clip.evals.prompts import word_prompts
+from bias_clip.evals.ranking import row_blocks, similarity
+from bias_clip.evals.results import EvalResult
+
+TARGETS = ("uniform", "share")
+
+
+class Skews(NamedTuple):
+    """For each query and cut-off, see `ranking_skews`."""
+
+    skew: Float[np.ndarray, "p k g"]
+    max_skew: Float[np.ndarray, "p k"]
+    min_skew: Float[np.ndarray, "p k"]
+    ndkl: Float[np.ndarray, "p k"]
+
+
+def target_shares(groups: Int[np.ndarray, " n"], target: str) -> Float[np.ndarray, " g"]:
+    """What a fair ranking would show of each of the groups that occur, absent ones having 0.
+
+    "uniform": as much of each (eq_opp in the code of Berg et al.); "share": as much as all the
+    candidates show (dem_par there). Group -1 counts nowhere.
+
+    Raises:
+      ValueError: another target.
+    """
+    if target not in TARGETS:
+        raise ValueError(f"target={target!r}; expected one of {list(TARGETS)}.")
+    counts = np.bincount(groups[groups >= 0])
+    wanted = (counts > 0) if target == "uniform" else counts
+    return wanted / wanted.sum()
+
+
+def cut_offs(ks: Sequence[int | float], n: int) -> list[int]:
+    """Integers as they are, floats in (0, 1] as that share of the n candidates, rounded up.
+
+    Raises:
+      ValueError: no cut-off, or one outside 1..n.
+    """
+    counts = [math.ceil(round(k * n, 9)) if isinstance(k, float) and k <= 1 else k for k in ks]
+    wrong = [k for k, c in zip(ks, counts, strict=True) if not 1 <= c <= n or c != int(c)]
+    if wrong or not counts:
+        raise ValueError(
+            f"ks have {wrong} for {n} candidates of known group; expected at least one cut-off, "
+            f"integers from 1 to {n}, or floats in (0, 1] for a share of them."
+        )
+    return [int(c) for c in counts]
+
+
+def ranking_skews(
+    scores: Float[np.ndarray, "p n"],
+    groups: Int[np.ndarray, " n"],
+    targets: Float[np.ndarray, " g"],
+    *,
+    ks: Sequence[int],
+) -> Skews:
+    """How far the groups among the k best candidates of each query are from the targets q.
+
+    ::
+
+        kept        = candidates whose score is not below the k-th largest
+        p_g         = candidates of group g in kept / k, or 1/k where there are none
+        skew_g      = ln p_g - ln q_g            (0: as wanted, above: too many of them)
+        max_skew    = max(0, max_g skew_g)       min_skew = min(0, min_g skew_g)
+        ndkl        = sum_i KL(D_i || q) / log2(i + 1) / sum_{i <= k} 1 / log2(i + 1)
+
+    with D_i the shares of the groups among the first i of kept, in nats. Both are 0 where the k
+    best have exactly the wanted shares, ndkl only if every beginning of the ranking has. Candidates
+    come by falling score, equal ones by rising index. Those of group -1 are not in the ranking,
+    groups with q_g = 0 not in the maximum and minimum (their skew is NaN).
+
+    Args:
+      scores: of each candidate (column) for each query (row), finite.
+      groups: of the candidates, in 0..g-1, or -1 where not known.
+      targets: q, not negative, of sum 1. No candidate may be in a group with q_g = 0.
+      ks: cut-offs, from 1 to the number of candidates of known group.
+
+    Raises:
+      ValueError: a cut-off, group or target outside of that.
+
+    Reference:
+      Geyik, Ambler, Kenthapadi: Fairness-Aware Ranking in Search & Recommendation Systems with
+      Application to LinkedIn Talent Search, 2019: Skew, MinSkew, MaxSkew, NDKL.
+      Berg et al.: A Prompt Array Keeps the Bias Away, 2022, for image retrieval; whose code this
+      reproduces, with two rules that the definitions lack: ties at the cut are all kept while the
+      divisor stays k, so that shares may sum to more than 1, and a group that is not among the k
+      best counts as 1/k, where the definition says minus infinity.
+      Differs from that code: it ranks by dot products with images that are not normalised, which
+      is up to the scores that are passed here, and a ranking of all candidates, its default cut,
+      has the same max_skew for every model.
+    """
+    rows = groups >= 0
+    candidates = groups[rows]
+    cuts = cut_offs([int(k) for k in ks], len(candidates))
+    _check_targets(candidates, targets)
+    results = [_one_query(s[rows], candidates, np.asarray(targets), cuts) for s in scores]
+    skew = np.array([r[0] for r in results]).reshape(len(scores), len(cuts), len(targets))
+    ndkl = np.array([r[1] for r in results]).reshape(len(scores), len(cuts))
+    over = np.maximum(np.nanmax(skew, axis=2), 0)
+    return Skews(skew, over, np.minimum(np.nanmin(skew, axis=2), 0), ndkl)
+
+
+def make_skew(
+    source: Source,
+    *,
+    by: str | Sequence[str],
+    words: Sequence[str],
+    ks: Sequence[int | float],
+    groups: Sequence[Any] | None = None,
+    only: Mapping[str, Sequence[Any]] | None = None,
+    templates: str | Sequence[str] = "plain",
+    targets: Sequence[str] = TARGETS,
+    block_size: int | None = None,
+) -> Callable[[Encode], EvalResult]:
+    """Returns `evaluate(encode)`: skew and NDKL of the pictures found for words of no group.
+
+    Every template filled with every word is a query of its own, and numbers are means over the
+    queries. Pictures are ranked by cosine among those of known group.
+
+    Metrics, for each of `targets` and `ks`: maxskew_<target>_<k>, minskew_<target>_<k> and
+    ndkl_<target>_<k>, see `ranking_skews`; queries, groups, absent, images, masked. `details` holds
+    for each query ("prompts") the skew of each group, at the first target and every cut-off.
+
+    Args:
+      source: pictures with the columns.
+      by: column of the groups, or several.
+      words: what is searched for, such as occupations or adjectives.
+      ks: cut-offs: integers, or floats in (0, 1] for a share of the candidates (rounded up). A cut
+        at all of them tells nothing of the model but by NDKL.
+      groups: see `read_groups`.
+      only: of which records, see `rows_where`.
+      templates: as in `make_zeroshot`.
+      targets: "uniform", "share", or both; see `target_shares`.
+      block_size: queries scored at a time; None for as many as 32 MB of scores hold.
+
+    Raises:
+      ValueError: what `read_groups` and `cut_offs` raise; an unknown target, unknown templates,
+        fewer than two groups with pictures.
+    """
+    found = read_groups(source, by, groups, only)
+    rows = found.of_record >= 0
+    candidates = found.of_record[rows]
+    cuts = dict.fromkeys(cut_offs(ks, len(candidates)))
+    if (found.counts > 0).sum() < 2:
+        raise ValueError(f"only one of the groups {found.names} has pictures; expected two.")
+    if isinstance(targets, str) or not targets:
+        raise ValueError(f"targets are {targets!r}; expected a list out of {list(TARGETS)}.")
+    wanted = {target: _padded(target_shares(candidates, target), found) for target in targets}
+    queries = [text for texts in word_prompts(words, templates) for text in texts]
+
+    def evaluate(encode: Encode) -> EvalResult:
+        zimg = encode.images(source)[rows].astype(np.float64)
+        ztxt = encode.texts(queries)
+        parts: dict[str, list[Skews]] = {target: [] for target in targets}
+        for block in row_blocks(len(queries), len(zimg), block_size):
+            scores = similarity(ztxt[block], zimg)
+            for target, q in wanted.items():
+                parts[target].append(ranking_skews(scores, candidates, q, ks=list(cuts)))
+        skews = {key: Skews(*map(np.concatenate, zip(*p, strict=True))) for key, p in parts.items()}
+        metrics: dict[str, float] = {}
+        for target, skew in skews.items():
+            metrics |= _means(skew, target, list(cuts))
+        metrics["queries"] = float(len(queries))
+        rows_ = _query_rows(queries, skews[targets[0]])
+        details = {
+            "kind": "skew",
+            "group_names": list(found.names),
+            "ks": list(cuts),
+            "target": targets[0],
+            "prompts": rows_,
+        }
+        return EvalResult(metrics | group_sizes(found), details)
+
+    return evaluate
+
+
+def _one_query(
+    scores: Float[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    q: Float[np.ndarray, " g"],
+    ks: Sequence[int],
+) -> tuple[Float[np.ndarray, "k g"], Float[np.ndarray, " k"]]:
+    """The skews and the NDKL at each cut-off."""
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    kept = [int(np.sum(ranked >= ranked[k - 1])) for k in ks]
+    longest = max(kept)
+    seen = np.cumsum(groups[order[:longest], None] == np.arange(len(q)), axis=0)
+    ranks = np.arange(1, longest + 1)
+    discount = 1 / np.log2(ranks + 1)
+    shares = seen / ranks[:, None]
+    some = shares > 0
+    ratio = np.where(some, shares, 1) / np.where(some, q, 1)
+    total = np.cumsum(np.sum(shares * np.log(ratio), axis=1) * discount)
+    ndkl = [total[m - 1] / discount[:k].sum() for m, k in zip(kept, ks, strict=True)]
+    p = np.array([np.maximum(seen[m - 1], 1) / k for m, k in zip(kept, ks, strict=True)])
+    skew = np.where(q > 0, np.log(p) - np.log(np.where(q > 0, q, 1)), np.nan)
+    return skew, np.array(ndkl)
+
+
+def _check_targets(groups: np.ndarray, targets: np.ndarray) -> None:
+    q = np.asarray(targets)
+    if not (q >= 0).all() or abs(q.sum() - 1) > 1e-6:
+        raise ValueError(f"targets are {q}; expected shares of 0 or more, that sum to 1.")
+    if groups.max() >= len(q) or not (q[groups] > 0).all():
+        raise ValueError(
+            f"targets {q} give no share to some of the groups {np.unique(groups)} of the "
+            "candidates; give each a positive one, or mask its candidates with -1."
+        )
+
+
+def _padded(shares: Float[np.ndarray, " m"], found: Groups) -> Float[np.ndarray, " g"]:
+    return np.pad(shares, (0, len(found.names) - len(shares)))
+
+
+def _means(skew: Skews, target: str, ks: Sequence[int]) -> dict[str, float]:
+    metrics = {}
+    for name, values in (
+        ("maxskew", skew.max_skew),
+        ("minskew", skew.min_skew),
+        ("ndkl", skew.ndkl),
+    ):
+        for k, value in zip(ks, values.mean(axis=0), strict=True):
+            metrics[f"{name}_{target}_{k}"] = float(value)
+    return metrics
+
+
+def _query_rows(queries: Sequence[str], skew: Skews) -> list[dict[str, Any]]:
+    def plain(values: np.ndarray) -> list[float | None]:
+        return [None if np.isnan(v) else float(v) for v in values]
+
+    return [
+        {"text": text, "skew": [plain(row) for row in of_ks]}
+        for text, of_ks in zip(queries, skew.skew, strict=True)
+    ]

@@ -1,0 +1,61 @@
+"""A linear probe for each of several factors: which of them can be read from the embeddings?
+
+Where features of different ease tell pictures apart, a contrastive model may keep the easy ones and
+suppress the others; a stage that was trained on pictures alike in the easy ones should hold what is
+missing.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bias_clip.data.sources import Source
+from bias_clip.evals.encode import Encode
+from bias_clip.evals.quality.probe import make_probe
+from bias_clip.evals.results import EvalResult
+
+
+def make_factors(
+    source: Source,
+    *,
+    train_source: Source,
+    factors: Sequence[str],
+    penalties: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3),
+    seed: int = 0,
+) -> Callable[[Encode], EvalResult]:
+    """Returns `evaluate(encode)`: a ridge classifier of each factor, on the same embeddings.
+
+    Metrics: acc1_<factor> and chance_<factor>, see `make_probe`; acc1 (mean over the factors) and
+    acc1_min (of the factor that is read worst).
+
+    Args:
+      source: the pictures that are judged.
+      train_source: the pictures that the classifiers are fitted on.
+      factors: columns of both, such as shape, texture and colour.
+      penalties: as for `make_probe`.
+      seed: as for `make_probe`.
+
+    Raises:
+      ValueError: no factors, one that comes twice, or as `make_probe`.
+
+    Reference: Hermann and Lampinen: What Shapes Feature Representations? Exploring Datasets,
+    Architectures, and Training, 2020; they fit logistic regressions.
+    """
+    if not factors or isinstance(factors, str) or len(set(factors)) < len(factors):
+        raise ValueError(f"factors are {factors!r}; expected some columns, none twice.")
+    probes = {
+        name: make_probe(
+            source, train_source=train_source, label=name, penalties=penalties, seed=seed
+        )
+        for name in factors
+    }
+
+    def evaluate(encode: Encode) -> EvalResult:
+        found = {name: probe(encode).metrics for name, probe in probes.items()}
+        accuracies = [metrics["acc1"] for metrics in found.values()]
+        metrics = {"acc1": float(np.mean(accuracies)), "acc1_min": float(np.min(accuracies))}
+        for name, own in found.items():
+            metrics |= {f"acc1_{name}": own["acc1"], f"chance_{name}": own["chance"]}
+        return EvalResult(metrics, {"kind": "factors", "factors": list(factors)})
+
+    return evaluate

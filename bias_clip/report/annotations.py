@@ -1,0 +1,214 @@
+"""What a table of annotations says of a data set: counts, shares, and what goes with which attribute.
+
+Counts add up over parts of a table, so that no more than a part is in memory.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from bias_clip.curation.captions import NO, UNKNOWN, YES, Names
+
+SHOWN = 20  # labels in the text and the plot
+VALUES = (YES, NO, UNKNOWN)
+PLURALS = {"label": "labels", "proxy": "proxies"}
+YES_COLOUR, NO_COLOUR = "#3b6fb6", "#e08a3c"
+
+
+class Counts(NamedTuple):
+    """How often each answer occurs, and each pair of an attribute's and another column's answer.
+
+    The last axes are in the order of `VALUES`.
+
+    Attributes:
+      single: of all attributes, labels and proxies, in this order.
+      pairs: of each attribute and each label or proxy.
+    """
+
+    single: Int64[np.ndarray, "k 3"]
+    pairs: Int64[np.ndarray, "m c 3 3"]
+
+
+def count(columns: Mapping[str, np.ndarray], names: Names) -> Counts:
+    """Counts the answers of one part of a table; add those of several with `add`.
+
+    Raises: ValueError for a value that is none of yes (1), no (0) and unknown (-1).
+    """
+    every = [name for kind in names for name in kind]
+    wrong = [name for name in every if not np.isin(columns[name], VALUES).all()]
+    if wrong:
+        raise ValueError(f"columns {wrong} have values other than 1, 0 and -1 (unknown).")
+    # [k, 3, n]; float64 sums of ones are exact
+    hot = np.asarray([[columns[name] == value for value in VALUES] for name in every], np.float64)
+    m, rows = len(names.attributes), hot.shape[-1]
+    flat = hot[:m].reshape(3 * m, rows) @ hot[m:].reshape(-1, rows).T
+    pairs = flat.reshape(m, 3, len(every) - m, 3).transpose(0, 2, 1, 3)
+    return Counts(hot.sum(axis=-1).astype(np.int64), pairs.astype(np.int64))
+
+
+def add(first: Counts, second: Counts) -> Counts:
+    """Returns the counts of two parts together."""
+    return Counts(first.single + second.single, first.pairs + second.pairs)
+
+
+def statistics(counts: Counts, names: Names) -> dict[str, Any]:
+    """Returns prevalence, unknown rate and co-occurrence, as JSON can hold them.
+
+    `single`: for each column its kind, the counts of the answers, `prevalence` among the known, and
+    `unknown_rate`. `pairs`: for each attribute s and label or proxy y, among examples where both are
+    known, the counts n_11 (s yes, y yes), n_10, n_01, n_00, `p_yes` = P(y|s), `p_no` = P(y|not s),
+    their difference `gap` and its standard error `error`; None where a group is empty.
+    """
+    kinds = [(kind[:-1] if kind != "proxies" else "proxy", n) for kind, n in _by_kind(names)]
+    single = [
+        {"name": name, "kind": kind, **_single(*row)}
+        for (kind, name), row in zip(kinds, counts.single.tolist(), strict=True)
+    ]
+    others = kinds[len(names.attributes) :]
+    pairs = [
+        {"attribute": s, "name": y, "kind": kind, **_pair(counts.pairs[i, j, :2, :2])}
+        for i, s in enumerate(names.attributes)
+        for j, (kind, y) in enumerate(others)
+    ]
+    return {"rows": int(counts.single[0].sum()), "single": single, "pairs": pairs}
+
+
+def to_text(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
+    """Returns the statistics as lines to read, of labels and proxies the `shown` largest gaps."""
+    lines = [f"{found['rows']:,} examples", ""]
+    lines.append(f"{'attribute':<22}{'yes':>10}{'no':>10}{'unknown':>10}{'prevalence':>12}")
+    for row in found["single"]:
+        if row["kind"] == "attribute":
+            share = _percent(row["prevalence"])
+            lines.append(
+                f"{row['name']:<22}{row['yes']:>10,}{row['no']:>10,}{_percent(row['unknown_rate']):>10}"
+                f"{share:>12}"
+            )
+    for kind, plural in PLURALS.items():
+        rows = [row for row in found["single"] if row["kind"] == kind]
+        if rows:
+            seen = sum(row["yes"] > 0 for row in rows)
+            lines += ["", f"{plural}: {seen} of {len(rows)} occur"]
+        for attribute in _attributes(found):
+            lines += _gap_lines(found, attribute, kind, shown)
+    return "\n".join(lines)
+
+
+def plot(found: Mapping[str, Any], *, shown: int = SHOWN) -> Any:
+    """Draws the answers, and for each attribute the largest gaps; returns a matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    attributes = _attributes(found)
+    kinds = [k for k in PLURALS if any(row["kind"] == k for row in found["single"])]
+    rows = max(len(attributes), 1)
+    figure = Figure(figsize=(4 + 5 * len(kinds), 1 + 5.5 * rows), dpi=110, layout="constrained")
+    grid = figure.add_gridspec(rows, 1 + len(kinds), width_ratios=[0.7] + [1] * len(kinds))
+    first = grid[:, 0].subgridspec(2, 1, height_ratios=[1 + len(attributes), 4 + SHOWN * rows])
+    if attributes:
+        _draw_answers(figure.add_subplot(first[0]), found)
+    if any(row["kind"] != "attribute" and row["yes"] for row in found["single"]):
+        _draw_frequent(figure.add_subplot(first[1]), found, shown)
+    for i, attribute in enumerate(attributes):
+        for j, kind in enumerate(kinds):
+            pairs = largest_gaps(found, attribute, kind, shown)
+            _draw_gaps(figure.add_subplot(grid[i, 1 + j]), pairs, attribute, kind)
+    return figure
+
+
+def largest_gaps(
+    found: Mapping[str, Any], attribute: str, kind: str, shown: int = SHOWN
+) -> list[Mapping[str, Any]]:
+    """Returns the pairs of an attribute with columns of a kind, the largest gaps first; no zeros."""
+    pairs = [p for p in found["pairs"] if (p["attribute"], p["kind"]) == (attribute, kind)]
+    return sorted((p for p in pairs if p["gap"]), key=lambda p: -abs(p["gap"]))[:shown]
+
+
+def _by_kind(names: Names) -> list[tuple[str, str]]:
+    return [(kind, name) for kind, some in names._asdict().items() for name in some]
+
+
+def _single(yes: int, no: int, unknown: int) -> dict[str, Any]:
+    known, rows = yes + no, yes + no + unknown
+    return {
+        **{"yes": yes, "no": no, "unknown": unknown},
+        "prevalence": yes / known if known else None,
+        "unknown_rate": unknown / rows if rows else None,
+    }
+
+
+def _pair(table: Int64[np.ndarray, "2 2"]) -> dict[str, Any]:
+    (n_11, n_10), (n_01, n_00) = table.tolist()
+    counted = {"n_11": n_11, "n_10": n_10, "n_01": n_01, "n_00": n_00}
+    sizes = n_11 + n_10, n_01 + n_00
+    if not all(sizes):
+        return {**counted, "p_yes": None, "p_no": None, "gap": None, "error": None}
+    p, q = n_11 / sizes[0], n_01 / sizes[1]
+    error = float(np.sqrt(p * (1 - p) / sizes[0] + q * (1 - q) / sizes[1]))
+    return {**counted, "p_yes": p, "p_no": q, "gap": p - q, "error": error}
+
+
+def _attributes(found: Mapping[str, Any]) -> list[str]:
+    return [row["name"] for row in found["single"] if row["kind"] == "attribute"]
+
+
+def _gap_lines(found: Mapping[str, Any], attribute: str, kind: str, shown: int) -> list[str]:
+    pairs = largest_gaps(found, attribute, kind, shown)
+    if not pairs:
+        return []
+    head = f"{kind:<22}{'count':>10}{'P(.|yes)':>10}{'P(.|no)':>10}{'gap':>10}{'error':>8}   {attribute}"
+    return [head] + [
+        f"{p['name']:<22}{p['n_11'] + p['n_01']:>10,}{_percent(p['p_yes']):>10}"
+        f"{_percent(p['p_no']):>10}{100 * p['gap']:>+10.2f}{100 * p['error']:>8.2f}"
+        for p in pairs
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}%"
+
+
+def _draw_answers(axes: Any, found: Mapping[str, Any]) -> None:
+    """Shares of yes, no and unknown of each attribute, stacked."""
+    rows = [row for row in found["single"] if row["kind"] == "attribute"]
+    left = np.zeros(len(rows))
+    for key, colour in (("yes", YES_COLOUR), ("no", NO_COLOUR), ("unknown", "#d9d9d9")):
+        shares = np.asarray([100 * row[key] / found["rows"] for row in rows])
+        axes.barh(range(len(rows)), shares, left=left, color=colour, label=key)
+        left += shares
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_title(f"attributes, % of {found['rows']:,}")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.2), ncols=3, frameon=False)
+
+
+def _draw_frequent(axes: Any, found: Mapping[str, Any], shown: int) -> None:
+    """Prevalence of the most frequent labels and proxies."""
+    seen = [row for row in found["single"] if row["kind"] != "attribute" and row["yes"]]
+    rows = sorted(seen, key=lambda row: -row["prevalence"])[:shown]
+    axes.barh(range(len(rows)), [100 * row["prevalence"] for row in rows], color="#777777")
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("% of the examples where it is known")
+    axes.set_title("most frequent labels, proxies")
+
+
+def _draw_gaps(axes: Any, pairs: Sequence[Mapping[str, Any]], attribute: str, kind: str) -> None:
+    """A line a label from P(y|not s) to P(y|s)."""
+    axes.set_title(f"{attribute}: where {PLURALS[kind]} differ most")
+    if not pairs:
+        axes.text(0.5, 0.5, "no difference", ha="center", transform=axes.transAxes)
+        axes.set_axis_off()
+        return
+    places = range(len(pairs))
+    yes, no = ([100 * p[key] for p in pairs] for key in ("p_yes", "p_no"))
+    axes.hlines(places, yes, no, color="#bbbbbb", linewidth=2, zorder=1)
+    axes.scatter(yes, places, color=YES_COLOUR, label=f"{attribute}: yes", zorder=2)
+    axes.scatter(no, places, color=NO_COLOUR, label=f"{attribute}: no", zorder=2)
+    axes.set_yticks(places, [p["name"] for p in pairs])
+    axes.set_ylim(len(pairs) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"% of examples with the {kind}")
+    axes.legend(loc="lower right")

@@ -1,0 +1,162 @@
+"""The report on balancing in words: sentences, and lines of numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bias_clip.report.balancing import (
+    SHOWN,
+    STAGES,
+    free_labels,
+    largest_gaps,
+    largest_shifts,
+    vanished,
+)
+
+LIMITS = (
+    "What this does not do: only the labels and proxies that are listed are balanced, as far as the "
+    "annotations see them; whatever else goes with a group still does, and a model may learn it."
+)
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """What balancing does and what it costs, in plain words."""
+    return [*warnings(found), *effects(found), *costs(found), LIMITS]
+
+
+def to_text(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
+    """Returns the report as lines to read, of the labels the `shown` that matter most."""
+    lines = [f"{found['rows']:,} examples, {found['distinct']:,} distinct rows", ""]
+    lines += [*sentences(found), "", f"{'':<34}" + _head()]
+    lines += [
+        f"{what:<34}" + "".join(f"{cell:>10}" for cell in cells) for what, *cells in headline(found)
+    ]
+    lines += ["", f"{'group':<24}{'target':>10}" + _head() + f"{'retained':>10}"]
+    for row in found["groups"]:
+        shares = _cells(percent, [row["target"], *row["share"].values(), row["retained"]])
+        lines.append(f"{row['name']:<24}{shares}")
+    for group in found["groups"]:
+        rows = largest_gaps(found, group["name"], shown)
+        if rows:
+            lines += ["", f"{'gap, points':<24}{'count':>10}" + _head() + f"   {group['name']}"]
+        for row in rows:
+            gaps = _cells(points, list(row["gap"].values()))
+            lines.append(f"{shown_name(row):<24}{row['count']:>10,}{gaps}")
+    rows = largest_shifts(found, shown)
+    if rows:
+        lines += ["", f"{'share':<24}{'count':>10}" + _head() + f"{'kept':>10}"]
+    for row in rows:
+        shares = _cells(percent, [*row["share"].values(), row["kept"]])
+        lines.append(f"{shown_name(row):<24}{row['count']:>10,}{shares}")
+    return "\n".join(lines)
+
+
+def headline(found: Mapping[str, Any]) -> list[list[str]]:
+    """The few numbers to look at first: a name, and a text for each stage."""
+    rows = []
+    for key in ("representation", "association", "mean_association"):
+        what = ("mean " if key.startswith("mean") else "largest ") + key.split("_")[-1]
+        sizes = [points(found["largest"][stage][key]) for stage in STAGES]
+        rows.append([f"{what} bias, points", *sizes])
+    sizes = [found["rows"], found["weights"]["effective"], found["draw"]["effective"]]
+    return [*rows, ["effective sample size", *(f"{size or 0:,.0f}" for size in sizes)]]
+
+
+def effects(found: Mapping[str, Any]) -> list[str]:
+    """What balancing does, a sentence a group and one on labels."""
+    said = []
+    for row in found["groups"]:
+        share = {stage: percent(row["share"][stage]) for stage in STAGES}
+        said.append(
+            f"Of the {row['known']:,} examples where {row['name']!r} is known, {share['before']} are yes. "
+            f"With the weights it is {share['weighted']}, in the draw {share['drawn']}; "
+            f"wanted was {percent(row['target'])}."
+        )
+    first, last = found["largest"]["before"], found["largest"]["weighted"]
+    if first["pair"] is not None:
+        said.append(
+            f"The balanced label whose share differed most between groups was {first['pair']}, by "
+            f"{points(first['association'])} points. The most that is left is "
+            f"{points(last['association'])} points with the weights ({last['pair']}) and "
+            f"{points(found['largest']['drawn']['association'])} in the draw."
+        )
+    if found["solution"]["feasible"]:
+        said.append("All constraints hold within their tolerances.")
+    return said
+
+
+def costs(found: Mapping[str, Any]) -> list[str]:
+    """What it costs: data, and shares of labels that move."""
+    weights, draw, rows = found["weights"], found["draw"], found["rows"]
+    share, once = (weights["effective"] or 0) / rows, draw["kept"] == draw["copies"]
+    said = [
+        f"The cost: weights are {weights['mean']:.3g} on average, {percent(weights['at_zero'])} of the "
+        f"examples have weight 0 and {percent(weights['at_cap'])} the largest, "
+        f"{found['problem']['cap']:g}. The weighted data vary like {percent(share)} as many equally "
+        f"weighted examples. The draw with seed {draw['seed']} takes {draw['kept']:,} of the {rows:,} "
+        "examples" + ("" if once else f", {draw['copies']:,} copies in all") + "."
+    ]
+    moved = largest_shifts(found, 1)
+    if moved:
+        row = moved[0]
+        said.append(
+            f"Balancing does not keep the shares of labels: that of {row['name']!r} moves most, from "
+            f"{percent(row['share']['before'])} to {percent(row['share']['weighted'])}."
+        )
+    return said
+
+
+def warnings(found: Mapping[str, Any]) -> list[str]:
+    """What a person must not overlook; nothing where all is well."""
+    said = []
+    if not found["solution"]["feasible"]:
+        most = found["largest_eta"]
+        hint = "" if most is None else f" The largest eta at which all hold is {most:.4g}."
+        said.append(
+            f"NOT FEASIBLE: {len(found['solution']['violated'])} constraints do not hold at eta "
+            f"{found['solution']['eta']:.4g}.{hint} Lower eta, raise the cap or the penalty, or widen "
+            "the tolerances: " + "; ".join(found["solution"]["violated"][:5]) + "."
+        )
+    if found["saturated"]:
+        said.append(
+            f"{len(found['saturated'])} multipliers are at the penalty {found['problem']['penalty']:g}; "
+            "their constraints may be violated."
+        )
+    gone = vanished(found)
+    if gone:
+        said.append(f"VANISHED: {len(gone)} labels all but lose their examples: {gone[:SHOWN]}.")
+    free, gap = free_labels(found)
+    if free:
+        said.append(
+            f"{len(free)} labels are not balanced and still differ between groups, by up to "
+            f"{points(gap)} points; the largest association bias leaves them out: {_some(free)}."
+        )
+    return said
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, or a dash for None."""
+    return "-" if share is None else f"{100 * share:.2f}%"
+
+
+def points(gap: float | None) -> str:
+    """A difference of shares in percentage points, or a dash for None."""
+    return "-" if gap is None else f"{100 * gap:.2f}"
+
+
+def shown_name(row: Mapping[str, Any]) -> str:
+    """A label's name, and whether it is a proxy, or not balanced."""
+    notes = ["proxy"] * (row["kind"] == "proxy") + ["free"] * (not row["constrained"])
+    return row["name"] + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _head() -> str:
+    return "".join(f"{stage:>10}" for stage in STAGES)
+
+
+def _cells(show, values) -> str:
+    return "".join(f"{show(value):>10}" for value in values)

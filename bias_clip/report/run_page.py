@@ -1,0 +1,239 @@
+"""The page that a run ends with: report.html, one file with every curve, picture and number of a workdir."""
+
+import base64
+import contextlib
+import datetime
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+
+from bias_clip.core.formatting import (
+    format_duration,
+    format_large,
+    format_number,
+    format_percent,
+    is_number,
+)
+from bias_clip.core.storage import run_folder, write_whole
+from bias_clip.report import plots
+from bias_clip.report.metric_names import spaced
+from bias_clip.report.run_charts import eval_charts, metric_table, train_charts
+from bias_clip.report.run_read import Run, curve, read_run
+from bias_clip.report.run_tiles import GROUP_TILES, Number
+
+PICTURE_BYTES = 1_400_000  # of base64 on the page: what keeps the whole file under two megabytes
+
+
+class Tile(NamedTuple):
+    """The big numbers of one evaluator, and how to read them."""
+
+    title: str
+    kind: str
+    numbers: list[Number]
+    note: str
+
+
+def write_report(workdir: str | Path) -> Path:
+    """Writes `report.html` into a workdir from what a run has left there, finished or not.
+
+    The page loads nothing: style, script, charts and pictures are inside, and its content security
+    policy forbids the rest. The same files give the same bytes.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      ValueError: the folder is not a workdir, or one of its files is not what it should be.
+      NotSavedError: the page cannot be written.
+    """
+    page = render(read_run(workdir))
+    path = run_folder(workdir) / "report.html"
+    write_whole(path, page)
+    return path
+
+
+def render(run: Run) -> str:
+    """Returns the page of a run as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": format_number,
+        "percent": format_percent,
+        "spaced": spaced,
+        "source_hash": _source_hash,
+    }
+    share = picture_share(run.evals.values())
+    return environment.get_template("run_page.html").render(
+        run=run,
+        started=_moment(run.info.get("started", "")),
+        facts=run_facts(run),
+        tiles=quality_tiles(run),
+        galleries=_pictures(run, "zeroshot", "examples", share),
+        searches=_pictures(run, "retrieval", "queries", share),
+        biases=_biases(run),
+        train_charts=train_charts(run.rows),
+        eval_charts=eval_charts(run),
+        table=metric_table(run),
+        config_lines=list(config_lines(run.config)),
+        box=plots,
+    )
+
+
+def run_facts(run: Run) -> list[tuple[str, str]]:
+    """What the run cost, as (name, value): steps, examples, time, speed, parameters, devices."""
+    last = run.rows[-1] if run.rows else {}
+    logged: tuple[tuple[str, Any, Callable], ...] = (
+        ("steps", last.get("step"), format_number),
+        ("examples seen", _last(run, "examples"), format_large),
+        ("time", _last(run, "seconds"), format_duration),
+        ("examples per second", _middle(run, "examples_per_second"), format_large),
+        ("waiting for input", _middle(run, "input_wait"), format_percent),
+        ("share of peak FLOP/s", _middle(run, "mfu"), format_percent),
+        ("parameters", run.info.get("parameters"), format_large),
+    )
+    facts = [(name, spell(value)) for name, value, spell in logged if is_number(value)]
+    devices = [("devices", str(run.info["devices"]))] if "devices" in run.info else []
+    return facts + devices
+
+
+def quality_tiles(run: Run) -> list[Tile]:
+    """The numbers that a reader asks for first, a tile for each evaluator that has them."""
+    make: dict[str, Any] = {
+        "zeroshot": _zeroshot_tile,
+        "retrieval": _retrieval_tile,
+        "bias": _bias_tile,
+        **GROUP_TILES,
+        "probe": _probe_tile,
+    }
+    found = [(name, record, record["details"].get("kind")) for name, record in run.evals.items()]
+    found.sort(key=lambda item: list(make).index(item[2]) if item[2] in make else len(make))
+    return [
+        Tile(spaced(name), kind, *make[kind](record["metrics"], record["details"]))
+        for name, record, kind in found
+        if kind in make
+    ]
+
+
+def picture_share(records: Iterable[Mapping]) -> float:
+    """The share of all pictures that PICTURE_BYTES has room for."""
+    details = [record["details"] for record in records]
+    pictures = [item for d in details for item in d.get("examples", ())]
+    pictures += [item for d in details for q in d.get("queries", ()) for item in q["pictures"]]
+    total = sum(len(picture["png"]) for picture in pictures)
+    return min(1.0, PICTURE_BYTES / total) if total else 1.0
+
+
+def config_lines(config: Mapping, depth: int = 0) -> Iterator[tuple[int, str, str, str]]:
+    """The config as (depth, key, value, kind) a line; a section has no value of its own."""
+    for key, item in config.items():
+        if isinstance(item, dict) and item:
+            yield depth, str(key), "", "section"
+            yield from config_lines(item, depth + 1)
+        else:
+            kind = "text" if isinstance(item, str) else "value"
+            yield depth, str(key), json.dumps(item, ensure_ascii=False), kind
+
+
+def _zeroshot_tile(metrics: Mapping, details: Mapping) -> tuple[list[Number], str]:
+    chance = metrics.get("chance")
+    numbers = []
+    for key, name, tries in (("acc1", "top-1", 1), ("acc5", "top-5", 5)):
+        by_chance = min(1.0, tries * chance) if is_number(chance) else None
+        against = f"chance {format_percent(by_chance)}"
+        numbers.append(Number(name, format_percent(metrics.get(key)), against))
+    among = f" among {format_number(metrics['classes'])} names" if "classes" in metrics else ""
+    return numbers, f"Pictures called by their own name{among}."
+
+
+def _retrieval_tile(metrics: Mapping, details: Mapping) -> tuple[list[Number], str]:
+    numbers = []
+    for way, name in (("t2i", "text → picture R@1"), ("i2t", "picture → text R@1")):
+        against = f"R@5 {format_percent(metrics.get(f'{way}_r5'))}"
+        numbers.append(Number(name, format_percent(metrics.get(f"{way}_r1")), against))
+    return (
+        numbers,
+        f"The right one comes first; chance {format_percent(metrics.get('t2i_r1_chance'))}.",
+    )
+
+
+def _bias_tile(metrics: Mapping, details: Mapping) -> tuple[list[Number], str]:
+    first, second = details["groups"]
+    low, high = (format_percent(metrics.get(f"preference_{end}")) for end in ("low", "high"))
+    numbers = [
+        Number(f"prefers “{second}”", format_percent(details["representation"]), "even 50\u202f%"),
+        Number(
+            "mean gap over roles",
+            format_percent(metrics.get("association_mean")),
+            f"chance {format_percent(metrics.get('association_chance'))}",
+        ),
+    ]
+    told = format_percent(metrics.get("recognition"))
+    return numbers, (
+        f"Representation: share of neutral drawings nearer to “{second}” than to “{first}” "
+        f"(95\u202f%: {low} to {high}); the model tells the two apart in {told} of drawings. "
+        "Association: how far the recognition of a role differs between them."
+    )
+
+
+def _probe_tile(metrics: Mapping, details: Mapping) -> tuple[list[Number], str]:
+    against = f"chance {format_percent(metrics.get('chance'))}"
+    return [
+        Number("accuracy", format_percent(metrics.get("acc1")), against)
+    ], "A linear classifier."
+
+
+def _pictures(run: Run, kind: str, key: str, share: float) -> list[dict]:
+    """The pictures of all evaluators of a kind, as many as the page has room for."""
+    found = []
+    for name, record in run.evals.items():
+        if record["details"].get("kind") == kind:
+            items = record["details"][key]
+            shown = items[: math.ceil(share * len(items))]
+            found.append({"name": spaced(name), "shown": shown, "count": len(items)})
+    return found
+
+
+def _biases(run: Run) -> list[dict]:
+    return [
+        {
+            "name": spaced(name),
+            "details": record["details"],
+            "chart": plots.bias_chart(record["details"]["concepts"]),
+        }
+        for name, record in run.evals.items()
+        if record["details"].get("kind") == "bias"
+    ]
+
+
+def _last(run: Run, key: str) -> float | None:
+    values = curve(run.rows, key).y
+    return float(values[-1]) if len(values) else None
+
+
+def _middle(run: Run, key: str) -> float | None:
+    values = curve(run.rows, key).y
+    return float(np.median(values)) if len(values) else None
+
+
+def _moment(text: str) -> str:
+    """An ISO time as a reader writes it; anything else as it is."""
+    with contextlib.suppress(ValueError):
+        moment = datetime.datetime.fromisoformat(text)
+        return f"{moment:%-d %B %Y, %H:%M} {moment.tzname() or ''}".strip()
+    return text
+
+
+def _source_hash(script: str) -> str:
+    """What a content security policy calls an inline script that it allows."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

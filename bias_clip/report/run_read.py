@@ -1,0 +1,144 @@
+"""What a workdir holds, read and checked; what it lacks, in words."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bias_clip.core.formatting import is_number
+from bias_clip.core.storage import absolute, run_folder
+
+
+class Run(NamedTuple):
+    """A run as it lies on disk.
+
+    Attributes:
+      name: of the folder.
+      config: config.json.
+      info: run.json.
+      rows: metrics.jsonl, one record a step, by increasing step.
+      evals: evals/<name>.json by name, in the order of the config.
+      missing: sentences for the reader, one for each thing that is not there.
+    """
+
+    name: str
+    config: dict
+    info: dict
+    rows: list[dict]
+    evals: dict[str, dict]
+    missing: list[str]
+
+
+class Curve(NamedTuple):
+    """Finite values at increasing steps."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+def read_run(workdir: str | Path) -> Run:
+    """Reads config.json, run.json, metrics.jsonl and evals/*.json; each of them may be absent.
+
+    Raises:
+      ValueError: none of them is there, or one is malformed (the message names file and line).
+    """
+    folder = run_folder(workdir)
+    names = ("config.json", "run.json", "metrics.jsonl")
+    if not any((folder / name).is_file() for name in names):
+        raise ValueError(
+            f"{folder} is not the workdir of a run: it has none of {', '.join(names)}. "
+            "Give the folder that was --workdir in training."
+        )
+    config, info = _read_object(folder / "config.json"), _read_object(folder / "run.json")
+    rows, missing = read_metrics(folder / "metrics.jsonl")
+    evals = _read_evals(folder / "evals", list(config.get("evals", ())))
+    if not config:
+        missing.append("config.json is missing: the configuration cannot be shown.")
+    if not info:
+        missing.append("run.json is missing: command, devices and versions are unknown.")
+    if not evals:
+        missing.append(
+            "No evaluation has been written yet: there are no pictures, no retrieval and no bias "
+            "to show. They come with the first evaluation of the run."
+        )
+    return Run(absolute(folder).name, config, info, rows, evals, missing + _unfinished(info, rows))
+
+
+def read_metrics(path: Path) -> tuple[list[dict], list[str]]:
+    """Reads metrics.jsonl into one record a step; of values that come twice the later one counts.
+
+    A last line without its line feed is what a killed process leaves: it is dropped, and said.
+
+    Returns:
+      The records by increasing step, and what is missing, in words.
+
+    Raises:
+      ValueError: a line is not a JSON object with an integer "step"; the message names the line.
+    """
+    if not path.is_file():
+        return [], ["metrics.jsonl is missing: the run stopped before it logged a step."]
+    *lines, torn = path.read_text(encoding="utf-8").split("\n")
+    rows: dict[int, dict] = {}
+    for number, line in enumerate(lines, 1):
+        record = _parse(line, f"{path}:{number}")
+        step = record.get("step")
+        if not isinstance(step, int) or isinstance(step, bool):
+            raise ValueError(
+                f'{path}:{number}: got "step" = {step!r}, expected an integer. Remove the line.'
+            )
+        rows[step] = rows.get(step, {}) | record
+    missing = []
+    if torn:
+        missing.append("The last line of metrics.jsonl was cut off while it was written: left out.")
+    if not rows:
+        missing.append("metrics.jsonl has no complete line yet: there are no curves.")
+    return [rows[step] for step in sorted(rows)], missing
+
+
+def curve(rows: Iterable[Mapping], key: str) -> Curve:
+    """The finite values of a key over the steps."""
+    points = [(row["step"], row[key]) for row in rows if is_number(row.get(key))]
+    x, y = zip(*points, strict=True) if points else ((), ())
+    return Curve(np.array(x, np.float64), np.array(y, np.float64))
+
+
+def _read_evals(folder: Path, order: list[str]) -> dict[str, dict]:
+    found = {}
+    for path in folder.glob("*.json"):
+        record = found[path.stem] = _read_object(path)
+        for key in ("metrics", "details"):
+            if not isinstance(record.get(key), dict):
+                raise ValueError(
+                    f'{path}: got "{key}" = {record.get(key)!r}, expected an object. '
+                    "Write it again with tools/evaluate.py."
+                )
+    place = {name: i for i, name in enumerate(order)}
+    return dict(sorted(found.items(), key=lambda item: (place.get(item[0], len(place)), item[0])))
+
+
+def _unfinished(info: Mapping, rows: list[dict]) -> list[str]:
+    total, step = info.get("total_steps"), rows[-1]["step"] if rows else 0
+    if not is_number(total) or step >= total:
+        return []
+    return [
+        f"The run has not ended: this is step {step:,} of {total:,}. "
+        "The same command continues it from its last checkpoint."
+    ]
+
+
+def _read_object(path: Path) -> dict:
+    return _parse(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
+
+
+def _parse(text: str, where: str) -> dict:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{where}: got {text[:60]!r}, expected a JSON object ({error}). Repair or remove it."
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: got {text[:60]!r}, expected a JSON object.")
+    return value

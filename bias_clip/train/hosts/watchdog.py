@@ -1,0 +1,105 @@
+"""Is the run stuck, and in what? A thread that looks on and says so; it ends nothing."""
+
+import faulthandler
+import json
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import jax
+
+from bias_clip.core.storage import NotSavedError, storage_errors, write_whole
+
+_LONGEST_NAP = 30.0  # seconds between two signs of life in the workdir
+
+
+class Watchdog:
+    """Is told what the loop does; when no step ends for `seconds`, it writes all stacks.
+
+    They go to stderr and to `stacks_<process>.txt` of the workdir, once per stall, headed by what
+    the loop is in. Of many processes each also leaves a sign of life, `heartbeat_<process>`, and the
+    report compares them: the one that waits for data, that is steps behind, or that gives no sign
+    holds the others up.
+    """
+
+    def __init__(self, workdir: Path, *, seconds: float | None, step: int):
+        """Starts to look on after `step`; with `seconds=None` it never does."""
+        self._workdir, self._seconds = workdir, seconds
+        self._step, self._part = step, "start"
+        self._since = time.monotonic()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look_on, name="watchdog", daemon=True)
+        if seconds is not None:
+            self._thread.start()
+
+    def doing(self, part: str) -> None:
+        """The loop begins with `part`: "input", "compile", "step", "evaluate" or "save"."""
+        self._part = part
+
+    def done(self, step: int) -> None:
+        """Step `step` has ended."""
+        self._step, self._since = step, time.monotonic()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _look_on(self) -> None:
+        seconds = float(self._seconds or 0)
+        nap, reported = min(seconds / 4, _LONGEST_NAP), None
+        while not self._end.wait(nap):
+            since = self._since
+            try:
+                self._give_sign()
+                if time.monotonic() - since > seconds and since != reported:
+                    reported = since
+                    self._report(time.monotonic() - since)
+            except storage_errors(self._workdir, NotSavedError) as error:
+                # A full disk is the loop's to report; go on looking.
+                print(f"watchdog: {self._workdir} cannot be used: {error}", file=sys.stderr)
+
+    def _give_sign(self) -> None:
+        if jax.process_count() > 1:
+            sign = {"time": time.time(), "step": self._step, "part": self._part}
+            path = self._workdir / f"heartbeat_{jax.process_index()}"
+            write_whole(path, json.dumps(sign))  # another host may be reading
+
+    def _report(self, passed: float) -> None:
+        text = (
+            f"watchdog: no step has ended for {passed:.0f} s; after step {self._step} the loop is in "
+            f"{self._part!r}. The run goes on; end it if nothing moves.\n"
+        )
+        text += describe_hosts(self._workdir, jax.process_count()) + _stacks()
+        print(text, file=sys.stderr, flush=True)
+        (self._workdir / f"stacks_{jax.process_index()}.txt").write_text(text)
+
+
+def describe_hosts(workdir: Path, process_count: int) -> str:
+    """Returns a line per process from the signs of life in `workdir`; of one process, nothing."""
+    if process_count == 1:
+        return ""
+    lines = []
+    for i in range(process_count):
+        path = workdir / f"heartbeat_{i}"
+        try:
+            sign = json.loads(path.read_text())
+        except FileNotFoundError:
+            lines.append(f"  process {i}: has given no sign")
+            continue
+        age = time.time() - sign["time"]
+        late = "  <- silent" if age > 3 * _LONGEST_NAP else ""
+        lines.append(
+            f"  process {i}: after step {sign['step']} in {sign['part']!r}, {age:.0f} s ago{late}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _stacks() -> str:
+    with tempfile.TemporaryFile("w+") as file:  # faulthandler wants a file of the system
+        faulthandler.dump_traceback(file=file, all_threads=True)
+        file.seek(0)
+        return file.read()

@@ -1,0 +1,10 @@
+from bias_clip.train.optim.optimizer import (
+    KERNELS,
+    first_match,
+    frozen_leaves,
+    init_ema,
+    make_optimizer,
+    update_ema,
+)
+
+__all__ = ["KERNELS", "first_match", "frozen_leaves", "init_ema", "make_optimizer", "update_ema"]

@@ -1,0 +1,197 @@
+"""Embeddings on disk: what is read is what was written, and an interruption leaves no trace."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from bias_clip.data.tables.embeddings import chunks, open_embeddings
+from bias_clip.data.tables.embeddings_writer import Shard, write_embeddings
+
+RNG = np.random.default_rng(0)
+IMAGE, TEXT = RNG.normal(size=(2, 23, 5)).astype(np.float32) * 3
+ABOUT = {"source": {"name": "rows"}, "step": 8}
+
+
+def embed(rows):
+    return Shard(
+        [f"r{i}" for i in rows], {"image": IMAGE[list(rows)], "text": TEXT[list(rows)]}, {}
+    )
+
+
+def write(path, embed=embed, **changes):
+    given = dict(examples=23, about=ABOUT, shard_rows=7) | changes
+    return write_embeddings(path, embed, **given)
+
+
+def files(path):
+    return {p.name: p.read_bytes() for p in path.iterdir()}
+
+
+def test_rows_are_those_that_were_embedded_and_norms_give_the_raw_features_back(tmp_path):
+    manifest = write(tmp_path / "z")
+    found = open_embeddings(tmp_path / "z")
+    assert found.manifest == manifest
+    assert found.ids == [f"r{i}" for i in range(23)]
+    assert (manifest["rows"], manifest["width"], manifest["shards"]) == (23, 5, [7, 7, 7, 2])
+    assert manifest["plan"]["step"] == 8
+    for z, norm, raw in (
+        (found.image, found.image_norm, IMAGE),
+        (found.text, found.text_norm, TEXT),
+    ):
+        np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(z) * norm[:, None], raw, rtol=1e-5)
+
+
+def test_a_matrix_of_shards_is_indexed_as_an_array_and_stays_on_disk(tmp_path):
+    write(tmp_path / "z")
+    z = open_embeddings(tmp_path / "z").image
+    whole = np.asarray(z)
+    assert (len(z), z.shape, z.dtype) == (23, whole.shape, whole.dtype)
+    mask = np.arange(23) % 3 == 0
+    for index in (3, -1, slice(5, 16), slice(None), slice(20, 99), slice(0, 0), slice(22, 1, -4)):
+        np.testing.assert_array_equal(z[index], whole[index])
+    for index in (np.asarray([22, 0, 7, 7, 6, -2]), [1], np.asarray([], int), mask):
+        np.testing.assert_array_equal(z[index], whole[index])
+    assert all(isinstance(part, np.memmap) for part in z.parts)
+    assert isinstance(z[7:14], np.memmap)
+    with pytest.raises(IndexError):
+        z[23]
+
+
+@pytest.mark.parametrize("rows", [1, 6, 7, 14, 100])
+def test_chunks_together_are_the_matrix_however_they_are_cut(tmp_path, rows):
+    write(tmp_path / "z", dtype="float16")
+    found = open_embeddings(tmp_path / "z")
+    parts = list(chunks(found, "text", rows))
+    assert {len(part) for part in parts[:-1]} <= {rows}
+    assert {part.dtype for part in parts} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(np.concatenate(parts), np.asarray(found.text))
+    unit = TEXT / np.linalg.norm(TEXT, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.concatenate(parts), unit, atol=5e-4)  # float16 has 11 bits
+
+
+@pytest.mark.parametrize("last", ["image", "text", "rows", "manifest"])
+def test_a_killed_writer_goes_on_after_the_whole_shards_and_leaves_the_same_bytes(
+    tmp_path, monkeypatch, last
+):
+    """Killed at the third shard, just before the file `last` would get its name."""
+    write(tmp_path / "once")
+    calls = []
+
+    def counting(rows):
+        calls.append(rows)
+        return embed(rows)
+
+    from bias_clip.data.tables import embeddings_writer as module
+
+    real, table, seen = module._write, module.write_table, []
+
+    def die(path, fill=None, *rest):
+        seen.append(path.name)
+        if path.name.startswith("manifest" if last == "manifest" else f"{last}-00002"):
+            path.with_name(path.name + ".partial").write_bytes(b"half")
+            raise KeyboardInterrupt
+        return (table if path.name.startswith("rows") else real)(path, fill, *rest)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "_write", die)
+        broken.setattr(module, "write_table", die)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "twice", counting)
+    with pytest.raises(ValueError, match=r"unfinished: there is no manifest\.json"):
+        open_embeddings(tmp_path / "twice")
+    before = len(calls)
+    write(tmp_path / "twice", counting)
+    done = 4 if last == "manifest" else 2
+    assert (before, len(calls)) == (4 if last == "manifest" else 3, before + 4 - done)
+    assert files(tmp_path / "once") == files(tmp_path / "twice")
+
+
+def test_finished_embeddings_are_left_as_they_are_and_others_are_refused(tmp_path):
+    write(tmp_path / "z")
+    before = files(tmp_path / "z")
+
+    def never(rows):
+        raise AssertionError("embedded again")
+
+    write(tmp_path / "z", never)
+    assert files(tmp_path / "z") == before
+    with pytest.raises(ValueError, match=r"other \['step'\]; there: .*8.*now: .*9"):
+        write(tmp_path / "z", never, about={**ABOUT, "step": 9})
+    with pytest.raises(ValueError, match=r"other \['shard_rows'\]"):
+        write(tmp_path / "z", never, shard_rows=8)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other things"):
+        write(tmp_path / "other")
+
+
+def test_damage_is_named(tmp_path):
+    write(tmp_path / "whole")
+
+    def damaged(name, change):
+        shutil.rmtree(tmp_path / "z", ignore_errors=True)
+        shutil.copytree(tmp_path / "whole", tmp_path / "z")
+        change(tmp_path / "z" / name)
+
+    def refused(name, change, message):
+        damaged(name, change)
+        with pytest.raises(ValueError, match=message):
+            open_embeddings(tmp_path / "z")
+
+    def other_version(path):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 0}))
+
+    cut = lambda path: path.write_bytes(path.read_bytes()[:-8])  # noqa: E731
+    refused("image-00001.npy", cut, r"image-00001\.npy is cut off")
+    refused("text-00003.npy", lambda p: p.write_bytes(b""), r"text-00003\.npy is cut off")
+    refused("text-00002.npy", lambda p: p.unlink(), r"text-00002\.npy is missing")
+    refused("image-00003.npy", lambda p: np.save(p, IMAGE), r"float32\[23, 5\].*float32\[2, 5\]")
+    refused("rows-00000.parquet", cut, r"rows-00000\.parquet is not the file")
+    refused("manifest.json", other_version, r"version \('embeddings', 0\), expected .*1\)")
+    refused("manifest.json", lambda p: p.unlink(), "unfinished")
+    with pytest.raises(ValueError, match="there are no embeddings"):
+        open_embeddings(tmp_path / "none")
+
+
+def test_broken_records_are_refused_or_named_and_have_no_row(tmp_path):
+    def faulty(rows):
+        left = [i for i in rows if i != 9]
+        broken = {"9": "cut off"} if 9 in rows else {}
+        return Shard([f"r{i}" for i in left], {"image": IMAGE[left]}, broken)
+
+    with pytest.raises(ValueError, match=r"1 records cannot be read, 0 are allowed.*9.*cut off"):
+        write(tmp_path / "z", faulty)
+    write(tmp_path / "z", faulty, max_broken=1)
+    found = open_embeddings(tmp_path / "z")
+    assert (len(found.ids), found.manifest["broken"]) == (22, {"9": "cut off"})
+    assert found.text is None
+    assert "r9" not in found.ids
+    with pytest.raises(ValueError, match=r"no embeddings of 'text'; there are \['image'\]"):
+        next(chunks(found, "text", 5))
+
+
+def test_ids_that_come_twice_and_features_that_are_no_numbers_are_refused(tmp_path):
+    def same(rows):
+        return embed(rows)._replace(ids=[f"r{i % 10}" for i in rows])
+
+    with pytest.raises(ValueError, match=r"ids come twice, such as \['r0'"):
+        write(tmp_path / "z", same)
+    sick = IMAGE.copy()
+    sick[8, 2] = np.nan
+    with pytest.raises(ValueError, match=r"1 of 7 image embeddings.*'r8'.*diverged"):
+        write(
+            tmp_path / "y", lambda rows: Shard([f"r{i}" for i in rows], {"image": sick[rows]}, {})
+        )
+
+
+def test_a_row_of_zeros_stays_one(tmp_path):
+    def zeros(rows):
+        return Shard([f"r{i}" for i in rows], {"image": np.zeros((len(rows), 3))}, {})
+
+    write(tmp_path / "z", zeros)
+    found = open_embeddings(tmp_path / "z")
+    assert not np.asarray(found.image).any()
+    assert not found.image_norm.any()

@@ -1,0 +1,171 @@
+"""Tables keyed by id: what is written is read, and nothing unfinished or altered ever is."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bias_clip.data.tables import fingerprint, join, manifest_path, read_table, write_table
+from bias_clip.data.tables import table as tables
+
+IDS = ("a", "b/ü", "c d", "日本")
+
+
+def columns_of(ids=IDS, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "id": np.asarray(ids),
+        "man": rng.integers(-1, 2, len(ids)).astype(np.int8),
+        "weight": rng.random(len(ids)),
+        "share": rng.random(len(ids)).astype(np.float32),
+        "name": np.asarray([f"n{i}" for i in range(len(ids))]),
+        "flag": rng.random(len(ids)) < 0.5,
+    }
+
+
+def written(path, **changes):
+    write_table(path, columns_of() | changes, {"kind": "weights", "seed": 3})
+    return path
+
+
+def test_what_is_written_is_read_with_its_types_and_manifest(tmp_path):
+    columns = columns_of() | {"weight": np.asarray([0.5, np.nan, 1, 2])}
+    said = write_table(tmp_path / "deep" / "w.parquet", columns, {"kind": "weights", "seed": 3})
+    table = read_table(tmp_path / "deep" / "w.parquet", kind="weights")
+    assert list(table.columns) == list(columns)
+    for name, values in columns.items():
+        np.testing.assert_array_equal(table.columns[name], values)
+        assert table.columns[name].dtype.kind == values.dtype.kind
+        assert table.columns[name].dtype.itemsize == values.dtype.itemsize
+    assert table.manifest == said
+    assert (said["rows"], said["seed"], said["ids_sha256"]) == (4, 3, fingerprint(IDS))
+    assert said["columns"]["man"] == "int8"
+    assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["w.parquet", "w.parquet.json"]
+
+
+def test_parts_are_one_table(tmp_path):
+    whole = columns_of()
+    parts = [{k: v[rows] for k, v in whole.items()} for rows in (slice(0, 1), slice(1, 4))]
+    said = tables.write_shards(tmp_path / "p", parts, {"kind": "weights"})
+    table = read_table(tmp_path / "p", kind="weights")
+    for name, values in whole.items():
+        np.testing.assert_array_equal(table.columns[name], values)
+    assert said["ids_sha256"] == fingerprint(IDS)
+    batches = list(tables.open_table(tmp_path / "p", kind="weights", rows=3).batches)
+    assert [len(batch["id"]) for batch in batches] == [3, 1]
+
+
+def test_fingerprint_knows_order_and_borders():
+    assert len({fingerprint(ids) for ids in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["abc"])}) == 4
+    assert fingerprint([]) != fingerprint([""])
+
+
+@pytest.mark.parametrize("step", ["first put", "second put", "parquet"])
+def test_an_interruption_leaves_no_readable_table(tmp_path, monkeypatch, step):
+    """Whatever step dies, on a fresh path and over an older table: the old one or an error."""
+    path = tmp_path / "w.parquet"
+    before = None
+    for attempt in range(2):
+        with monkeypatch.context() as broken:
+            calls = []
+
+            def dies(*args, real=tables._put, calls=calls):
+                calls.append(args)
+                if step == "parquet" or len(calls) == ("first put", "second put").index(step) + 1:
+                    raise KeyboardInterrupt
+                real(*args)
+
+            broken.setattr(tables, "file_sha256" if step == "parquet" else "_put", dies)
+            with pytest.raises(KeyboardInterrupt):
+                write_table(path, columns_of(seed=attempt), {"kind": "weights"})
+        if attempt and step == "parquet":  # nothing of the older table was touched
+            assert read_table(path, kind="weights").manifest == before
+        else:
+            with pytest.raises(ValueError, match=r"no table|unfinished"):
+                read_table(path, kind="weights")
+        before = write_table(path, columns_of(), {"kind": "weights"})
+
+
+def test_a_generator_that_fails_leaves_the_older_table(tmp_path):
+    path = written(tmp_path / "w.parquet")
+
+    def parts():
+        yield columns_of(("x",))
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        tables.write_shards(path, parts(), {"kind": "weights"})
+    assert read_table(path, kind="weights").columns["id"].tolist() == list(IDS)
+
+
+def test_a_changed_file_another_kind_and_a_broken_manifest_are_refused(tmp_path):
+    path = written(tmp_path / "w.parquet")
+    with pytest.raises(ValueError, match="'weights', expected one of 'cells'"):
+        read_table(path, kind="cells")
+    other = written(tmp_path / "other.parquet", weight=np.arange(4.0))
+    path.write_bytes(other.read_bytes())
+    with pytest.raises(ValueError, match="not the file that"):
+        read_table(path, kind="weights")
+    manifest_path(path).write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        read_table(path, kind="weights")
+    manifest_path(path).write_text(json.dumps({"kind": "weights"}))
+    with pytest.raises(ValueError, match=r"lacks.*file_sha256"):
+        read_table(path, kind="weights")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": np.asarray(["a", "b", "a", "c"])}, r"1 ids come twice, such as \['a'\]"),
+        ({"id": np.arange(4)}, "expected str"),
+        ({"id": np.asarray(["a", "", "b", "c"])}, "at least one character"),
+        ({"man": np.zeros(3)}, r"shape \(3,\), expected \(4,\)"),
+        ({"man": np.zeros((4, 2))}, r"shape \(4, 2\)"),
+        ({"man": np.asarray([1, None, 0, 1])}, "expected numbers"),
+        ({"man": np.zeros(4, complex)}, "expected numbers"),
+    ],
+)
+def test_columns_that_make_no_table_are_refused_before_anything_is_there(
+    tmp_path, changes, message
+):
+    with pytest.raises(ValueError, match=message):
+        written(tmp_path / "w.parquet", **changes)
+    assert not (tmp_path / "w.parquet").exists()
+
+
+def test_no_rows_no_ids_no_kind_and_taken_keys_are_refused(tmp_path):
+    path = tmp_path / "w.parquet"
+    with pytest.raises(ValueError, match="no rows"):
+        tables.write_shards(path, [], {"kind": "weights"})
+    with pytest.raises(ValueError, match="column 'id'"):
+        write_table(path, {"man": np.zeros(3)}, {"kind": "weights"})
+    with pytest.raises(ValueError, match="kind"):
+        write_table(path, columns_of(), {})
+    with pytest.raises(ValueError, match="rename"):
+        write_table(path, columns_of(), {"kind": "weights", "rows": 4})
+    parts = columns_of(), columns_of(tuple("xyzw")) | {"man": np.zeros(4)}
+    with pytest.raises(ValueError, match="parts differ"):
+        tables.write_shards(path, parts, {"kind": "weights"})
+    with pytest.raises(ValueError, match="come twice"):
+        tables.write_shards(path, [columns_of(), columns_of()], {"kind": "weights"})
+
+
+def test_join_gives_rows_in_the_order_asked_for(tmp_path):
+    table = read_table(written(tmp_path / "w.parquet"), kind="weights")
+    order = [2, 0, 3]
+    found = join(table, [IDS[i] for i in order])
+    for name, values in table.columns.items():
+        np.testing.assert_array_equal(found[name], values[order])
+
+
+def test_join_names_what_is_missing_and_what_to_do(tmp_path):
+    table = read_table(written(tmp_path / "w.parquet"), kind="weights")
+    with pytest.raises(ValueError, match=r"lacks 2 of 3 examples: \['x', 'zz'\].*anew"):
+        join(table, ["x", "a", "zz"])
+    with pytest.raises(ValueError, match="another data set"):
+        join(table, np.asarray(["x", "y"]))
+    with pytest.raises(ValueError, match="come twice"):
+        join(table, ["a", "a"])
+    with pytest.raises(ValueError, match="expected str"):
+        join(table, [1, 2])

@@ -1,0 +1,90 @@
+"""Attention: values, gradients and time of a fused kernel beside XLA's, on the device that is here.
+
+Run it once on a new kind of chip before `config.model.attention` names a kernel. All forms get the same
+numbers in bfloat16; errors are the largest difference to float32, over the largest number of the exact
+array. A few roundings to bfloat16's 8 bits, 0.4 % each, are to be expected of a kernel; more than 2 % end
+with status 1. On a CPU the kernel for TPUs is interpreted, so that its time says nothing.
+"""
+
+import argparse
+import functools
+import statistics
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bias_clip.models.layers import attend
+from tools.benches.step import take_turns
+
+KERNELS = {"tpu": "pallas", "cpu": "pallas", "gpu": "cudnn"}
+ARRAYS = ("out", "dq", "dk", "dv")
+TOLERANCE = 0.02
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `bench` reads."""
+    parser.add_argument("--examples", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=196)
+    parser.add_argument("--heads", type=int, default=12)
+    parser.add_argument("--size", type=int, default=64, help="numbers of a head")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each form; 0: values only")
+
+
+def bench(args: argparse.Namespace) -> dict[str, Any]:
+    """Prints and returns errors and seconds by form; ends with status 1 if the kernel is too far off."""
+    kernel = KERNELS[jax.default_backend()]
+    inputs = make_inputs((args.examples, args.tokens, args.heads, args.size))
+    with jax.default_matmul_precision("highest"):
+        exact = [
+            np.asarray(x) for x in value_and_grads("xla")(*(x.astype("float32") for x in inputs))
+        ]
+    forms = {kind: value_and_grads(kind) for kind in ("xla", kernel)}
+    errors = {kind: largest_errors(form(*inputs), exact) for kind, form in forms.items()}
+    record: dict[str, Any] = {"device": jax.devices()[0].device_kind, "errors": errors}
+    print(f"{record['device']}: {args}")
+    for kind, found in errors.items():
+        print(f"{kind:<8}", *(f"{name} {error:.4f}" for name, error in found.items()))
+    if args.rounds:
+        run: dict[str, Callable[[], Any]] = {
+            kind: functools.partial(_finish, form, inputs) for kind, form in forms.items()
+        }
+        times = take_turns(run, args.rounds)
+        record["seconds"] = {kind: statistics.median(each) for kind, each in times.items()}
+        xla, fused = record["seconds"]["xla"], record["seconds"][kernel]
+        print(f"value and gradients: {kernel} {1e3 * fused:.3f} ms, XLA {1e3 * xla:.3f} ms")
+    bad = [name for name in ARRAYS if not errors[kernel][name] < TOLERANCE]  # NaN is bad
+    if bad:
+        sys.exit(f"error: {kernel} is more than {TOLERANCE:.0%} off in {', '.join(bad)}")
+    return record
+
+
+def make_inputs(shape: tuple[int, ...]) -> list[jax.Array]:
+    """q, k, v and the gradient of the result."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    return [jax.random.normal(key, shape, jnp.bfloat16) for key in keys]
+
+
+def value_and_grads(kind: str) -> Callable[..., tuple[jax.Array, ...]]:
+    """(q, k, v, gradient of the result) to the result and three gradients, jitted."""
+
+    def run(q, k, v, dy):
+        y, vjp = jax.vjp(lambda q, k, v: attend(q, k, v, kind=kind), q, k, v)
+        return (y, *vjp(dy))
+
+    return jax.jit(run)
+
+
+def largest_errors(got: tuple[jax.Array, ...], exact: list[np.ndarray]) -> dict[str, float]:
+    """The largest difference of each array, over the largest number that should be there."""
+    return {
+        name: float(np.abs(np.asarray(x, np.float32) - y).max() / np.abs(y).max())
+        for name, x, y in zip(ARRAYS, got, exact, strict=True)
+    }
+
+
+def _finish(form: Callable[..., Any], inputs: list[jax.Array]) -> None:
+    jax.block_until_ready(form(*inputs))

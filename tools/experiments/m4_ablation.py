@@ -1,0 +1,104 @@
+"""The ablation of M4 on the emoji of people: annotates, solves, trains the grid, writes tables and figures.
+
+python tools/experiments/m4_ablation.py [--jobs 2] [--seeds 3] [--out docs/m4]
+
+{no balancing, a random part of the data, balanced, balanced with proxies} x {10, 90, 100 % of the
+training on it, before the plain data} x {SigLIP, CLIP} x seeds, and the plain data before the
+balanced: runs of `configs/m4_people.py` under runs/m4_people, a minute or two each. Start the same
+line again after an interruption: what is finished is kept. Needs `pip install -e ".[experiments]"`.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIG = "configs/m4_people.py"
+SHARES = (10, 90, 100)
+LAST = 90  # percent of the plain data in the runs that have them first
+BALANCED = ("--eta", "max", "--min-per-side", "3")
+
+
+def main() -> None:
+    """Prepares, trains, reports."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--out", type=Path, help="folder of tables and figures (runs/m4_people)")
+    args = parser.parse_args()
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    from configs.m4_people import TABLES
+    from tools.experiments.m4_report import write_report
+    from tools.sweep import plan, run_all
+
+    workdir = ROOT / TABLES
+    try:
+        make_tables(workdir)
+        configs = [f"{CONFIG}:{variant}" for variant in variants()]
+        run_all(list(plan(configs, args.seeds, [], workdir)), args.jobs)
+        print(write_report(workdir, variants(), args.seeds, args.out or workdir))
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+
+
+def variants() -> list[str]:
+    """The grid as the config's arguments: "siglip,plain,0", "siglip,random,10", ..."""
+    stages = ["plain,0", *(f"{d},{s}" for d in ("random", "balanced", "proxies") for s in SHARES)]
+    stages.append(f"balanced_last,{LAST}")
+    return [f"{loss},{stage}" for loss in ("siglip", "clip") for stage in stages]
+
+
+def make_tables(workdir: Path) -> None:
+    """Annotates and solves, where the tables of weights are not there yet.
+
+    Raises:
+      RuntimeError: a tool failed; its message is above.
+    """
+    annotations = workdir / "annotations.parquet"
+    _call("annotate", annotations, *_annotate_flags())
+    given = ("--annotations", str(annotations))
+    _call("balance", workdir / "proxies.parquet", *given, *BALANCED)
+    _call("balance", workdir / "balanced.parquet", *given, *BALANCED, "--no-proxies")
+    eta = f"{_mean_weight(workdir / 'balanced.parquet'):.4f}"
+    _call("balance", workdir / "random.parquet", *given, "--eps", "inf", "--eta", eta)
+
+
+def _annotate_flags() -> list[str]:
+    """Gender and the role from the columns, so that no error of matching is in the comparison."""
+    from bias_clip.data.emoji.splits import MEN_ROLES, WOMEN_ROLES
+    from bias_clip.data.sources import column, make_source
+    from configs.m4_people import get_config
+
+    arguments = get_config("siglip,plain,0").data.source.to_dict()
+    concepts = column(make_source(**arguments), "concept").tolist()
+    roles = ",".join(sorted((MEN_ROLES | WOMEN_ROLES).intersection(concepts)))
+    source = [arguments.pop("name"), *(f"{key}={value}" for key, value in arguments.items())]
+    gender = ["man=gender", "yes=man", "no=woman", "unknown=*"]
+    roles_of = ["--categories", "concept", f"values={roles}", "--attributes", "--labels"]
+    return ["--source", *source, "--column", *gender, *roles_of]
+
+
+def _call(tool: str, out: Path, *flags: str) -> None:
+    if out.exists():
+        return
+    report = out.with_suffix(".report")
+    line = [sys.executable, f"tools/{tool}.py", "--out", str(out), "--report", str(report), *flags]
+    done = subprocess.run(line, cwd=ROOT, stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise RuntimeError(f"tools/{tool}.py for {out} failed with status {done.returncode}.")
+
+
+def _mean_weight(path: Path) -> float:
+    from bias_clip.data.tables import read_table
+
+    return float(np.mean(read_table(path, kind="weights").columns["weight"]))
+
+
+if __name__ == "__main__":
+    main()

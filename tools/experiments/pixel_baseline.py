@@ -1,0 +1,92 @@
+"""Names drawings by the nearest training drawings in pixels: what a model has to beat.
+
+python tools/experiments/pixel_baseline.py --config=configs/emoji.py
+
+For each zero-shot evaluator of the config, the share of its pictures whose own name is that of the
+nearest training picture (top1), and is among those of the five nearest names (top5), by Euclidean
+distance of the pixels that the evaluator would show to the model. A name that has no training
+picture cannot be found this way.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from bias_clip.data.image import make_image_fn
+from bias_clip.data.sources import Source, column, make_source
+from bias_clip.evals.ranking import row_blocks
+from bias_clip.evals.results import first_picture
+from bias_clip.train.config import load_config
+
+
+def main() -> None:
+    """Prints a line per evaluator."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=Path("configs/emoji.py"))
+    args = parser.parse_args()
+    try:
+        print_baseline(args.config)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def print_baseline(path: Path) -> None:
+    """Prints top-1 and top-5 for each zero-shot evaluator of a config."""
+    config = load_config(path)
+    train_source = make_source(**{**config.data.source.to_dict(), "unit": "image"})
+    train = pixels(train_source, config.evaluation.image)
+    print(f"{len(train):,} training pictures of {train.shape[1]:,} values")
+    for name, evaluator in config.evals.to_dict().items():
+        if evaluator["type"] != "zeroshot":
+            continue
+        source = make_source(**evaluator["source"])
+        ranks = nearest_ranks(
+            pixels(source, config.evaluation.image),
+            train,
+            np.asarray(column(source, evaluator["label"])),
+            np.asarray(column(train_source, evaluator["label"])),
+        )
+        top1, top5 = np.mean(ranks < 1), np.mean(ranks < 5)
+        print(f"{name:<10} {len(source):>6,} pictures  top1 {top1:6.1%}  top5 {top5:6.1%}")
+
+
+def pixels(source: Source, ops: str) -> Float[np.ndarray, "n d"]:
+    """Every picture of a source as one row of values."""
+    image_fn = make_image_fn(ops)
+    random = np.random.default_rng(0)  # evaluation draws nothing
+    return np.stack(
+        [image_fn(first_picture(source[i]), random).ravel() for i in range(len(source))]
+    )
+
+
+def nearest_ranks(
+    queries: Float[np.ndarray, "n d"],
+    train: Float[np.ndarray, "m d"],
+    names: Shaped[np.ndarray, " n"],
+    train_names: Shaped[np.ndarray, " m"],
+) -> Int[np.ndarray, " n"]:
+    """Place of each query's name when names are ordered by the distance of their nearest picture.
+
+    Returns:
+      0 for the nearest; the number of names for a name without a training picture.
+    """
+    order = np.argsort(train_names, kind="stable")
+    known, first = np.unique(train_names[order], return_index=True)
+    train = train[order]
+    square = np.sum(np.square(train, dtype=np.float64), axis=1)
+    own = np.searchsorted(known, names)
+    found = known[np.minimum(own, len(known) - 1)] == names
+    ranks = np.full(len(queries), len(known))
+    for block in row_blocks(len(queries), len(train)):
+        distance = square - 2.0 * (queries[block] @ train.T)  # without the query's own square
+        by_name = np.minimum.reduceat(distance, first, axis=1)
+        mine = np.take_along_axis(by_name, np.minimum(own[block], len(known) - 1)[:, None], axis=1)
+        ranks[block] = np.sum(by_name < mine, axis=1)
+    return np.where(found, ranks, len(known))
+
+
+if __name__ == "__main__":
+    main()
