@@ -27,7 +27,7 @@ class Step(NamedTuple):
     log: Path
 
 
-def call(step: Step, lock: int, *, cwd: Path) -> None:
+def call(step: Step, lock: int) -> None:
     """Runs a step unless it is done; the lock is the command's, too, and outlives this process.
 
     Raises:
@@ -41,7 +41,7 @@ def call(step: Step, lock: int, *, cwd: Path) -> None:
     with (
         step.log.open("a") as log,
         subprocess.Popen(
-            step.command, cwd=cwd, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock]
+            step.command, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock]
         ) as child,
         _passing_on(child) as received,
     ):

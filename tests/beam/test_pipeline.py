@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bias_clip.cli import beam_annotate as tool
 from bias_clip.curation.beam import annotate_files
 from bias_clip.curation.counts_file import counts_to_bytes, read_counts
 from bias_clip.data.tables import read_table
 from tests.curation.samples import FIELDS, PLAN, annotated, counted, records
-from tools import beam_annotate as tool
 
 
 def run(folder, pattern, num_shards):
@@ -84,8 +84,8 @@ def test_an_id_in_two_files_is_refused(tmp_path):
 def test_the_tool_runs_from_the_command_line(tmp_path):
     write_json(tmp_path, [records(20)])
     line = ["--input", str(tmp_path / "*.jsonl"), "--out", str(tmp_path / "out"), "--shards", "2"]
-    command = [sys.executable, tool.__file__, *line, "--proxies", "--runner=DirectRunner"]
-    root = {"PYTHONPATH": str(Path(tool.__file__).parents[1])}
+    command = [sys.executable, "-m", tool.__name__, *line, "--proxies", "--runner=DirectRunner"]
+    root = {"PYTHONPATH": str(Path(tool.__file__).parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **root})
     assert done.returncode == 0, done.stderr
     assert read_counts(tmp_path / "out" / "counts.parquet").table.counts.sum() == 20

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bias_clip.cli import annotate as tool
 from bias_clip.curation import annotate_source
 from bias_clip.curation.annotators import by_captions, by_zero_shot
 from bias_clip.curation.captions import Lists, Names
@@ -15,7 +16,6 @@ from bias_clip.data.emoji import emoji_source
 from bias_clip.data.tables import join, read_table
 from bias_clip.report import annotations
 from tests.data.tiny import Patches
-from tools import annotate as tool
 
 PETS = WordList("pets", "1" * 64, {"cat": ("cat",), "dog": ("dog",)})
 

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from bias_clip.balancing import association_bias, keep, make_problem, representation_bias
+from bias_clip.cli import balance as tool
 from bias_clip.curation import weights as balance_table
 from bias_clip.data.tables import join, manifest_path, read_manifest, read_table, write_table
 from bias_clip.report import balancing, balancing_page, balancing_text
-from tools import balance as tool
 
 KINDS = {"attributes": ["man"], "labels": ["nurse", "pilot"], "proxies": ["cockpit"]}
 ROWS = 3000

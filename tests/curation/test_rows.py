@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bias_clip.balancing import make_problem, merge, solve
+from bias_clip.cli import beam_annotate as tool
 from bias_clip.curation import weights as balance_table
 from bias_clip.curation.annotate_source import annotate_source
 from bias_clip.curation.counts_file import counts_to_bytes, read_counts
@@ -24,7 +25,6 @@ from bias_clip.curation.rows import (
 )
 from bias_clip.data.tables import join, read_manifest, read_table, write_table
 from tests.curation.samples import FIELDS, LISTS, PLAN, annotated, counted, records
-from tools import beam_annotate as tool
 
 
 class Records:

@@ -10,12 +10,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from bias_clip.cli.report import main
 from bias_clip.report import run_page
 from bias_clip.report.metric_names import is_share, metric_name
 from bias_clip.report.run_page import config_lines, write_report
 from bias_clip.report.run_read import read_metrics, read_run
 from tests.train.workdirs import OCCUPATIONS, make_workdir
-from tools.report import main
 
 HOSTILE = "</style></script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}"
 VOID = {"meta", "link", "img", "br", "col", "input", "hr", "base", "source"}

@@ -5,7 +5,7 @@ import json
 import matplotlib
 import pytest
 
-from tools.compare import compare, make_table, read_group, split_group
+from bias_clip.cli.compare import compare, make_table, read_group, split_group
 
 
 def write_run(folder, value, name="acc1"):

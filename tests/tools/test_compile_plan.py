@@ -16,6 +16,13 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from bias_clip.cli.compile_plan import (
+    bytes_a_chip,
+    count_allocated,
+    lower_loss,
+    make_global_objective,
+    measure,
+)
 from bias_clip.plan import topology
 from bias_clip.plan.flops import count_flops
 from bias_clip.plan.hlo import count_hlo
@@ -25,13 +32,6 @@ from bias_clip.train.objective import make_objective
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from tests.train.tiny import tiny_config
-from tools.compile_plan import (
-    bytes_a_chip,
-    count_allocated,
-    lower_loss,
-    make_global_objective,
-    measure,
-)
 
 ROOT = Path(__file__).parents[2]
 COMPILERS = {"libtpu": ("v5e:2x2", "pallas"), "jax_cuda12_plugin": ("h100:2", "cudnn")}

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bias_clip.cli import embed as tool
+from bias_clip.cli import evaluate
 from bias_clip.data.sources import SOURCES
 from bias_clip.data.tables.embeddings import open_embeddings
 from bias_clip.evals import embed_rows
@@ -19,8 +21,6 @@ from bias_clip.evals.concat import concat_encode
 from bias_clip.train.workdir import load_run
 from tests.tools.runs import make_run
 from tests.train.tiny import Squares, use_squares
-from tools import embed as tool
-from tools import evaluate
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from tools.launch import tpu_vm
-from tools.launch.__main__ import main
-from tools.launch.job import Job, until_done
-from tools.launch.ray import places
+from bias_clip.cli.launch import tpu_vm
+from bias_clip.cli.launch.__main__ import main
+from bias_clip.cli.launch.job import Job, until_done
+from bias_clip.cli.launch.ray import places
 
 COMMON = ["--name=siglip", "--config=configs/siglip_b16.py", "--workdir=/data/siglip"]
 FLAGS = ["--", "--config.seed=1", "--config.total=1e6 examples"]
@@ -217,7 +217,7 @@ def test_ray_job_drives_with_our_own_module(show):
     words = shlex.split(show("ray", *PLACES["ray"]).splitlines()[1])
     assert words[:3] == ["ray", "job", "submit"]
     driver = words[words.index("--") + 1 :]
-    assert driver[:3] == ["python", "-m", "tools.launch.ray"]
+    assert driver[:3] == ["python", "-m", "bias_clip.cli.launch.ray"]
     assert driver[driver.index("--") + 2 :] == LINE
 
 

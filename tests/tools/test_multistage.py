@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bias_clip.cli import multistage
 from bias_clip.cli.commands import Step, Stopped, call
 from bias_clip.data.tables import read_table, write_table
-from tools import multistage
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,7 +111,7 @@ def test_stages_follow_each_other_and_are_not_done_twice(fakes, tmp_path):
     for stage in (1, 2):
         table = tmp_path / "w" / f"stage{stage - 1}" / "cells.parquet"
         assert f"--config.data.cells.table={table}" in runs[stage]
-    assert next(c for c in fakes.commands if "tools/embed.py" in c)[4:8] == [
+    assert next(c for c in fakes.commands if "bias_clip.cli.embed" in c)[5:9] == [
         *("--source", "emoji", "split='train'", "some=[1, 'a']")
     ]
 
@@ -228,7 +228,7 @@ def test_a_command_outlives_a_signal_until_it_has_saved(tmp_path):
         (tmp_path / ".lock").open("w") as lock,
         pytest.raises(Stopped, match="stopped in log of s"),
     ):
-        call(step, lock.fileno(), cwd=ROOT)
+        call(step, lock.fileno())
     assert saved.exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.sweep import Run, is_finished, plan, run_all
+from bias_clip.cli.sweep import Run, is_finished, plan, run_all
 
 
 def test_a_run_for_each_config_and_seed_with_its_own_workdir(tmp_path):

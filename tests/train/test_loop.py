@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tensorboardX.event_file_writer import EventsWriter
 
+from bias_clip.cli.evaluate import evaluate_run
 from bias_clip.core.storage import NotSavedError
 from bias_clip.data.tables import write_table
 from bias_clip.train import loop
@@ -21,7 +22,6 @@ from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from bias_clip.train.workdir import checkpoint
 from tests.train.tiny import tiny_config, use_squares
-from tools.evaluate import evaluate_run
 
 TIMED = {"seconds", "examples_per_second", "mfu", "input_wait"}
 

@@ -33,9 +33,9 @@ def main() -> None:
     args = parser.parse_args()
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
+    from bias_clip.cli.sweep import plan, run_all
     from configs.m4_people import TABLES
     from tools.experiments.m4_report import write_report
-    from tools.sweep import plan, run_all
 
     workdir = ROOT / TABLES
     try:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.compare import Group, read_group
+from bias_clip.cli.compare import Group, read_group
 
 LOSSES = {"siglip": "SigLIP", "clip": "CLIP"}
 METRICS = {  # evaluator/metric: what the tables call it

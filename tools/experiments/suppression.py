@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tools.sweep import Run
+    from bias_clip.cli.sweep import Run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = "configs/suppressed.py"
@@ -53,7 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    from tools.sweep import run_all
+    from bias_clip.cli.sweep import run_all
 
     workdir = args.workdir.resolve()
     try:
@@ -74,7 +74,7 @@ def main() -> None:
 
 def plan(workdir: Path, seed: int, k: int) -> Iterator["Run"]:
     """Yields the runs of a seed."""
-    from tools.sweep import Run
+    from bias_clip.cli.sweep import Run
 
     for init in ("base", "scratch"):
         own = workdir / f"{init}_{seed}"
@@ -93,9 +93,9 @@ def judge(workdir: Path, name: str, seed: int) -> dict[str, float]:
       ValueError: a run is not there.
     """
     from bias_clip.cli.commands import write_json
+    from bias_clip.cli.evaluate import evaluate_stages
     from bias_clip.train.evaluation import flat_metrics
     from bias_clip.train.workdir.load_run import load_stages
-    from tools.evaluate import evaluate_stages
 
     path = workdir / "judged" / f"{name.replace(' ', '_')}_{seed}.json"
     if not path.exists():
@@ -172,7 +172,7 @@ def plot(found: dict[str, list[dict[str, float]]], path: Path) -> None:
 
 
 def _train(name: str, own: Path, seed: int, examples: int = EXAMPLES) -> "Run":
-    from tools.sweep import Run
+    from bias_clip.cli.sweep import Run
 
     command = [sys.executable, "-m", "bias_clip.train", f"--config={CONFIG}", f"--workdir={own}"]
     command += [f"--config.seed={seed}", f"--config.total={examples} examples"]

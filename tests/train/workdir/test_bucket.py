@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from bias_clip.cli.compare import read_group
 from bias_clip.core import storage
 from bias_clip.core.storage import NotSavedError, check_folder, run_folder
 from bias_clip.train import loop
@@ -25,7 +26,6 @@ from bias_clip.train.workdir.load_run import load_trained
 from tests.train.hosts import pod
 from tests.train.tiny import tiny_config, use_squares
 from tests.train.workdir import bucket
-from tools.compare import read_group
 
 TIMED = {"seconds", "examples_per_second", "mfu", "input_wait"}
 LAST_LINE: dict[int, int] = {}

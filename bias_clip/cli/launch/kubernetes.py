@@ -5,7 +5,7 @@ import json
 import math
 from typing import Any
 
-from tools.launch.job import RUN_AGAIN, Job, Step, run_all, train_command
+from bias_clip.cli.launch.job import RUN_AGAIN, Job, Step, run_all, train_command
 
 PORT = 8476
 

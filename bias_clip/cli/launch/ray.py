@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
-from tools.launch.job import RUN_AGAIN, Job, Step, run_all, train_command
+from bias_clip.cli.launch.job import RUN_AGAIN, Job, Step, run_all, train_command
 
 _PR_SET_PDEATHSIG = 1  # of Linux: what a process gets when the one that started it is gone
 
@@ -26,7 +26,7 @@ def plan(job: Job, args: argparse.Namespace) -> list[Step]:
     """The one command; Ray carries this folder along."""
     _bundle(args.resource)
     submit = ["ray", "job", "submit", f"--address={args.address}", "--working-dir=."]
-    drive = ["python", "-m", "tools.launch.ray", f"--hosts={args.hosts}"]
+    drive = ["python", "-m", "bias_clip.cli.launch.ray", f"--hosts={args.hosts}"]
     drive += [f"--resource={args.resource}", f"--restarts={args.restarts}", "--"]
     return [Step("submit", [*submit, "--", *drive, *train_command(job)])]
 

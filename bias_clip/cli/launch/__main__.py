@@ -11,8 +11,8 @@ status 75 (stopped by a signal, all saved) the run is started again; docs/pods.m
 import argparse
 import sys
 
-from tools.launch import kubernetes, ray, slurm, tpu_vm
-from tools.launch.job import Job, shown
+from bias_clip.cli.launch import kubernetes, ray, slurm, tpu_vm
+from bias_clip.cli.launch.job import Job, shown
 
 WHERE = {"tpu_vm": tpu_vm, "kubernetes": kubernetes, "slurm": slurm, "ray": ray}
 

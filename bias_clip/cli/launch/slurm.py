@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from tools.launch.job import RUN_AGAIN, Job, Step, run_all, train_command
+from bias_clip.cli.launch.job import RUN_AGAIN, Job, Step, run_all, train_command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ import shlex
 import subprocess
 import time
 
-from tools.launch.job import Job, Step, run_all, train_command, until_done
-from tools.launch.job import run as run_step
+from bias_clip.cli.launch.job import Job, Step, run_all, train_command, until_done
+from bias_clip.cli.launch.job import run as run_step
 
 _GONE = ("SUSPENDED", "SUSPENDING", "FAILED")
 _POLL = 30.0  # seconds

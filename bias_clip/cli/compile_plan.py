@@ -1,0 +1,263 @@
+"""Compiles the train step of a config for a pod that is not there: fits or not, how fast at best.
+
+python tools/compile_plan.py --config=configs/siglip_b16.py --topology=v5e:16x16
+python tools/compile_plan.py --config=configs/siglip_so400m.py --topology=h100:32 --set mesh.fsdp=8
+
+Topologies: v4, v5e, v5p or v6e and a shape, with the extra `tpu` (libtpu, no TPU); h100 or a100 and
+a number, with the extra `cuda` (no GPU). Takes minutes and 2 to 4 GiB. docs/plans.md explains what
+is printed and has a table. Ends with status 1 if the step does not fit.
+"""
+
+import argparse
+import contextlib
+import gzip
+import json
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PROGRESS_SECONDS = 10.0
+# Without a GPU there is no timing of tiles to choose from, and the default choice fails to compile.
+GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
+
+
+def main() -> None:
+    """Parses, compiles, prints."""
+    from bias_clip.plan.roofline import get_chip
+    from bias_clip.plan.topology import get_devices, parse_topology
+    from bias_clip.report.plan import format_plan, make_record
+
+    args = parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            kind, _ = parse_topology(args.topology)
+            chip = get_chip(kind)
+            dump = None if chip.gpu else folder
+            devices = get_devices(args.topology, dump=dump)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+        measured = measure(args.config, devices, overrides=args.set, loss=args.loss, dump=dump)
+    if args.hlo is not None and "hlo" in measured["step"]:
+        args.hlo.write_bytes(gzip.compress(measured["step"]["hlo"].encode()))
+    record = {"config": args.config, "set": args.set, "topology": args.topology}
+    record |= make_record(measured, chip)
+    print(json.dumps(record, indent=2) if args.json else format_plan(record))
+    sys.exit(0 if record["fits"] else 1)
+
+
+def parse_args() -> argparse.Namespace:
+    """Returns the command line's arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="a file, or file:argument")
+    parser.add_argument("--topology", required=True, help="such as v5e:16x16, v4:4x4x8 or h100:32")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON")
+    parser.add_argument(
+        "--loss",
+        choices=("ring", "global"),
+        default="ring",
+        help="global: all pairs in one product, left to the compiler to spread; to compare only",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--hlo", type=Path, help="write the compiled text here, as .gz")
+    return parser.parse_args()
+
+
+def measure(
+    config: str,
+    devices: list[Any],
+    *,
+    overrides: list[str],
+    loss: str = "ring",
+    dump: str | None = None,
+) -> dict[str, Any]:
+    """Compiles the step of a config, and its loss alone, for `devices`.
+
+    Args:
+      config: a file, or "file:argument" for one whose `get_config` takes an argument.
+      devices: from `get_devices`.
+      overrides: "key=value", the value in JSON.
+      loss: "ring", as it is trained, or "global".
+      dump: the folder that `get_devices` was given; needed for TPUs.
+
+    Returns:
+      What the compiler says, as `plan_report.make_record` takes it.
+
+    Raises:
+      ValueError: a config that cannot be set up on so many devices, or TPUs without `dump`.
+    """
+    from bias_clip.train.config import load_config
+    from bias_clip.train.objective import make_objective
+    from bias_clip.train.setup import make_setup
+    from bias_clip.train.sharding import make_mesh
+
+    if devices[0].platform == "tpu" and dump is None:
+        raise ValueError("TPUs need a dump: the folder that `get_devices` was given, got None.")
+    path, _, argument = config.partition(":")
+    loaded = load_config(Path(path), *filter(None, [argument]))
+    for override in overrides:
+        key, _, value = override.partition("=")
+        loaded.update_from_flattened_dict({key: json.loads(value)})
+    mesh = make_mesh(**loaded.mesh, devices=devices)
+    make = make_global_objective if loss == "global" else make_objective
+    setup = make_setup(loaded, mesh=mesh, examples_per_epoch=None, make_objective=make)
+    objective = make(loaded.objective.to_dict(), mesh)
+    lowered = setup.train_step.lower(setup.abstract_state, setup.abstract_batch)
+    options = GPU_OPTIONS if devices[0].platform in ("cuda", "gpu") else {}
+    return _describe(loaded, setup, loss) | {
+        "loss alone": _compile("the loss", lower_loss(setup, objective), options, dump),
+        "step": _compile("the step", lowered, options, dump),
+    }
+
+
+def make_global_objective(terms: dict, mesh: Any) -> Any:
+    """Returns the objective on whole arrays, without `shard_map`: the compiler spreads it."""
+    from bias_clip.train.terms import TERMS
+
+    def objective(outputs: Any, batch: Any) -> Any:
+        parts = {}
+        for name, arguments in terms.items():
+            plain = {key: value for key, value in arguments.items() if key != "coef"}
+            parts[name] = TERMS[name](outputs, batch, axis_name=None, **plain)
+        return sum(terms[name]["coef"] * value for name, value in parts.items()), parts
+
+    return objective
+
+
+def lower_loss(setup: Any, objective: Any) -> Any:
+    """Returns value and gradient of the objective alone, lowered for embeddings of the batch."""
+    import jax
+
+    from bias_clip.train.objective import ROW_KEYS
+    from bias_clip.train.sharding import batch_sharding, replicated
+
+    batch = setup.abstract_batch
+    outputs = jax.eval_shape(
+        setup.apply, setup.abstract_state.params, batch["image"], batch["text"]
+    )
+    rows, whole = batch_sharding(setup.mesh), replicated(setup.mesh)
+    outputs = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows if x.ndim else whole),
+        outputs,
+    )
+    columns = {key: value for key, value in batch.items() if key in ROW_KEYS}
+    value_and_grad = jax.jit(jax.value_and_grad(lambda o, b: objective(o, b)[0]))
+    return value_and_grad.lower(outputs, columns)
+
+
+def _describe(config: Any, setup: Any, loss: str) -> dict[str, Any]:
+    import jax
+
+    from bias_clip.plan.flops import count_flops
+
+    state, batch = setup.abstract_state, setup.abstract_batch
+    forward = count_flops(setup.apply, state.params, batch["image"], batch["text"])
+    return {
+        "chips": setup.mesh.size,
+        "mesh": dict(setup.mesh.shape),
+        "loss form": loss,
+        "remat": config.model.remat,
+        "attention": setup.model.attention,
+        "batch size": config.batch_size,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "model flops": 3 * forward,
+        "bytes": {
+            "parameters": bytes_a_chip(state.params),
+            "optimizer": bytes_a_chip((state.opt_state, state.ema)),
+            "batch": bytes_a_chip(batch),
+        },
+    }
+
+
+def bytes_a_chip(tree: Any) -> float:
+    """Returns the bytes of one chip's part of ShapeDtypeStructs with shardings."""
+    import jax
+    import numpy as np
+
+    return float(
+        sum(
+            np.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+            for leaf in jax.tree.leaves(tree)
+        )
+    )
+
+
+def _compile(what: str, lowered: Any, options: dict[str, Any], dump: str | None) -> dict[str, Any]:
+    import jax
+
+    for old in [] if dump is None else list(Path(dump).iterdir()):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    start = time.perf_counter()
+    try:
+        with progress(what):
+            compiled = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {"seconds": time.perf_counter() - start, "refused": str(error).splitlines()[0]}
+    memory = compiled.memory_analysis()
+    cost = compiled.cost_analysis() or {}  # None for GPUs
+    return {
+        "seconds": time.perf_counter() - start,
+        "temporaries": _temporaries(memory, dump),
+        "arguments": float(memory.argument_size_in_bytes),
+        "code": float(memory.generated_code_size_in_bytes),
+        "cost_analysis flops": cost.get("flops"),
+        "hlo": compiled.as_text(),
+    }
+
+
+def _temporaries(memory: Any, dump: str | None) -> float:
+    """Bytes that a program needs beside its arguments and results."""
+    if dump is None:
+        return float(memory.temp_size_in_bytes)
+    # libtpu's number is too large where arguments are donated: that of B/16 says 4.6 GiB in all, and
+    # the program compiles for a chip that has 3.5.
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    found = list(Path(dump).glob("*.after_optimizations-buffer-assignment.txt"))
+    if len(found) != 1:
+        raise RuntimeError(f"expected libtpu's buffers of one program in its dump, got {found}.")
+    return count_allocated(found[0].read_text()) - memory.argument_size_in_bytes - results
+
+
+def count_allocated(buffers: str) -> float:
+    """Bytes of a TPU's memory in XLA's text of a program's buffers; those on the chip have a color.
+
+    Raises:
+      ValueError: there are none.
+    """
+    sizes = re.findall(r"^allocation \d+: size (\d+), (?!color )", buffers, re.MULTILINE)
+    if not sizes:
+        raise ValueError(f"no allocation in the compiler's text, which begins {buffers[:200]!r}.")
+    return float(sum(map(int, sizes)))
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Prints to stderr, every so often, for how long `what` has been compiling."""
+    start, done = time.perf_counter(), threading.Event()
+
+    def tell() -> None:
+        while not done.wait(PROGRESS_SECONDS):
+            seconds = time.perf_counter() - start
+            print(f"compiling {what} ... {seconds:.0f} s", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    print(f"compiling {what} ...", file=sys.stderr, flush=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()

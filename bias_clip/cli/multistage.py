@@ -1,0 +1,192 @@
+"""Multistage contrastive learning (MCL) from one line: train, embed, cluster, and again within cells.
+
+    python tools/multistage.py --config=configs/emoji_stages.py --workdir=runs/mcl --stages 3 --k 4 \\
+        [--cluster image|text|both] [--init scratch|base|warm] [--seed 0] [--set 'total=9_000 examples']
+
+Stage 0 is a plain run. Each later stage draws its negatives from the cells of all earlier stages'
+clusters together, so that it must learn what those have not. Of stage j there is, under `stage<j>`:
+
+    run/                 the workdir of `python -m bias_clip.train --config=<config>:<j>`
+    embeddings/          of the training data: tools/embed.py
+    image.parquet        their clusters (and text.parquet): tools/cluster.py
+    cells.parquet        the cells of the stages 0 to j, which stage j + 1 trains on
+
+and beside each its log. Every part is whole or not there: killed at any moment, the same line goes on
+and ends with the same models. Other arguments or another config need another workdir.
+
+The config is called with the stage after the colon, "0" or "1" and up; a later stage must set
+`config.data.cells` to a dict with a `table`, and for `--init base` (every stage starts from stage 0's
+weights, as in the authors' code; the default, for docs/stages.md found it far better) or `warm` (from those
+of the stage before) it is called with "1,init" and must set `config.init_from` to a dict with a `path`. All
+stages have the same seed: from scratch they start from the same random weights, and differ by their batches alone.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bias_clip.cli.commands import RUN_AGAIN, Step, Stopped, call, check_same, hold, say, write_json
+from bias_clip.core.storage import NotSavedError, check_folder
+from bias_clip.data.stream.cells import write_cells
+from bias_clip.data.tables import manifest_path
+from bias_clip.train.config import load_config, to_plain
+
+MODALITIES = {"image": ("image",), "text": ("text",), "both": ("text", "image")}
+INITS = ("scratch", "base", "warm")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the stages, or what is left of them."""
+    args = _parser().parse_args(argv)
+    try:
+        check_folder(args.workdir)
+        args.workdir = args.workdir.resolve()
+        _check(args)
+        args.workdir.mkdir(parents=True, exist_ok=True)
+        with hold(args.workdir) as lock:
+            check_same(args.workdir, describe_plan(args))
+            run_stages(args, lock)
+    except Stopped as stopped:
+        print(f"{stopped} Run the same line again to continue.", file=sys.stderr)
+        sys.exit(RUN_AGAIN)
+    except (ValueError, RuntimeError, NotSavedError) as error:
+        sys.exit(f"error: {error}")
+    print("\n".join(str(args.workdir / f"stage{j}" / "run") for j in range(args.stages)))
+
+
+def run_stages(args: argparse.Namespace, lock: int) -> None:
+    """Makes what is missing of every stage, in order, and the manifest last.
+
+    Raises:
+      RuntimeError: a command failed; says where its log is.
+      Stopped: a signal came.
+    """
+    words = MODALITIES[args.cluster]
+    for stage in range(args.stages):
+        call(train_step(args, stage), lock)
+        if stage == args.stages - 1:
+            break
+        for step in cluster_steps(args, stage):
+            call(step, lock)
+        cells = args.workdir / f"stage{stage}" / "cells.parquet"
+        if not manifest_path(cells).exists():
+            folders = [args.workdir / f"stage{j}" for j in range(stage + 1)]
+            tables = [[folder / f"{word}.parquet" for word in words] for folder in folders]
+            found = write_cells(cells, tables, k=args.k, modalities=list(words))
+            say(f"stage {stage}: {len(found['tuples'])} cells")
+    names = [f"stage{j}/run" for j in range(args.stages)]
+    write_json(args.workdir / "manifest.json", {"kind": "stages", "runs": names})
+
+
+def train_step(args: argparse.Namespace, stage: int) -> Step:
+    """The run of a stage."""
+    folder = args.workdir / f"stage{stage}"
+    command = [sys.executable, "-m", "bias_clip.train", f"--workdir={folder / 'run'}"]
+    command += [f"--config={args.config}:{_argument(args, stage)}", f"--config.seed={args.seed}"]
+    if stage:
+        table = args.workdir / f"stage{stage - 1}" / "cells.parquet"
+        command.append(f"--config.data.cells.table={table}")
+    if stage and args.init != "scratch":
+        start = args.workdir / f"stage{0 if args.init == 'base' else stage - 1}" / "run"
+        command.append(f"--config.init_from.path={start}")
+    command += [f"--config.{override}" for override in args.set]
+    return Step(command, folder / "run" / "report.html", folder / "run.log")
+
+
+def cluster_steps(args: argparse.Namespace, stage: int) -> Iterator[Step]:
+    """Embedding and clustering after the run of a stage, which must have begun: it has the config."""
+    folder = args.workdir / f"stage{stage}"
+    words, rows = MODALITIES[args.cluster], folder / "embeddings"
+    source = json.loads((folder / "run" / "config.json").read_text())["data"]["source"]
+    given = [source.pop("name"), *(f"{key}={value!r}" for key, value in source.items())]
+    embed = [
+        sys.executable,
+        "-m",
+        "bias_clip.cli.embed",
+        "--workdir",
+        str(folder / "run"),
+        "--source",
+        *given,
+    ]
+    embed += ["--out", str(rows), "--modalities", *words]
+    yield Step(embed, rows / "manifest.json", folder / "embed.log")
+    for word in words:
+        table = folder / f"{word}.parquet"
+        command = [
+            sys.executable,
+            "-m",
+            "bias_clip.cli.cluster",
+            "--embeddings",
+            str(rows),
+            "--modality",
+            word,
+        ]
+        command += ["--k", str(args.k), "--seed", str(args.seed), "--out", str(table)]
+        yield Step(command, Path(f"{table}.json"), folder / f"{word}.log")
+
+
+def describe_plan(args: argparse.Namespace) -> dict[str, Any]:
+    """What the models follow from: the arguments, and the configs of a first and a later stage."""
+    names = ("stages", "k", "cluster", "init", "seed", "set")
+    path = Path(args.config)
+    configs = {
+        f"config of stage {stage}": to_plain(load_config(path, _argument(args, stage)))
+        for stage in range(min(args.stages, 2))
+    }
+    if args.stages > 1:
+        _check_later(configs["config of stage 1"], args)
+    return {**{name: getattr(args, name) for name in names}, **configs}
+
+
+def _argument(args: argparse.Namespace, stage: int) -> str:
+    """What stands after the config's colon."""
+    return f"{min(stage, 1)},init" if stage and args.init != "scratch" else str(min(stage, 1))
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.stages < 1 or args.k < 2:
+        raise ValueError(
+            f"got --stages {args.stages} --k {args.k}; expected at least 1 stage, of 2 clusters."
+        )
+    if wrong := [override for override in args.set if "=" not in override]:
+        raise ValueError(f"got --set {wrong}; expected key=value, such as 'total=1000 steps'.")
+    if ":" in args.config:
+        raise ValueError(
+            f"got --config {args.config}; what follows the colon is set here, leave it."
+        )
+
+
+def _check_later(config: Mapping[str, Any], args: argparse.Namespace) -> None:
+    if not isinstance(config["data"].get("cells"), dict):
+        raise ValueError(
+            f"{args.config}: config.data.cells is no dict when the config is called with "
+            f"{_argument(args, 1)!r}; expected at least dict(table='')."
+        )
+    if args.init != "scratch" and not isinstance(config.get("init_from"), dict):
+        raise ValueError(
+            f"{args.config}: config.init_from of stage 1 is no dict, as --init {args.init} needs; "
+            "expected dict(path=''), or use --init scratch."
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE", help="called with the stage, see above")
+    add("--workdir", type=Path, required=True)
+    add("--stages", type=int, default=3, help="models in all, the plain one among them")
+    add("--k", type=int, default=4, help="clusters of a stage, of each modality")
+    add("--cluster", choices=sorted(MODALITIES), default="image", help="what is clustered")
+    add("--init", choices=INITS, default="base", help="of the stages after the first, see above")
+    add("--seed", type=int, default=0, help="of all stages and clusterings")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="in every stage's config")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

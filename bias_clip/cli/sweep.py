@@ -1,0 +1,147 @@
+"""Runs several configs with several seeds, one after another or side by side; compares them at the end.
+
+python tools/sweep.py --workdir=runs/debiased --seeds 3 \\
+    --config=configs/emoji_debiased.py:clip --config=configs/emoji_debiased.py:specific \\
+    [--set 'total=90_000 examples'] [--metrics 'style/acc'] [--plot FILE] [--jobs 2]
+
+Each run is `python -m bias_clip.train` with a workdir of its own, `<workdir>/<name>_<seed>`, and a
+log beside it. Start the same line again after an interruption: finished runs are kept, the others
+go on where they were. With `--jobs` each run gets its share of the cores for itself.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+
+class Run(NamedTuple):
+    """One training run: its command, where it writes, and the file that it writes last."""
+
+    name: str
+    command: list[str]
+    workdir: Path
+    last: str = "report.html"
+
+
+def main() -> None:
+    """Runs, then compares."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", action="append", required=True, metavar="FILE[:ARGUMENT]")
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--metrics", nargs="+", default=[""], metavar="REGEX")
+    parser.add_argument("--json", type=Path, help="also write all values here")
+    parser.add_argument("--plot", type=Path, help="also draw the metrics here")
+    args = parser.parse_args()
+    from bias_clip.cli.compare import compare
+
+    try:
+        runs = list(plan(args.config, args.seeds, args.set, args.workdir))
+        run_all(runs, args.jobs)
+        groups: dict[str, list[Path]] = {}
+        for run in runs:
+            groups.setdefault(run.name, []).append(run.workdir)
+        compare(groups, args.metrics, json_path=args.json, plot_path=args.plot)
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+
+
+def plan(configs: list[str], seeds: int, overrides: list[str], workdir: Path) -> Iterator[Run]:
+    """Yields the runs, all configs of a seed before those of the next.
+
+    Raises:
+      ValueError: two configs of one name, an override without "=", fewer than one seed, or a
+        workdir that is no folder.
+    """
+    from bias_clip.core.storage import check_folder
+
+    check_folder(workdir)
+    names = [_name(config) for config in configs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"got configs named {names}; expected different names.")
+    if wrong := [override for override in overrides if "=" not in override]:
+        raise ValueError(f"got --set {wrong}; expected key=value, such as 'total=1000 steps'.")
+    if seeds < 1:
+        raise ValueError(f"got {seeds} seeds; expected at least 1.")
+    for seed in range(seeds):
+        for name, config in zip(names, configs, strict=True):
+            own = workdir / f"{name}_{seed}"
+            flags = [f"--config={config}", f"--workdir={own}", f"--config.seed={seed}"]
+            flags += [f"--config.{override}" for override in overrides]
+            yield Run(name, [sys.executable, "-m", "bias_clip.train", *flags], own)
+
+
+def run_all(runs: list[Run], jobs: int) -> None:
+    """Runs what is not finished.
+
+    Raises:
+      RuntimeError: a run failed; no further one was started. Says where its log is.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if jobs < 1 or (jobs > 1 and jobs > len(cores)):
+        raise ValueError(f"got {jobs} jobs; expected 1 to {max(1, len(cores))}, the cores at hand.")
+    shares: SimpleQueue[list[int]] = SimpleQueue()
+    for job in range(jobs):
+        shares.put(cores[job::jobs])
+    left = [run for run in runs if not is_finished(run)]
+    failed: list[Run] = []
+
+    def one(run: Run) -> None:
+        if failed:
+            return
+        share = shares.get()
+        if _call(run, share if jobs > 1 else []):
+            failed.append(run)
+        shares.put(share)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        done = pool.map(one, left)
+        list(tqdm(done, total=len(runs), initial=len(runs) - len(left), unit="run"))
+    if failed:
+        raise RuntimeError(
+            f"{failed[0].workdir.name} failed; see {_log(failed[0])}. Finished runs are kept: start "
+            "the same line again."
+        )
+
+
+def is_finished(run: Run) -> bool:
+    """Whether the run wrote what it writes last."""
+    return (run.workdir / run.last).exists()
+
+
+def _call(run: Run, cores: list[int]) -> int:
+    run.workdir.parent.mkdir(parents=True, exist_ok=True)
+    command = run.command
+    if cores:  # before XLA counts the cores
+        pin = (
+            f"import os, sys; os.sched_setaffinity(0, {cores}); os.execv(sys.argv[1], sys.argv[1:])"
+        )
+        command = [sys.executable, "-c", pin, *command]
+    with _log(run).open("a") as log:
+        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+
+
+def _log(run: Run) -> Path:
+    return run.workdir.with_suffix(".log")
+
+
+def _name(config: str) -> str:
+    """ "configs/emoji.py:clip" is "clip", "configs/emoji.py" is "emoji"."""
+    path, _, argument = config.partition(":")
+    return argument or Path(path).stem
+
+
+if __name__ == "__main__":
+    main()
