@@ -2,7 +2,7 @@
 
     python -m bias_clip.train --config=configs/emoji.py --workdir=runs/emoji
 
-Expected result: see the table in README.md. `configs/emoji_biased.py` is the same run on data that
+Expected result: see docs/results.md. `configs/emoji_biased.py` is the same run on data that
 are thinned until gender, tone and occupation go together.
 """
 

@@ -19,7 +19,7 @@ The weights bring men from 64 to 51 % of the gendered entries (2,339 of 2,597 ar
 roles free: each but the dancer has fewer than ten entries on a side. All men's roles as one label cannot be balanced
 here without deleting nearly all of them.
 
-Expected result (one seed, beside three seeds of configs/emoji_biased.py in the README): names of an unseen
+Expected result (one seed, beside three seeds of configs/emoji_biased.py in docs/results.md): names of an unseen
 style 21.5 / 44.1 % (22.4 / 46.4), held-out drawings 24.7 / 50.4 % (27.4 / 54.6); the stereotype in
 recognition 7 points (24 +- 9), in preference 29 (40 +- 13). Three seeds of a smaller form: docs/m4.md.
 """

@@ -9,7 +9,7 @@ we measure, 17 are among the 22. Both models are judged on drawings of three set
 neither has seen: `stereotype_preference` is how much more often the neutral figure is called a man in
 those 17 roles than in the other ones.
 
-Expected result: no difference, over three seeds; the numbers are in README.md. One style does not teach
+Expected result: no difference, over three seeds; the numbers are in docs/results.md. One style does not teach
 enough of gender to be recognised in another.
 """
 
