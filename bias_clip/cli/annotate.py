@@ -13,7 +13,6 @@ import argparse
 import ast
 import functools
 import importlib.util
-import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bias_clip.core.registry import argument_names, check_arguments, refuse_unknown
 from bias_clip.curation.annotate_source import KIND, Annotator, annotate_source
 from bias_clip.curation.annotators import (
     by_captions,
@@ -118,14 +118,13 @@ def _call(
     option: str, make: Callable[..., Annotator], *given: Any, options: dict[str, Any]
 ) -> Annotator:
     """Calls with the words of an option, whose misspelt ones are named."""
-    valid = {"as": "kind", **{n: n for n in inspect.signature(make).parameters if n != "kind"}}
-    unknown = sorted(set(options) - set(valid))
-    if unknown:
-        raise ValueError(f"{option} has no {unknown}; it has {list(valid)}.")
-    try:
-        return make(*given, **{valid[name]: value for name, value in options.items()})
-    except TypeError as error:
-        raise ValueError(f"{option}: {error}; see --help.") from error
+    bound = make.keywords if isinstance(make, functools.partial) else ()
+    names = [name for name in argument_names(make) if name not in bound]
+    valid = {"as" if name == "kind" else name: name for name in names}
+    refuse_unknown(option, options, valid)
+    arguments = {valid[name]: value for name, value in options.items()}
+    check_arguments(option, make, arguments, given=bound)
+    return make(*given, **arguments)
 
 
 def _tokens(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
@@ -172,7 +171,7 @@ def _categories(words: Sequence[str], source: Source) -> Annotator:
 def _scores(words: Sequence[str]) -> Annotator:
     """--scores faces.parquet man=male_score threshold=0.5 band=0.1"""
     path, options = _tokens(words)
-    rules = set(inspect.signature(by_scores).parameters) | {"as"}
+    rules = {*argument_names(by_scores), "as"}
     columns = {name: str(options.pop(name)) for name in list(options) if name not in rules}
     if not columns:
         raise ValueError(f"--scores {path}: expected NAME=COLUMN, such as man=male_score.")

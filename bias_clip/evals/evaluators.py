@@ -1,9 +1,9 @@
 """The evaluators by name, as configs name them."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
+from bias_clip.core.registry import call_by_name
 from bias_clip.data.sources import Source
 from bias_clip.evals.bias.association import make_association, make_representation
 from bias_clip.evals.bias.data_bias import make_data_bias
@@ -45,15 +45,4 @@ def make_evaluator(name: str, source: Source, **arguments: Any) -> Callable[[Enc
     Raises:
       ValueError: an unknown name or argument, or a missing one; lists the valid ones.
     """
-    if name not in EVALUATORS:
-        raise ValueError(f"unknown evaluator {name!r}; expected one of {sorted(EVALUATORS)}.")
-    parameters = inspect.signature(EVALUATORS[name]).parameters
-    valid = [key for key in parameters if key != "source"]
-    unknown = [key for key in arguments if key not in valid]
-    if unknown:
-        raise ValueError(f"evaluator {name!r} got {unknown}; its arguments are {valid}.")
-    needed = [key for key in valid if parameters[key].default is inspect.Parameter.empty]
-    missing = [key for key in needed if key not in arguments]
-    if missing:
-        raise ValueError(f"evaluator {name!r} lacks {missing}; it needs {needed}.")
-    return EVALUATORS[name](source, **arguments)
+    return call_by_name("evaluator", EVALUATORS, name, arguments, source)

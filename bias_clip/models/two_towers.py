@@ -20,7 +20,6 @@ All shapes agree but for the depth axis in front and the two scalars. `img/stem/
 has no counterpart.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from bias_clip.core.registry import check_arguments
 from bias_clip.models import initializers
 from bias_clip.models.text import TextTransformer
 from bias_clip.models.vit import ViT, choose
@@ -189,17 +189,8 @@ def count_parameters(params: Any) -> int:
 def _make_tower(
     what: str, module: type[Any], arguments: Mapping[str, Any], shared: Mapping[str, Any]
 ) -> Any:
-    """The module, after the names of its arguments were checked."""
-    known = inspect.signature(module.__init__).parameters.values()
-    valid = {
-        argument.name: argument for argument in known if argument.kind is argument.KEYWORD_ONLY
-    }
-    free = [name for name in valid if name not in shared]
-    if unknown := sorted(set(arguments) - set(free)):
-        raise ValueError(f"Unknown arguments in {what}: got {unknown}, expected some of {free}.")
-    needed = [name for name in free if valid[name].default is inspect.Parameter.empty]
-    if missing := [name for name in needed if name not in arguments]:
-        raise ValueError(f"Missing arguments in {what}: {missing} must be given.")
+    """The module, after its arguments were checked."""
+    check_arguments(what, module, arguments, given=shared)
     return module(**arguments, **shared)
 
 

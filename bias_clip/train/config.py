@@ -1,18 +1,15 @@
 """Is this config one that the code can run? Answered before any data is read or compiled."""
 
-import difflib
-import inspect
 import json
 import runpy
 import sys
-import types
-import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+from bias_clip.core.registry import check_arguments, check_type, refuse_unknown
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import SOURCES
 from bias_clip.data.stream.balanced import STAGES, USES, make_plan
@@ -66,43 +63,6 @@ def validate(config: ml_collections.ConfigDict, schema: ml_collections.ConfigDic
     _check_agreement(config)
 
 
-def check_arguments(
-    where: str, function: Callable, arguments: Mapping[str, Any], *, given: Iterable[str] = ()
-) -> None:
-    """Raises ValueError unless `function(**arguments)` is a call that its signature allows.
-
-    Args:
-      where: name of the section, for the message.
-      function: the receiver; parameters before `*` and those in `given` are supplied by the caller.
-      arguments: the section.
-      given: keyword parameters that do not come from the config.
-    """
-    if not isinstance(arguments, Mapping | ml_collections.ConfigDict):
-        raise ValueError(f"{where} is {arguments!r}; expected a dict of arguments.")
-    parameters = inspect.signature(function).parameters.values()
-    keyword = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
-    takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    if not takes_more:
-        refuse_unknown(where, arguments, keyword)
-    required = [name for name, p in keyword.items() if p.default is p.empty]
-    missing = [name for name in required if name not in arguments]
-    if missing:
-        raise ValueError(f"{where} lacks {missing}; {function.__name__} needs {required}.")
-    hints = typing.get_type_hints(function)
-    for name in set(arguments) & set(keyword):
-        _check_type(f"{where}.{name}", arguments[name], hints.get(name, Any))
-
-
-def refuse_unknown(where: str, got: Iterable[str], valid: Iterable[str]) -> None:
-    """Raises ValueError for the first of `got` that is not in `valid`, with the nearest spelling."""
-    valid = sorted(valid)
-    for name in got:
-        if name not in valid:
-            near = difflib.get_close_matches(str(name), valid, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{where} has {name!r}; expected one of {valid}.{hint}")
-
-
 def load_config(path: Path, *arguments: str) -> ml_collections.ConfigDict:
     """Returns `get_config(*arguments)` of a config file, which may import from its folder's name.
 
@@ -146,7 +106,7 @@ def _check_keys(where: str, config: Mapping, schema: Mapping) -> None:
         if default is not None and not isinstance(default, Mapping | ml_collections.ConfigDict):
             kind = float if isinstance(default, float) else type(default)
             expected = kind | list if kind is tuple else kind
-            _check_type(f"{where}.{key}", config[key], expected)
+            check_type(f"{where}.{key}", config[key], expected)
 
 
 def _check_choice(where: str, section: Mapping, table: Mapping, given: Iterable[str] = ()) -> None:
@@ -246,15 +206,3 @@ def _check_agreement(config: ml_collections.ConfigDict) -> None:
             f"config.model.text.vocab_size is {config.model.text.vocab_size}, but the tokenizer "
             f"{config.data.text.tokenizer!r} has {pieces} pieces; set vocab_size to at least that."
         )
-
-
-def _check_type(where: str, value: Any, hint: Any) -> None:
-    plain = {int, float, str, bool, type(None), tuple, list}
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if not options or not set(options) <= plain:
-        return
-    wide = set(options) | ({int} if float in options else set())
-    wrong_bool = isinstance(value, bool) and bool not in wide
-    if wrong_bool or not isinstance(value, tuple(wide)):
-        names = " or ".join(sorted(option.__name__ for option in options))
-        raise ValueError(f"{where} is {value!r} ({type(value).__name__}); expected {names}.")

@@ -189,7 +189,10 @@ def test_the_tool_takes_columns_categories_and_scores(tmp_path):
             ["--column", "man=gender", "yes=men", "no=woman", "unknown=*"],
             r"no record has gender \['men'\]",
         ),
-        (["--column", "man=gender", "yes=man", "no=woman", "x=y"], r"--column has no \['x'\]"),
+        (
+            ["--column", "man=gender", "yes=man", "no=woman", "x=y"],
+            r"--column has 'x'; expected one of \['as', 'no'",
+        ),
         (["--column", "man"], "expected key=value"),
         (["--column", "man=sex", "yes=man", "no=woman"], "no attribute 'sex'"),
         (["--column", "nurse=gender", "yes=man", "no=woman", "unknown=*"], r"twice: \['nurse'\]"),

@@ -64,7 +64,7 @@ def test_unknown_names_and_arguments_list_the_valid_ones():
     source, _ = make_case()
     with pytest.raises(ValueError, match=r"'association', .*'zeroshot'"):
         make_evaluator("zero_shot", source)
-    with pytest.raises(ValueError, match=r"lable.*'label', 'templates'"):
+    with pytest.raises(ValueError, match=r"'lable'; .*'templates'.*mean 'label'"):
         make_evaluator("zeroshot", source, lable="name")
     with pytest.raises(ValueError, match=r"lacks \['label'\]"):
         make_evaluator("zeroshot", source)

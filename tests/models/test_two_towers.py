@@ -212,8 +212,8 @@ def test_init_writes_straight_into_its_shards():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image": {"widht": 5}}, "arguments in image: got .'widht'.*'width'"),
-        ({"text": {"remat": "full"}}, "arguments in text: got .'remat'"),
+        ({"image": {"widht": 5}}, "image has 'widht'.*mean 'width'"),
+        ({"text": {"remat": "full"}}, "text has 'remat'"),
         ({"text": {"out_dim": 16}}, "got 32 for images and 16 for texts"),
         ({"dtype": "float16"}, "float32, bfloat16"),
         ({"attention": "flash"}, "xla, cudnn"),
@@ -261,7 +261,7 @@ def test_tokens_of_the_image_tower_are_rows_in_order():
 
 
 def test_missing_arguments_are_named():
-    with pytest.raises(ValueError, match=r"in text: .'vocab_size'"):
+    with pytest.raises(ValueError, match=r"text lacks .'vocab_size'"):
         make_model(image=IMAGE, text={"variant": "mu"})
 
 

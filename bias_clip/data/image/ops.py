@@ -6,12 +6,12 @@ Pillow does the interpolation, NumPy the arithmetic.
 """
 
 import ast
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bias_clip.core.registry import argument_names, name_arguments, nearest
 from bias_clip.data.image.codec import decode, encode_png
 from bias_clip.data.image.color import background, color_jitter, gray, opaque, value_range
 from bias_clip.data.image.geometry import (
@@ -84,20 +84,17 @@ def make_pixel_fn(ops: str) -> tuple[ImageFn, PixelRange | None]:
     Raises: as `make_image_fn`.
     """
     steps = [_bind(ops.strip(), node) for node in _op_nodes(ops.strip())]
-    op, args, kwargs, _ = steps[-1]
+    op, arguments, _ = steps[-1]
     if op is not value_range:
         return _chain(steps), None
-    bound = inspect.signature(value_range).bind(None, *args, **kwargs)
-    bound.apply_defaults()
-    low, high = (bound.arguments[name] for name in PixelRange._fields)
     rest = _chain(steps[:-1])
-    return lambda image, rng: opaque(rest(image, rng)), PixelRange(low, high)
+    return lambda image, rng: opaque(rest(image, rng)), PixelRange(**arguments)
 
 
 def _chain(steps: list) -> ImageFn:
     def image_fn(image: Any, rng: np.random.Generator) -> np.ndarray:
-        for op, args, kwargs, is_random in steps:
-            image = op(image, *args, rng=rng, **kwargs) if is_random else op(image, *args, **kwargs)
+        for op, arguments, is_random in steps:
+            image = op(image, rng=rng, **arguments) if is_random else op(image, **arguments)
         return image
 
     return image_fn
@@ -120,27 +117,20 @@ def _op_nodes(ops: str) -> list[ast.expr]:
     return [node, *reversed(nodes)]
 
 
-def _bind(ops: str, node: ast.expr) -> tuple[Callable[..., np.ndarray], list, dict, bool]:
+def _bind(ops: str, node: ast.expr) -> tuple[Callable[..., np.ndarray], dict[str, Any], bool]:
     """Resolves one operation and checks its arguments against the signature."""
     where = f"at character {node.col_offset + 1} of {ops!r}"
     name = node.func if isinstance(node, ast.Call) else node
     if not isinstance(name, ast.Name) or name.id not in OPS:
-        raise ValueError(f"unknown operation {ast.unparse(name)!r} {where}; have {sorted(OPS)}.")
+        written = ast.unparse(name)
+        hint = nearest(written, OPS)
+        raise ValueError(f"unknown operation {written!r} {where}; have {sorted(OPS)}.{hint}")
     op = OPS[name.id]
     args = [_literal(a, where) for a in node.args] if isinstance(node, ast.Call) else []
     keywords = node.keywords if isinstance(node, ast.Call) else []
     kwargs = {str(k.arg): _literal(k.value, where) for k in keywords}
-    signature = inspect.signature(op)
-    is_random = "rng" in signature.parameters
-    valid = [p for p in signature.parameters if p not in ("image", "rng")]
-    for key in kwargs:
-        if key not in valid:
-            raise ValueError(f"{name.id} has no argument {key!r} {where}; arguments: {valid}.")
-    try:
-        signature.bind(None, *args, **kwargs, **({"rng": None} if is_random else {}))
-    except TypeError as error:
-        raise ValueError(f"{name.id}: {error} {where}; arguments: {valid}.") from error
-    return op, args, kwargs, is_random
+    named = name_arguments(f"{name.id} {where}", op, args, kwargs, given=("image", "rng"))
+    return op, named, "rng" in argument_names(op)
 
 
 def _literal(node: ast.expr, where: str) -> Any:

@@ -5,10 +5,10 @@ A broken record raises ValueError when it is read, which the pipeline counts and
 source raises ValueError when it is made.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
+from bias_clip.core.registry import call_by_name
 from bias_clip.data.emoji import emoji_source
 from bias_clip.data.emoji.cards import emoji_cards_source
 from bias_clip.data.records import Record, Source, column
@@ -35,19 +35,4 @@ def make_source(*, name: str, **arguments: Any) -> Source:
 
         source = make_source(name="emoji", split="train")
     """
-    if name not in SOURCES:
-        raise ValueError(f"unknown source {name!r}, expected one of {sorted(SOURCES)}.")
-    make = SOURCES[name]
-    signature = inspect.signature(make)
-    unknown = sorted(set(arguments) - set(signature.parameters))
-    if unknown:
-        raise ValueError(
-            f"source {name!r} has no arguments {unknown}; it has {list(signature.parameters)}."
-        )
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        raise ValueError(
-            f"source {name!r}: {error}; arguments: {list(signature.parameters)}."
-        ) from error
-    return make(**arguments)
+    return call_by_name("source", SOURCES, name, arguments)

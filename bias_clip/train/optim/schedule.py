@@ -1,6 +1,5 @@
 """How long things last, and how the learning rate moves meanwhile."""
 
-import inspect
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -9,6 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
+
+from bias_clip.core.registry import check_arguments, look_up
 
 Duration = int | str
 """Steps as an int, or a text that `parse_duration` understands."""
@@ -112,15 +113,7 @@ def make_schedule(
       >>> float(schedule(50)), float(schedule(100))
       (0.5, 1.0)
     """
-    if name not in SCHEDULES:
-        raise ValueError(f"Unknown schedule {name!r}; expected one of {sorted(SCHEDULES)}.")
-    arguments = {"total_steps": total_steps, **arguments}
-    signature = inspect.signature(SCHEDULES[name])
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        valid = sorted(set(signature.parameters) - {"total_steps"})
-        raise ValueError(f"Schedule {name!r}: {error}; its arguments are {valid}.") from None
+    builder = look_up("schedule", name, SCHEDULES)
     for key in ("warmup", "cooldown", "timescale"):
         if key in arguments:
             arguments[key] = parse_duration(
@@ -129,7 +122,8 @@ def make_schedule(
                 batch_size=batch_size,
                 examples_per_epoch=examples_per_epoch,
             )
-    return SCHEDULES[name](**arguments)
+    check_arguments(f"schedule {name!r}", builder, arguments, given=("total_steps",))
+    return builder(total_steps=total_steps, **arguments)
 
 
 def _cosine(*, total_steps: int, warmup: Duration = 0, floor: float = 0.0) -> Schedule:

@@ -5,7 +5,6 @@ Each is `f(params, stacked, *, ...) -> optax.GradientTransformation`. Both trees
 its first axis counts layers: such a leaf is treated as that many parameters.
 """
 
-import inspect
 import math
 import re
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from bias_clip.core.registry import call_by_name
 from bias_clip.train.sharding import path_name
 
 KERNEL = "(^|/)kernel$"
@@ -30,13 +30,7 @@ def make_preconditioner(
     Raises:
       ValueError: an unknown name or argument; lists the valid ones.
     """
-    if name not in PRECONDITIONERS:
-        raise ValueError(f"Unknown optimiser {name!r}; expected one of {sorted(PRECONDITIONERS)}.")
-    valid = set(inspect.signature(PRECONDITIONERS[name]).parameters) - {"params", "stacked"}
-    unknown = sorted(set(arguments) - valid)
-    if unknown:
-        raise ValueError(f"Optimiser {name!r} has no {unknown}; its arguments are {sorted(valid)}.")
-    return PRECONDITIONERS[name](params, stacked, **arguments)
+    return call_by_name("optimiser", PRECONDITIONERS, name, arguments, params, stacked)
 
 
 def adafactor(

@@ -1,0 +1,162 @@
+"""Calls by name: a table of functions, a name, and arguments checked against the signature.
+
+The names and arguments come from configs, op-strings and command lines, so whatever is misspelt,
+missing or of another type is a ValueError that lists what is valid and the nearest spelling.
+Parameters before `*` are the caller's to give; those after it are arguments that a config may set.
+"""
+
+import difflib
+import functools
+import inspect
+import numbers
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+_WIDER = {int: numbers.Integral, float: numbers.Real}  # NumPy's numbers are not Python's
+_PLAIN = {int, float, str, bool, type(None), tuple, list}
+
+
+def call_by_name(
+    what: str, table: Mapping[str, Callable], name: str, arguments: Mapping[str, Any], *given: Any
+) -> Any:
+    """Returns `table[name](*given, **arguments)`, the name and the arguments checked first.
+
+    Args:
+      what: what the table holds, such as "source", for the message.
+      table: name to function.
+      name: as it was asked for.
+      arguments: keyword arguments, as `check_arguments` allows them.
+      *given: what goes to the parameters before `*`.
+
+    Raises:
+      ValueError: an unknown name, or see `check_arguments`; and what the function itself raises.
+    """
+    function = look_up(what, name, table)
+    check_arguments(f"{what} {name!r}", function, arguments)
+    return function(*given, **arguments)
+
+
+def look_up(what: str, name: Any, table: Mapping[str, Any]) -> Any:
+    """Returns `table[name]`.
+
+    Raises:
+      ValueError: there is none; lists the names, and the one spelt nearest.
+    """
+    if name not in table:
+        hint = nearest(name, table)
+        raise ValueError(f"unknown {what} {name!r}; expected one of {sorted(table)}.{hint}")
+    return table[name]
+
+
+def check_arguments(
+    where: str, function: Callable, arguments: Mapping[str, Any], *, given: Iterable[str] = ()
+) -> None:
+    """Raises ValueError unless `function(**arguments)` is a call that its signature allows.
+
+    Args:
+      where: name of the section, for the message.
+      function: the receiver, a class or a `functools.partial` too.
+      arguments: a dict, or what has its `keys`, such as a section of a config.
+      given: keyword parameters that the caller supplies.
+    """
+    if not (hasattr(arguments, "keys") and hasattr(arguments, "__getitem__")):
+        raise ValueError(f"{where} is {arguments!r}; expected a dict of arguments.")
+    parameters = _parameters(function).values()
+    free = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        refuse_unknown(where, arguments, free)
+    required = [name for name, p in free.items() if p.default is p.empty]
+    missing = [name for name in required if name not in arguments]
+    if missing:
+        raise ValueError(f"{where} lacks {missing}; {_plain(function).__name__} needs {required}.")
+    _check_types(where, function, {name: arguments[name] for name in arguments if name in free})
+
+
+def name_arguments(
+    where: str,
+    function: Callable,
+    args: Iterable[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    given: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Returns a call's arguments by keyword, with the defaults of those that it leaves out.
+
+    Args:
+      where: the call, for the message.
+      function: the receiver.
+      args, kwargs: as somebody wrote them, `f(48, method="area")`.
+      given: parameters that the caller supplies, in whatever place.
+
+    Raises:
+      ValueError: an unknown or missing argument, one too many, or one of another type.
+    """
+    parameters = [p for p in _parameters(function).values() if p.name not in given]
+    refuse_unknown(where, kwargs, [p.name for p in parameters])
+    try:
+        bound = inspect.Signature(parameters).bind(*args, **kwargs)
+    except TypeError as error:
+        valid = [p.name for p in parameters]
+        raise ValueError(f"{where}: {error}; its arguments are {valid}.") from error
+    _check_types(where, function, bound.arguments)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def refuse_unknown(where: str, got: Iterable[str], valid: Iterable[str]) -> None:
+    """Raises ValueError for the first of `got` that is not in `valid`, with the nearest spelling."""
+    valid = sorted(valid)
+    for name in got:
+        if name not in valid:
+            hint = nearest(name, valid)
+            raise ValueError(f"{where} has {name!r}; expected one of {valid}.{hint}")
+
+
+def nearest(name: Any, valid: Iterable[str]) -> str:
+    """Returns " Did you mean 'split'?", to append to a message, or "" where nothing is near."""
+    near = difflib.get_close_matches(str(name), list(valid), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def argument_names(function: Callable) -> list[str]:
+    """Returns the names of the parameters after `*`: the arguments that a config may set."""
+    return [p.name for p in _parameters(function).values() if p.kind is p.KEYWORD_ONLY]
+
+
+def check_type(where: str, value: Any, hint: Any) -> None:
+    """Raises ValueError for a value that is not of the hint, if that names Python's plain types only.
+
+    An integer passes for a float, and a boolean for neither.
+    """
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if is_union else (hint,)
+    if not set(options) <= _PLAIN:
+        return
+    wide = tuple(_WIDER.get(option, option) for option in options)
+    wrong_bool = isinstance(value, bool) and bool not in options
+    if wrong_bool or not isinstance(value, wide):
+        names = " or ".join(sorted(option.__name__ for option in options))
+        raise ValueError(f"{where} is {value!r} ({type(value).__name__}); expected {names}.")
+
+
+def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(_body(function)).parameters)
+
+
+def _check_types(where: str, function: Callable, arguments: Mapping[str, Any]) -> None:
+    hints = typing.get_type_hints(_body(_plain(function)))
+    for name, value in arguments.items():
+        check_type(f"{where}.{name}", value, hints.get(name, Any))
+
+
+def _plain(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _body(function: Any) -> Any:
+    # A metaclass may hide the parameters of a class, as flax's does: its __init__ has them.
+    return inspect.getattr_static(function, "__init__") if inspect.isclass(function) else function
