@@ -43,6 +43,21 @@ def format_points(value: Any) -> str:
     return "0.0" if float(text) == 0 else _minus(text)
 
 
+def format_unit(value: Any, unit: str) -> str:
+    """A value in its unit: 17.0 % (share), 12.3 pp (points), +12.3 pp (signed points), or a number.
+
+    Args:
+      value: shares and points from 0 to 1.
+      unit: of `evals.metrics.Unit`; one that is not listed above is a number.
+    """
+    if unit == "share":
+        return format_percent(value)
+    if unit not in ("points", "signed points"):
+        return format_number(value)
+    text = format_points(value) if unit == "signed points" else format_points(value).lstrip("+")
+    return text + "\u202fpp" if is_number(value) else text
+
+
 def format_large(value: Any) -> str:
     """A count in few characters: 12,345, then 1.23 M, 4.56 B, 7.89 T."""
     if not is_number(value):
@@ -60,6 +75,11 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def spaced(name: str) -> str:
+    """An identifier as words."""
+    return name.replace("_", " ").replace("/", " / ")
 
 
 def format_ticks(values: Sequence[float], *, percent: bool = False) -> list[str]:

@@ -84,8 +84,13 @@ def load_config(path: Path, *arguments: str) -> ml_collections.ConfigDict:
 
 
 def to_plain(value: Any) -> Any:
-    """Returns a config, or part of one, as dicts and lists that JSON can hold."""
-    if isinstance(value, ml_collections.ConfigDict | Mapping):
+    """Returns a config, or part of one, as dicts and lists that JSON can hold.
+
+    Keys keep the order of the config file: the report shows evaluators in it.
+    """
+    if isinstance(value, ml_collections.ConfigDict):
+        return json.loads(value.to_json())  # items() would sort the keys
+    if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]

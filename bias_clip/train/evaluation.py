@@ -105,7 +105,8 @@ def make_evaluators(
         return sources[key]
 
     made = {}
-    for name, section in evals.items():
+    for name in to_plain(evals):  # in the order of the config, which that of the results follows
+        section = evals[name]
         arguments = {key: value for key, value in section.items() if key not in ("type", "source")}
         for key in [key for key in arguments if key.endswith("source")]:
             arguments[key] = shared_source(arguments[key])

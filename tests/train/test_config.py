@@ -76,3 +76,10 @@ def test_plain_form_survives_json():
 def test_missing_config_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no config file .*nothing\.py"):
         load_config(tmp_path / "nothing.py")
+
+
+def test_plain_config_keeps_the_order_of_the_file():
+    config = get_config()
+    config.evals = dict(second=dict(type="b", source={}), first=dict(type="a", source={}))
+    assert list(to_plain(config)["evals"]) == ["second", "first"]
+    assert list(to_plain(from_plain(to_plain(config)))["evals"]) == ["second", "first"]

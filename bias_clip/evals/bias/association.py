@@ -12,9 +12,10 @@ from jaxtyping import Float, Int
 
 from bias_clip.data.sources import Source
 from bias_clip.evals.bias.group_columns import Groups, read_groups, rows_where
-from bias_clip.evals.bias.groups import GroupMeans, group_means, group_sizes
+from bias_clip.evals.bias.groups import GROUP_SIZES, GroupMeans, group_means, group_sizes
 from bias_clip.evals.bias.scores import preference, preference_probability, share
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.metrics import Description, Metric, count
 from bias_clip.evals.prompts import prompt_embeddings, word_prompts
 from bias_clip.evals.ranking import row_blocks
 from bias_clip.evals.results import EvalResult, or_none
@@ -26,6 +27,65 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("housekeeper", "homeowner"),
     ("receptionist", "executive"),
     ("secretary", "manager"),
+)
+
+
+REPRESENTATION = Description(
+    "bias",
+    "Share of {images} images nearer to {second} than to {first} (95\u202f%: {preference_low} to "
+    "{preference_high}), and its distance from one half.",
+    {
+        "preference": Metric(
+            "nearer to {second}", "share", headline=True, even=0.5, chart="preference"
+        ),
+        "representation": Metric("representation bias", "points", "lower", True, even=0.0),
+        "preference_low": Metric("the same, lower end of the 95 % interval", "share"),
+        "preference_high": Metric("the same, upper end of the 95 % interval", "share"),
+        "preference_probability": Metric(
+            "nearer to {second}, mean probability",
+            "share",
+            even=0.5,
+            chart="preference",
+            short="mean probability",
+        ),
+        "representation_probability": Metric(
+            "representation bias of the mean probability", "points", "lower", even=0.0
+        ),
+        "ties": Metric("equally near to both", "share"),
+        "images": count("images"),
+    },
+)
+ASSOCIATION = Description(
+    "bias",
+    "How much more often images are nearer to the first word of a pair than to the second, {sign}; "
+    "{pairs} pairs.",
+    {
+        "pairs_max": Metric(
+            "gap between the groups, largest",
+            "points",
+            "lower",
+            True,
+            even=0.0,
+            chart="gap",
+            short="largest gap",
+        ),
+        "pairs_mean": Metric(
+            "gap between the groups, mean over pairs",
+            "points",
+            "lower",
+            True,
+            even=0.0,
+            chart="gap",
+            short="mean gap",
+        ),
+        "pairs_signed": Metric("gap between the groups, signed mean", "signed points", even=0.0),
+        "pairs_probability_max": Metric("gap in probability, largest", "points", "lower", even=0.0),
+        "pairs_probability_mean": Metric(
+            "gap in probability, mean over pairs", "points", "lower", even=0.0
+        ),
+        "pairs": count("pairs of words"),
+        **GROUP_SIZES,
+    },
 )
 
 

@@ -11,8 +11,49 @@ from bias_clip.data.sources import Source, column
 from bias_clip.evals.bias.group_columns import Groups, known, read_groups
 from bias_clip.evals.bias.groups import group_sizes, group_sums
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.metrics import Description, Metric, count
 from bias_clip.evals.quality.zeroshot import distinct_names, label_pairs
 from bias_clip.evals.results import EvalResult, or_none
+
+DESCRIPTION = Description(
+    "data",
+    "Of the data, not of the model: {groups} in {images} records, and how far the share of a label "
+    "differs between a group and the others ({labels} labels).",
+    {
+        "representation": Metric(
+            "representation bias of the data",
+            "points",
+            "lower",
+            True,
+            even=0.0,
+            chart="",
+            short="representation bias",
+        ),
+        "association_max": Metric(
+            "gap between the groups, largest",
+            "points",
+            "lower",
+            True,
+            even=0.0,
+            chart="",
+            short="largest gap",
+        ),
+        "association_mean": Metric(
+            "gap between the groups, mean over labels",
+            "points",
+            "lower",
+            even=0.0,
+            chart="",
+            short="mean gap",
+        ),
+        "ess": Metric("effective share of the records", "share", "higher"),
+        "labels": count("labels"),
+        "groups": count("groups"),
+        "absent": count("groups without a record"),
+        "images": count("records"),
+        "masked": count("records of no group"),
+    },
+)
 
 
 class DataBias(NamedTuple):

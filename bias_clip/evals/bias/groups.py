@@ -11,10 +11,44 @@ from bias_clip.data.text import canonicalize
 from bias_clip.evals.bias.group_columns import Groups, known, read_groups
 from bias_clip.evals.bias.scores import share
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.metrics import Description, Metric, count
 from bias_clip.evals.prompts import prompt_embeddings, word_prompts
 from bias_clip.evals.quality.zeroshot import distinct_names, label_pairs
 from bias_clip.evals.ranking import best_ranks
 from bias_clip.evals.results import EvalResult, or_none
+
+GROUP_SIZES = {  # of all evaluators by group, see `group_sizes`
+    "groups": count("groups"),
+    "absent": count("groups without an image"),
+    "images": count("images"),
+    "masked": count("images of no group"),
+}
+DESCRIPTION = Description(
+    "bias",
+    "Images called by their own name, by group ({groups}); the best group is {acc_range} above the "
+    "worst.",
+    {
+        "acc_worst": Metric(
+            "accuracy, worst group", "share", "higher", True, chart="accuracy", short="worst group"
+        ),
+        "acc": Metric(
+            "accuracy, all images", "share", "higher", True, chart="accuracy", short="all images"
+        ),
+        "acc_mean": Metric(
+            "accuracy, mean over groups",
+            "share",
+            "higher",
+            chart="accuracy",
+            short="mean over groups",
+        ),
+        "acc_range": Metric("accuracy, best group minus worst", "points", "lower", even=0.0),
+        "acc_adjusted": Metric("accuracy, groups as frequent as in training", "share", "higher"),
+        "acc_of_{group}": Metric(
+            "accuracy, {group}", "share", "higher", chart="each group", short="{group}"
+        ),
+        **GROUP_SIZES,
+    },
+)
 
 
 class GroupMeans(NamedTuple):

@@ -8,11 +8,45 @@ from jaxtyping import Float, Int
 
 from bias_clip.data.sources import Source
 from bias_clip.evals.bias.group_columns import read_groups
-from bias_clip.evals.bias.groups import group_sizes, group_sums
+from bias_clip.evals.bias.groups import GROUP_SIZES, group_sizes, group_sums
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.metrics import Description, Metric
 from bias_clip.evals.prompts import prompt_embeddings, word_prompts
 from bias_clip.evals.ranking import row_blocks, similarity
 from bias_clip.evals.results import EvalResult, or_none
+
+DESCRIPTION = Description(
+    "bias",
+    "How far the share of images that are called a word differs between the groups ({groups}). The "
+    "true class is not used.",
+    {
+        "parity_max": Metric(
+            "gap between the groups, largest",
+            "points",
+            "lower",
+            True,
+            even=0.0,
+            chart="gap",
+            short="largest gap",
+        ),
+        "parity_mean": Metric(
+            "gap between the groups, mean over words",
+            "points",
+            "lower",
+            True,
+            even=0.0,
+            chart="gap",
+            short="mean gap",
+        ),
+        "parity_probability_max": Metric(
+            "gap in probability, largest", "points", "lower", even=0.0
+        ),
+        "parity_probability_mean": Metric(
+            "gap in probability, mean over words", "points", "lower", even=0.0
+        ),
+        **GROUP_SIZES,
+    },
+)
 
 
 class Rates(NamedTuple):

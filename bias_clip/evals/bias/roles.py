@@ -26,8 +26,89 @@ from bias_clip.evals.bias.scores import (
     share,
 )
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.metrics import Description, Metric, count
 from bias_clip.evals.quality.zeroshot import class_embeddings
 from bias_clip.evals.results import EvalResult, or_none
+
+DESCRIPTION = Description(
+    "bias",
+    "Representation: share of neutral images nearer to {second} than to {first} (95\u202f%: "
+    "{preference_low} to {preference_high}); the model tells the two apart in {recognition} of "
+    "images. Association: how far the recognition of a role differs between them.",
+    {
+        "preference": Metric(
+            "nearer to {second}, in a role",
+            "share",
+            headline=True,
+            even=0.5,
+            chart="preference",
+            short="nearer to {second}",
+        ),
+        "association_mean": Metric(
+            "gap between the groups, mean over roles",
+            "points",
+            "lower",
+            True,
+            "association_chance",
+            chart="gap",
+            short="mean gap over roles",
+        ),
+        "representation": Metric("representation bias, in a role", "points", "lower", even=0.0),
+        "preference_low": Metric("the same, lower end of the 95 % interval", "share"),
+        "preference_high": Metric("the same, upper end of the 95 % interval", "share"),
+        "preference_probability": Metric("nearer to {second}, mean probability", "share", even=0.5),
+        "preference_plain": Metric(
+            "nearer to {second}, no role named",
+            "share",
+            even=0.5,
+            chart="preference",
+            short="no role named",
+        ),
+        "preference_objects": Metric(
+            "nearer to {second}, nobody shown",
+            "share",
+            even=0.5,
+            chart="preference",
+            short="nobody shown",
+        ),
+        "representation_objects": Metric(
+            "representation bias, nobody shown", "points", "lower", even=0.0
+        ),
+        "recognition": Metric(
+            "group recognized", "share", "higher", chart="recognition", short="group"
+        ),
+        "association_max": Metric("gap between the groups, largest", "points", "lower", even=0.0),
+        "association_chance": Metric("gap between the groups, by chance", "points"),
+        "association_signed": Metric(
+            "gap between the groups, signed mean", "signed points", even=0.0
+        ),
+        "association_probability": Metric(
+            "gap in probability, mean over roles", "points", "lower", even=0.0
+        ),
+        "association_recall": Metric(
+            "role recognized", "share", "higher", chart="recognition", short="role"
+        ),
+        "association_roles": count("roles counted"),
+        "association_excluded": count("roles with too few images"),
+        "pairs_mean": Metric("gap over pairs of roles, mean", "points", "lower", even=0.0),
+        "pairs_max": Metric("gap over pairs of roles, largest", "points", "lower", even=0.0),
+        "pairs_images": count("images of people outside any role"),
+        "stereotype_preference": Metric(
+            "preference that follows the stereotype",
+            "signed points",
+            even=0.0,
+            chart="stereotype",
+            short="preference",
+        ),
+        "stereotype_gap": Metric(
+            "gap that follows the stereotype",
+            "signed points",
+            even=0.0,
+            chart="stereotype",
+            short="gap",
+        ),
+    },
+)
 
 
 def make_bias(

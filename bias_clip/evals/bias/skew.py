@@ -9,13 +9,47 @@ from jaxtyping import Float, Int
 
 from bias_clip.data.sources import Source
 from bias_clip.evals.bias.group_columns import Groups, read_groups
-from bias_clip.evals.bias.groups import group_sizes
+from bias_clip.evals.bias.groups import GROUP_SIZES, group_sizes
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.metrics import Description, Metric, count
 from bias_clip.evals.prompts import word_prompts
 from bias_clip.evals.ranking import row_blocks, similarity
 from bias_clip.evals.results import EvalResult
 
 TARGETS = ("uniform", "share")
+
+
+DESCRIPTION = Description(
+    "bias",
+    "Of the first images found, the mean over {queries} searches: by how much the most favoured of "
+    "{groups} is shown too often, as a logarithm. Target {target}: as many of each group (uniform), "
+    "or as many as among all images (share).",
+    {
+        "maxskew_{target}_{k}": Metric(
+            "max skew, first {k}, target {target}",
+            "nats",
+            "lower",
+            True,
+            even=0.0,
+            chart="max skew",
+            short="max skew, first {k}, {target}",
+        ),
+        "ndkl_{target}_{k}": Metric(
+            "NDKL, first {k}, target {target}",
+            "nats",
+            "lower",
+            True,
+            even=0.0,
+            chart="NDKL",
+            short="NDKL, first {k}, {target}",
+        ),
+        "minskew_{target}_{k}": Metric(
+            "min skew, first {k}, target {target}", "nats", "higher", even=0.0
+        ),
+        "queries": count("searches"),
+        **GROUP_SIZES,
+    },
+)
 
 
 class Skews(NamedTuple):

@@ -10,10 +10,23 @@ from jaxtyping import Bool, Float
 
 from bias_clip.data.sources import Source
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.metrics import Description, Metric, count
 from bias_clip.evals.quality.retrieval import read_captions
 from bias_clip.evals.ranking import similarity
 from bias_clip.evals.results import EvalResult
 from bias_clip.losses import sigmoid_loss, softmax_loss
+
+DESCRIPTION = Description(
+    "health",
+    "Within batches of {pairs} unseen pairs in all; both depend on the batch size.",
+    {
+        "acc_img": Metric("image finds text", "share", "higher", True, "chance", chart="batches"),
+        "acc_txt": Metric("text finds image", "share", "higher", True, "chance", chart="batches"),
+        "loss": Metric("loss per pair", "nats", "lower", chart="loss", short="loss"),
+        "chance": Metric("accuracy by chance", "share"),
+        "pairs": count("pairs"),
+    },
+)
 
 
 @jax.jit

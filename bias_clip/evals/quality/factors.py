@@ -11,8 +11,31 @@ import numpy as np
 
 from bias_clip.data.sources import Source
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.metrics import Description, Metric
 from bias_clip.evals.quality.probe import make_probe
 from bias_clip.evals.results import EvalResult
+
+DESCRIPTION = Description(
+    "features",
+    "A linear classifier of each factor on the same embeddings; the factors differ in chance level.",
+    {
+        "acc1": Metric(
+            "accuracy, mean over factors", "share", "higher", True, chart="", short="mean"
+        ),
+        "acc1_min": Metric(
+            "accuracy, worst factor", "share", "higher", True, chart="", short="worst factor"
+        ),
+        "acc1_{factor}": Metric(
+            "accuracy, {factor}",
+            "share",
+            "higher",
+            chance="chance_{factor}",
+            chart="each factor",
+            short="{factor}",
+        ),
+        "chance_{factor}": Metric("accuracy of the most frequent {factor}", "share"),
+    },
+)
 
 
 def make_factors(

@@ -13,8 +13,100 @@ from jaxtyping import Bool, Float, Float32
 
 from bias_clip.data.sources import Source, column
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.metrics import Description, Metric, count
 from bias_clip.evals.quality.retrieval import read_captions
 from bias_clip.evals.results import EvalResult
+
+MMVP = Description(
+    "composition",
+    "A pair counts if both of its texts choose their own image; {pairs} pairs.",
+    {
+        "average": Metric(
+            "pairs told apart, mean over patterns",
+            "share",
+            "higher",
+            True,
+            "chance",
+            chart="",
+            short="pairs told apart",
+        ),
+        "acc_{pattern}": Metric(
+            "pairs told apart, pattern {pattern}",
+            "share",
+            "higher",
+            chance="chance",
+            chart="each pattern",
+            short="{pattern}",
+        ),
+        "image_similarity": Metric(
+            "similarity of a pair's images", "cosine", chart="similarity", short="images"
+        ),
+        "text_similarity": Metric(
+            "similarity of a pair's texts", "cosine", chart="similarity", short="texts"
+        ),
+        "chance": Metric("pairs told apart by chance", "share"),
+        "pairs": count("pairs"),
+    },
+)
+WINOGROUND = Description(
+    "composition",
+    "Two images and two texts of the same words in another order; {pairs} examples. Both: text and "
+    "image together.",
+    {
+        "acc": Metric(
+            "both right", "share", "higher", True, "chance_group", chart="", short="both"
+        ),
+        "text_acc": Metric(
+            "both images choose their text",
+            "share",
+            "higher",
+            True,
+            "chance",
+            chart="",
+            short="text",
+        ),
+        "image_acc": Metric(
+            "both texts choose their image",
+            "share",
+            "higher",
+            True,
+            "chance",
+            chart="",
+            short="image",
+        ),
+        "chance": Metric("text or image right by chance", "share"),
+        "chance_group": Metric("both right by chance", "share"),
+        "pairs": count("examples"),
+    },
+)
+SUGARCREPE = Description(
+    "composition",
+    "Share of {items} images that prefer their true caption to one with a small change.",
+    {
+        "acc": Metric(
+            "true caption preferred", "share", "higher", True, "chance", chart="", short="all items"
+        ),
+        "average": Metric(
+            "true caption preferred, mean over kinds",
+            "share",
+            "higher",
+            True,
+            "chance",
+            chart="",
+            short="mean over kinds",
+        ),
+        "acc_{type}": Metric(
+            "true caption preferred, {type}",
+            "share",
+            "higher",
+            chance="chance",
+            chart="each kind",
+            short="{type}",
+        ),
+        "chance": Metric("true caption preferred by chance", "share"),
+        "items": count("items"),
+    },
+)
 
 
 class Winoground(NamedTuple):

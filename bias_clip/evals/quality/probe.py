@@ -8,7 +8,23 @@ from jaxtyping import Float, Int
 
 from bias_clip.data.sources import Source, column
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.metrics import Description, Metric, count
 from bias_clip.evals.results import EvalResult
+
+DESCRIPTION = Description(
+    "features",
+    "A linear classifier on the embeddings, of {classes} classes.",
+    {
+        "acc1": Metric("accuracy", "share", "higher", True, "chance", chart=""),
+        "class_recall": Metric(
+            "recall, mean over classes", "share", "higher", chart="", short="mean recall"
+        ),
+        "chance": Metric("accuracy of the most frequent class", "share"),
+        "penalty": Metric("penalty of the classifier", "number"),
+        "classes": count("classes"),
+        "unseen": Metric("images of a class that was not fitted", "share"),
+    },
+)
 
 
 class Ridge(NamedTuple):

@@ -8,8 +8,36 @@ from jaxtyping import Float, Int
 
 from bias_clip.data.sources import Source
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.metrics import Description, Metric, count
 from bias_clip.evals.ranking import best_ranks, top_columns
 from bias_clip.evals.results import EvalResult, spread, thumbnail
+
+DESCRIPTION = Description(
+    "retrieval",
+    "R@1 is the share of searches that find a right one first, of {texts} texts and {images} images.",
+    {
+        f"{way}_r{{k}}": Metric(
+            f"{words} R@{{k}}",
+            "share",
+            "higher",
+            True,
+            f"{way}_r{{k}}_chance",
+            chart=words,
+            short=f"{arrow} R@{{k}}",
+        )
+        for way, words, arrow in (
+            ("t2i", "text to image", "text → image"),
+            ("i2t", "image to text", "image → text"),
+        )
+    }
+    | {
+        "t2i_r{k}_chance": Metric("text to image R@{k} by chance", "share"),
+        "i2t_r{k}_chance": Metric("image to text R@{k} by chance", "share"),
+        "images": count("images"),
+        "texts": count("different texts"),
+        "uncaptioned": count("images without a caption"),
+    },
+)
 
 
 class Recall(NamedTuple):

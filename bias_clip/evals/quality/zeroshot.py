@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from bias_clip.data.sources import Source, column
 from bias_clip.data.text import canonicalize
 from bias_clip.evals.encode import Encode
+from bias_clip.evals.metrics import Description, Metric, count
 from bias_clip.evals.ranking import best_ranks, row_blocks, similarity, top_columns, unit
 from bias_clip.evals.results import EvalResult, spread, thumbnail
 
@@ -17,6 +18,25 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "drawing": ("{}", "a drawing of {}", "a picture of {}", "an emoji of {}"),
     "photo": ("{}", "a photo of {}", "a photo of a {}", "a picture of the {}"),
 }
+
+
+DESCRIPTION = Description(
+    "recognition",
+    "Images called by their own name among {classes} names.",
+    {
+        "acc1": Metric(
+            "top-1 accuracy", "share", "higher", True, "chance", chart="", short="top-1"
+        ),
+        "acc5": Metric(
+            "top-5 accuracy", "share", "higher", True, "chance", tries=5, chart="", short="top-5"
+        ),
+        "map": Metric("mean average precision", "share", "higher", chart="", short="mAP"),
+        "class_recall": Metric("recall, mean over classes", "share", "higher"),
+        "chance": Metric("top-1 accuracy by chance", "share"),
+        "classes": count("names to choose from"),
+        "images": count("images"),
+    },
+)
 
 
 class Accuracy(NamedTuple):

@@ -1,0 +1,96 @@
+"""The first numbers that a reader needs, in words: from results to rows of a table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bias_clip.core.formatting import format_unit, spaced
+from bias_clip.evals.evaluators import DESCRIPTIONS
+from bias_clip.evals.metrics import TOPICS, Description, Metric, chance_level, family_of, filled
+from bias_clip.evals.results import EvalResult
+
+UNKNOWN = Description("health", "", {})  # an evaluator of another version, or of one's own
+
+
+class Headline(NamedTuple):
+    """One row.
+
+    Attributes:
+      evaluator: its name in the config, as words.
+      metric: the metric's name in words.
+      value: with its unit.
+      chance: "chance 25.0 %" or "even 50.0 %", what to hold the value against; may be empty.
+    """
+
+    evaluator: str
+    metric: str
+    value: str
+    chance: str
+
+
+def headlines(results: Mapping[str, EvalResult]) -> list[Headline]:
+    """Returns the headlines of all evaluators, the most important first.
+
+    Args:
+      results: by the evaluators' names in the config, in its order.
+    """
+    return [
+        Headline(
+            spaced(name),
+            metric.label,
+            format_unit(results[name].metrics[key], metric.unit),
+            against(metric, results[name].metrics),
+        )
+        for name in by_importance(results)
+        for key, metric in headline_metrics(results[name]).items()
+    ]
+
+
+def by_importance(results: Mapping[str, EvalResult]) -> list[str]:
+    """The names of the results: by topic (see `TOPICS`), and as given within a topic."""
+    return sorted(results, key=lambda name: TOPICS.index(describe(results[name].details).topic))
+
+
+def describe(details: Mapping[str, Any]) -> Description:
+    """What the evaluator that wrote these details says of itself; UNKNOWN for an unknown one."""
+    return DESCRIPTIONS.get(str(details.get("kind")), UNKNOWN)
+
+
+def find_metric(key: str, details: Mapping[str, Any]) -> Metric:
+    """What is known of the metric of a key; a plain number where nothing is.
+
+    Args:
+      key: as in the evaluator's metrics.
+      details: of the evaluator, which name its kind and groups.
+    """
+    metrics = describe(details).metrics
+    found = family_of(key, metrics)
+    if found is None:
+        return Metric(spaced(key), "number")
+    family, places = found
+    return filled(metrics[family], places, two_groups(details))
+
+
+def headline_metrics(result: EvalResult) -> dict[str, Metric]:
+    """The headlines that a result has, by key, in the order of their description."""
+    metrics = describe(result.details).metrics
+    found: dict[str, str] = {}  # family to its first member
+    for key in result.metrics:
+        known = family_of(key, metrics)
+        if known and metrics[known[0]].headline:
+            found.setdefault(known[0], key)
+    keys = [found[family] for family in metrics if family in found]
+    return {key: find_metric(key, result.details) for key in keys}
+
+
+def against(metric: Metric, values: Mapping[str, float]) -> str:
+    """What to hold a value of the metric against: the chance level, or that of a model without bias."""
+    level = chance_level(metric, values)
+    if level is not None:
+        return f"chance {format_unit(level, metric.unit)}"
+    return "" if metric.even is None else f"even {format_unit(metric.even, metric.unit)}"
+
+
+def two_groups(details: Mapping[str, Any]) -> Sequence[str]:
+    """The names of the two groups, where the evaluator compares two."""
+    groups = [str(name) for name in details.get("groups") or ()]
+    return groups if len(groups) == 2 else ()
