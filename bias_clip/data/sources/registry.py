@@ -14,6 +14,7 @@ from bias_clip.data.emoji.cards import emoji_cards_source
 from bias_clip.data.records import Record, Source, column
 from bias_clip.data.sources.array_record import array_record_source
 from bias_clip.data.sources.image_files import image_files_source
+from bias_clip.data.sources.table import table_source
 from bias_clip.data.sources.tfds import tfds_source
 
 __all__ = ["SOURCES", "Record", "Source", "column", "make_source"]
@@ -23,6 +24,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "emoji": emoji_source,
     "emoji_cards": emoji_cards_source,
     "image_files": image_files_source,
+    "table": table_source,
     "tfds": tfds_source,
 }
 

@@ -71,7 +71,7 @@ def test_several_tables_of_json_are_told_apart_by_their_names(tmp_path, form):
     )
     assert column(source, "table").tolist() == ["add_obj", "swap_obj", "swap_obj"]
     assert source[0]["captions"] == ("true 0", "false 0")
-    with pytest.raises(ValueError, match=r"picture of record 'swap_obj/1'.*1\.png"):
+    with pytest.raises(ValueError, match=r"of record 'swap_obj/1'.*1\.png"):
         source[2]
 
 
@@ -81,10 +81,10 @@ def test_what_is_wrong_with_a_table_is_named(tmp_path):
         read(tmp_path)
     for text, arguments, message in (
         ("image,caption\n", {}, "have no rows"),
-        ("image\nx.png\n", {}, r"row 0 of the table 'table' has no 'caption'; it has \['image'"),
+        ("image\nx.png\n", {}, r"table.csv has no column 'caption'; it has \['image'"),
         ("image,caption\nx.png\n", {}, "row 0 of .* expected a value of each column"),
         ("image,caption\nx.png,a,b\n", {}, "row 0 of .* expected a value of each column"),
-        ("image,caption\nx.png,a\n", {"image": "{file}"}, "has no 'file'"),
+        ("image,caption\nx.png,a\n", {"image": "{file}"}, "no column 'file'"),
         ("image,caption\nx,a\nx,b\n", {"identity": "{image}"}, r"ids come twice, such as \['x'\]"),
         ("image,caption\nx,a\n", {"captions": "caption"}, "expected a list of columns"),
     ):

@@ -1,0 +1,208 @@
+"""Rows of CSV, TSV and other separated text, read strictly: a damaged table is refused with its line."""
+
+import bz2
+import csv
+import gzip
+import io
+import lzma
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bias_clip.data.records import as_array
+from bias_clip.data.sources.places import Places, check_names
+
+QUOTING = ("strict", "none")
+_SEPARATORS = (",", "\t", ";", "|")
+_CHUNK = 65536  # rows that are Python strings at a time
+# Whole and other numbers in the one form in which they would be written again; "007" is text.
+_INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
+_NUMBER = r"^(-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|nan|NaN)$"
+_MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+
+
+class Form(NamedTuple):
+    """How a table is written.
+
+    Attributes:
+      separator: of its columns; None: by the ending, or the one that the first line has.
+      quoting: "strict", where a field in quotes may hold separators and line breaks; or "none", where
+        a quote is a character like others, as in most TSV of scraped text.
+      encoding: None is UTF-8, or UTF-16 where the file says so.
+      header: the names of the columns, where the first line does not hold them.
+      skip_blanks: leaves out blanks after a separator.
+    """
+
+    separator: str | None = None
+    quoting: str = "strict"
+    encoding: str | None = None
+    header: tuple[str, ...] | None = None
+    skip_blanks: bool = False
+
+
+class TextRows:
+    """Rows of one or more tables whose cells are text; columns of numbers become arrays of numbers."""
+
+    def __init__(self, tables: Sequence[tuple[str, pa.Table]], *, types: bool):
+        """Takes tables by name; with `types`, whole columns of numbers are told from text."""
+        self._text = pa.concat_tables([t for _, t in tables], promote_options="default")
+        self._places = Places([(name, len(t)) for name, t in tables])
+        self.names = self._text.column_names
+        self._types = types
+        self._typed: dict[str, pa.ChunkedArray] = {}
+
+    def __len__(self) -> int:
+        return len(self._text)
+
+    def row(self, index: int, names: Sequence[str]) -> dict[str, Any]:
+        """Returns some columns of a row as text."""
+        own = self._places.at(index)
+        return {n: own[n] if n in own else self._text.column(n)[index].as_py() for n in names}
+
+    def attributes(self, index: int, names: Sequence[str]) -> dict[str, Any]:
+        """Returns some columns of a row, of the types of their columns."""
+        own = self._places.at(index)
+        return {n: own[n] if n in own else self._column(n)[index].as_py() for n in names}
+
+    def values(self, name: str) -> list[Any]:
+        """Returns one column of all rows as text."""
+        return self._places.values(name) or self._text.column(name).to_pylist()
+
+    def column(self, name: str) -> np.ndarray:
+        """Returns one column of all rows as an array, of numbers where every value is one."""
+        return as_array(self._places.values(name) or self._column(name).to_pylist(), name)
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        if not self._types:
+            return self._text.column(name)
+        if name not in self._typed:  # two threads may do this at once, and find the same
+            self._typed[name] = _numbers(self._text.column(name))
+        return self._typed[name]
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """Opens a file that may be compressed with gzip, bzip2 or xz, whatever its ending."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    opener: Any = next((f for magic, f in _MAGIC.items() if start.startswith(magic)), open)
+    return opener(path, "rb")
+
+
+def read_delimited(path: Path, form: Form) -> pa.Table:
+    """Reads a table of separated text; all cells are text, None where they are empty.
+
+    Raises: ValueError, with the line, for a quote that is not closed or not alone, a row with more or
+      fewer values than the header, names that come twice, and bytes of another encoding.
+    """
+    if form.quoting not in QUOTING:
+        raise ValueError(f"got quoting={form.quoting!r}, expected one of {list(QUOTING)}.")
+    if form.separator is not None and len(form.separator) != 1:
+        raise ValueError(f"got separator={form.separator!r}, expected one character.")
+    with open_binary(path) as raw:
+        start = raw.read(4)
+        raw.seek(0)
+        encoding = form.encoding or _encoding(start)
+        with io.TextIOWrapper(raw, encoding=encoding, newline="") as text:
+            try:
+                return _read(text, path, form)
+            except UnicodeError as error:
+                raise ValueError(
+                    f"{path} is not {encoding}: {error}; give its `encoding`, such as 'latin-1'."
+                ) from error
+
+
+def _numbers(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values as numbers, where each of the whole table is one in the form it would be written."""
+    if values.null_count == len(values):
+        return values
+    for pattern, kind in ((_INTEGER, pa.int64()), (_NUMBER, pa.float64())):
+        if pc.all(pc.match_substring_regex(values, pattern)).as_py():
+            return values.cast(kind)
+    return values
+
+
+def _read(text: io.TextIOWrapper, path: Path, form: Form) -> pa.Table:
+    lines = iter(text)
+    header = form.header
+    first = ""
+    if header is None:
+        first = next(lines, "")
+    separator = form.separator or _separator(path, first)
+    settings: dict[str, Any] = {"delimiter": separator, "strict": True}
+    settings["skipinitialspace"] = form.skip_blanks
+    if form.quoting == "none":
+        settings["quoting"] = csv.QUOTE_NONE
+    reader = csv.reader(_with_first(first, lines), **settings)
+    if header is None:
+        names = [name.strip() for name in next(reader, [])]
+        header = tuple(name or f"unnamed_{i}" for i, name in enumerate(names))
+    check_names(header, path)
+    return _collect(_checked(reader, len(header), path), header)
+
+
+def _with_first(first: str, lines: Iterator[str]) -> Iterator[str]:
+    if first:
+        yield first
+    yield from lines
+
+
+def _checked(reader: Any, width: int, path: Path) -> Iterator[list[str]]:
+    number, line = 0, reader.line_num + 1
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(
+                f"{path}, line {line}: {error}. A quote opens a field there that does not close, or does "
+                "not close before a separator; mend the line or, where quotes are characters like "
+                "others, give quoting='none'."
+            ) from error
+        if row and len(row) != width:
+            raise ValueError(
+                f"row {number} of {path} (line {line}) has {len(row)} values: {str(row)[:200]}; expected "
+                f"a value of each column, {width}."
+            )
+        if row:
+            number += 1
+            yield row
+        line = reader.line_num + 1
+
+
+def _collect(rows: Iterator[list[str]], header: Sequence[str]) -> pa.Table:
+    schema = pa.schema([(name, pa.large_string()) for name in header])
+    batches, pending = [], list[list[str]]()
+    for row in rows:
+        pending.append(row)
+        if len(pending) == _CHUNK:
+            batches.append(_batch(pending, schema))
+            pending = []
+    if pending:
+        batches.append(_batch(pending, schema))
+    return pa.Table.from_batches(batches, schema)
+
+
+def _batch(rows: list[list[str]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = [[cell or None for cell in cells] for cells in zip(*rows, strict=True)]
+    return pa.record_batch([pa.array(cells, pa.large_string()) for cells in columns], schema)
+
+
+def _separator(path: Path, first: str) -> str:
+    name = path.name.lower()
+    usual = "\t" if re.search(r"\.(tsv|tab|token)(\.|$)", name) else ","
+    found = [s for s in _SEPARATORS if s in first]
+    if usual in found or not found:
+        return usual
+    if len(found) > 1:
+        raise ValueError(f"{path}: is its separator one of {found}? Give it as `separator`.")
+    return found[0]
+
+
+def _encoding(start: bytes) -> str:
+    return "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"

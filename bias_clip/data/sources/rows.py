@@ -1,0 +1,257 @@
+"""From a row of a table to a record: which columns are image, captions, id and attributes."""
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from bias_clip.data.records import LazyColumns, Record, is_missing, text_array
+from bias_clip.data.sources.contained import Roots, read_contained
+
+# What published data sets call these columns; the first that a table has is taken.
+IMAGES = (
+    "image images jpg jpeg png webp img image_bytes bytes filepath file_path file_name filename image_path "
+    "image_file image_name img_path path file image_url url"
+).split()
+CAPTIONS = (
+    "caption captions text title sentences sentence txt description comment caption_reference_description "
+    "conversations"
+).split()
+IDS = ("id", "uid", "key")
+_NAMED_FILE = "_file_name"  # ending of further image columns of an image folder
+_NOT_SAID = ("human", "user", "system")  # of a conversation about an image
+
+
+class Rows(Protocol):
+    """The rows of one or more tables."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Returns the names of all columns."""
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+
+    def row(self, index: int, names: Sequence[str]) -> dict[str, Any]:
+        """Returns some columns of a row, as they are written; None where a value is missing.
+
+        Rows of tables also have "table", the table's name without its ending, and "row", their number
+        in it, from 0.
+        """
+
+    def attributes(self, index: int, names: Sequence[str]) -> dict[str, Any]:
+        """Returns some columns of a row, of the types that `column` gives them."""
+
+    def values(self, name: str) -> list[Any]:
+        """Returns one column of all rows as `row` does."""
+
+    def column(self, name: str) -> np.ndarray:
+        """Returns one column of all rows as an array, see `as_array`."""
+
+
+class Layout(NamedTuple):
+    """What a record is made of.
+
+    Attributes:
+      image: columns, or templates such as "{type}/{id}.jpg"; several give a record several images.
+      captions: columns or templates, in this order.
+      identity: a template of the id.
+      attributes: the columns that are kept.
+      roots: where image files are.
+    """
+
+    image: tuple[str, ...]
+    captions: tuple[str, ...]
+    identity: str
+    attributes: tuple[str, ...]
+    roots: Roots
+
+
+def make_layout(
+    names: Sequence[str],
+    *,
+    table: str,
+    roots: Roots,
+    image: str | Sequence[str] | None = None,
+    captions: str | Sequence[str] | None = None,
+    identity: str | None = None,
+    attributes: Sequence[str] | None = None,
+) -> Layout:
+    """Completes what is given by what the columns are called, and says in the log what it chose.
+
+    Raises: ValueError for a column that is not there, and where no column is known to be of images.
+    """
+    given = [image, captions, identity]
+    chosen_image = _several(image, "image") or _guess_image(names, table)
+    chosen_captions = _several(captions, "captions", one=False)
+    if captions is None:
+        chosen_captions = _first(names, CAPTIONS, but=chosen_image)
+    if identity is None:
+        own = _first(names, IDS, but=chosen_image)
+        identity = f"{{{own[0]}}}" if own else "{table}/{row}"
+    used = {name for text in (*chosen_image, *chosen_captions) for name in columns_of(text)}
+    unknown = sorted((used | set(columns_of(identity))) - {*names, "table", "row"})
+    unknown = unknown or sorted(set(attributes or ()) - set(names))
+    if unknown:
+        raise ValueError(f"{table} has no column {unknown[0]!r}; it has {sorted(names)}.")
+    if attributes is None:
+        whole = {text for text in (*chosen_image, *chosen_captions) if "{" not in text}
+        attributes = [n for n in names if n not in whole and n not in ("id", "image", "captions")]
+    if not chosen_captions:
+        logging.getLogger(__name__).warning(
+            "%s: no column is known to be captions; it has %s. Name them by `captions`.",
+            table,
+            names,
+        )
+    if None in given:
+        logging.getLogger(__name__).info(
+            "%s: image from %s, captions from %s, id %r",
+            table,
+            chosen_image,
+            chosen_captions,
+            identity,
+        )
+    return Layout(chosen_image, chosen_captions, identity, tuple(attributes), roots)
+
+
+def columns_of(text: str) -> list[str]:
+    """The columns that a template names; a text without braces is the name of a column itself."""
+    return re.findall(r"\{([^{}!:]*)\}", text) if "{" in text else [text]
+
+
+class RowRecords:
+    """Records made of rows; image files are read when a record is asked for."""
+
+    def __init__(self, rows: Rows, layout: Layout):
+        self._rows = rows
+        self._layout = layout
+        texts = (*layout.image, *layout.captions, layout.identity)
+        self._needed = tuple(dict.fromkeys(name for text in texts for name in columns_of(text)))
+        self.columns = LazyColumns(("id", *layout.attributes), self._column)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        index = range(len(self))[index]
+        row = self._rows.row(index, self._needed)
+        name = fill(self._layout.identity, row, "id")
+        try:
+            images = [
+                image
+                for text in self._layout.image
+                for image in images_of(_value(text, row, "image"), self._layout.roots)
+            ]
+            captions = [
+                c for text in self._layout.captions for c in captions_of(_caption(text, row))
+            ]
+        except ValueError as error:
+            raise ValueError(f"image or captions of record {name!r}: {error}") from error
+        return {
+            "id": name,
+            "image": images[0] if len(images) == 1 else tuple(images),
+            "captions": tuple(captions),
+            **self._rows.attributes(index, self._layout.attributes),
+        }
+
+    def _column(self, name: str) -> np.ndarray:
+        if name != "id":
+            return self._rows.column(name)
+        parts = list(dict.fromkeys(columns_of(self._layout.identity)))
+        columns = zip(*(self._rows.values(part) for part in parts), strict=True)
+        rows = (dict(zip(parts, values, strict=True)) for values in columns)
+        return text_array([fill(self._layout.identity, row, "id") for row in rows])
+
+
+def fill(template: str, row: Mapping[str, Any], what: str) -> str:
+    """Puts a row's values in a template.
+
+    Raises: ValueError for a value that is missing.
+    """
+    gaps = [name for name in columns_of(template) if is_missing(row.get(name))]
+    if gaps:
+        raise ValueError(f"no {what}: the column {gaps[0]!r} is empty.")
+    return template.format(**row)
+
+
+def captions_of(value: Any) -> tuple[str, ...]:
+    """The captions that a cell holds: a text is one, a list holds several, a missing value none.
+
+    Of a dict by language all texts are captions; of a list of dicts those under "raw" or "caption",
+    and of a conversation what is answered.
+
+    Raises: ValueError for anything else, such as a number: it would be trained on as its digits.
+    """
+    if is_missing(value):
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, Mapping):
+        if "from" in value and "value" in value:
+            return () if value["from"] in _NOT_SAID else captions_of(value["value"])
+        known = [key for key in ("raw", "caption") if key in value]
+        return captions_of(value[known[0]] if known else list(value.values()))
+    if isinstance(value, list | tuple | np.ndarray):
+        return tuple(text for part in value for text in captions_of(part))
+    raise ValueError(f"got the caption {value!r:.80}; expected text, or a list of texts.")
+
+
+def images_of(value: Any, roots: Roots) -> tuple[bytes, ...]:
+    """The images that a cell holds: bytes, the path of a file, {bytes, path}, or a list of those.
+
+    Raises: ValueError where there is none.
+    """
+    if isinstance(value, bytes) and value:
+        return (value,)
+    if isinstance(value, Mapping):
+        inner = value.get("bytes")
+        return images_of(value.get("path") if is_missing(inner) or inner == b"" else inner, roots)
+    if isinstance(value, list | tuple):
+        found = [image for part in value if part is not None for image in images_of(part, roots)]
+        if found:
+            return tuple(found)
+    if isinstance(value, str) and value:
+        return (read_contained(value, roots),)
+    raise ValueError(f"no image: got {value!r:.80}; expected bytes, or the path of a file.")
+
+
+def plain(value: Any) -> Any:
+    """An attribute as it is kept: text, numbers and booleans as they are, all else as JSON text."""
+    if is_missing(value):
+        return None
+    return value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
+
+
+def _value(text: str, row: Mapping[str, Any], what: str) -> Any:
+    return fill(text, row, what) if "{" in text else row.get(text)
+
+
+def _caption(text: str, row: Mapping[str, Any]) -> Any:
+    if "{" in text and any(is_missing(row.get(name)) for name in columns_of(text)):
+        return None
+    return _value(text, row, "caption")
+
+
+def _several(given: str | Sequence[str] | None, what: str, *, one: bool = True) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str) and not one:
+        raise ValueError(f"{what} is {given!r}; expected a list of columns, as ({given!r},).")
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _guess_image(names: Sequence[str], table: str) -> tuple[str, ...]:
+    found = _first(names, IMAGES) or tuple(n for n in names if n.endswith(_NAMED_FILE))
+    if not found:
+        raise ValueError(
+            f"{table}: which column is the image? It has {sorted(names)}; name it by `image`, as "
+            "image='{folder}/{name}.jpg'."
+        )
+    return found
+
+
+def _first(names: Sequence[str], known: Sequence[str], but: Sequence[str] = ()) -> tuple[str, ...]:
+    return next(((name,) for name in known if name in names and name not in but), ())

@@ -1,0 +1,160 @@
+"""Tables that name image files: CSV, TSV, JSON, JSON lines, and the published caption files."""
+
+from collections.abc import Sequence
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bias_clip.data.records import Source
+from bias_clip.data.sources.caption_files import caption_rows, find_images, flickr_rows, take_splits
+from bias_clip.data.sources.contained import make_roots
+from bias_clip.data.sources.delimited import Form, TextRows, read_delimited
+from bias_clip.data.sources.json_rows import (
+    BAD_ROWS,
+    JsonRows,
+    read_documents,
+    read_lines,
+    rows_of,
+)
+from bias_clip.data.sources.rows import RowRecords, Rows, make_layout
+
+_LINES = (".jsonl", ".ndjson")
+_PACKED = (".gz", ".bz2", ".xz")
+
+
+def table_source(
+    *,
+    path: str | Sequence[str],
+    root: str | None = None,
+    image: str | Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
+    identity: str | None = None,
+    attributes: Sequence[str] | None = None,
+    split: str | Sequence[str] | None = None,
+    separator: str | None = None,
+    quoting: str = "strict",
+    encoding: str | None = None,
+    header: Sequence[str] | None = None,
+    bad_rows: str = "refuse",
+    numbers: bool = True,
+    roots: Sequence[str] = (),
+) -> Source:
+    """Reads records from tables, in the order of the tables and of their rows.
+
+    Forms, told by ending and content, also where compressed with gzip, bzip2 or xz: CSV, TSV and other
+    separated text; JSON (a list of rows, rows by name, an object with one list of rows, lists by
+    column); JSON lines; COCO's captions, Karpathy's splits and Flickr30k's files, which give one
+    record per image with all its captions. Cells that are empty, null or NaN are missing values; a
+    list holds several captions.
+
+    Args:
+      path: a file, a pattern, or a list of those; the files of a pattern come by name.
+      root: the folder that paths of images start from; the folder of the (first) table unless given.
+      image: the column of the path, or a template such as "{type}/{id}.jpg"; several of them give a
+        record several images. None: a column that is usually called so, see `rows.IMAGES`.
+      captions: columns or templates, in this order; None: a column that is usually called so.
+      identity: a template of the id, of columns, "{table}" (the table's name without its ending) and
+        "{row}" (from 0). None: the column id, uid or key, else "{table}/{row}".
+      attributes: the columns to keep; None keeps all others.
+      split: of a file with several, those to read.
+      separator: None: a tab for .tsv, else the one that the first line has.
+      quoting: "strict", or "none" where quotes are characters like others.
+      encoding: None: UTF-8, or UTF-16 where the file says so.
+      header: the names of the columns, where the first line does not hold them.
+      bad_rows: "refuse", or "skip" leaves out lines that are not JSON and says so in the log.
+      numbers: columns of separated text in which every value is a number become numbers.
+      roots: further folders that images may be in, for paths that lead out of `root`.
+
+    Raises: ValueError for a table that is missing, damaged or empty, an unknown column, ids that come
+      twice. A record whose image is missing, outside of the folders, or not a file, raises ValueError
+      when it is read.
+
+        table_source(path="captions.tsv", captions=("title",))
+    """
+    if bad_rows not in BAD_ROWS:
+        raise ValueError(f"got bad_rows={bad_rows!r}, expected one of {list(BAD_ROWS)}.")
+    files = find_tables(path)
+    form = Form(separator, quoting, encoding, None if header is None else tuple(header))
+    read = [read_table_file(file, form, bad_rows) for file in files]
+    published = all(isinstance(table, list) for table in read)
+    if published:
+        read = [take_splits(table, split, file) for table, file in zip(read, files, strict=True)]
+    elif split is not None:
+        raise ValueError(f"got split={split!r}, but {files[0]} has no splits; leave it out.")
+    folder = Path(root) if root else files[0].parent
+    if published and root is None and image is None:
+        folder, image = find_images(read[0], folder)
+    rows = stack(files, read, numbers=numbers)
+    layout = make_layout(
+        [*rows.names, "table"],
+        table=str(files[0]),
+        roots=make_roots(folder, roots),
+        image=image,
+        captions=captions,
+        identity=identity,
+        attributes=attributes,
+    )
+    return checked(RowRecords(rows, layout))
+
+
+def find_tables(path: str | Sequence[str]) -> list[Path]:
+    """The files of a path, a pattern, or several of them; raises ValueError where there is none."""
+    names = [path] if isinstance(path, str | Path) else list(path)
+    found = [
+        Path(file)
+        for name in map(str, names)
+        for file in (sorted(glob(name, recursive=True)) if has_magic(name) else [name])
+    ]
+    missing = [str(file) for file in found if not file.is_file()]
+    if missing or not found:
+        raise ValueError(f"there is no table {missing[0] if missing else names}; give its path.")
+    return found
+
+
+def stack(files: Sequence[Path], read: Sequence[Any], *, numbers: bool) -> Rows:
+    """The rows of all tables as one; raises ValueError for no rows, and tables of several kinds."""
+    names = [table_name(file) for file in files]
+    tables = list(zip(names, read, strict=True))
+    if not any(len(table) for table in read):
+        raise ValueError(f"the tables {[str(file) for file in files]} have no rows.")
+    text = [hasattr(table, "column_names") for table in read]
+    if any(text) and not all(text):
+        raise ValueError(
+            f"{[str(f) for f in files]}: got JSON beside separated text; read each alone."
+        )
+    return TextRows(tables, types=numbers) if all(text) else JsonRows(tables)
+
+
+def table_name(path: Path) -> str:
+    """The name of a table without its endings."""
+    inner = path.with_suffix("") if path.suffix in _PACKED else path
+    return inner.stem
+
+
+def checked(source: RowRecords) -> RowRecords:
+    """Returns the source; raises ValueError for ids that come twice."""
+    values, counts = np.unique(source.columns["id"], return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(
+            f"ids come twice, such as {values[counts > 1][:3].tolist()}; give an `identity` that tells "
+            "the rows apart, such as '{table}/{row}'."
+        )
+    return source
+
+
+def read_table_file(path: Path, form: Form, bad_rows: str) -> Any:
+    """A list of rows, of a published form; an array of JSON text; or a table of text."""
+    inner = (path.with_suffix("") if path.suffix in _PACKED else path).suffix.lower()
+    try:
+        if inner in _LINES:
+            return read_lines(path, bad_rows=bad_rows, encoding=form.encoding)
+        if inner == ".json":
+            document = read_documents(path, form.encoding)
+            published = caption_rows(document, path)
+            return published if published is not None else JsonRows.pack(rows_of(document, path))
+        published = None if form.header else flickr_rows(path)
+        return published if published is not None else read_delimited(path, form)
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
