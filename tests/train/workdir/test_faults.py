@@ -453,7 +453,7 @@ def test_what_may_change_in_a_workdir_is_on_the_page_and_may(tmp_path, name):
         setattr(section, last, OTHER[name])
     workdir.open_workdir(tmp_path, config)
     page = " ".join((Path(__file__).parents[3] / "docs" / "faults.md").read_text().split())
-    (sentence,) = re.findall(r"another mesh: (.*?) may change in a workdir", page)
+    (sentence,) = re.findall(r"may change within a workdir: (.*?)\. All others", page)
     assert f"`{name}`" in sentence
     assert set(OTHER) == set(workdir.MAY_CHANGE)
 
