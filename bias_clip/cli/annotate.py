@@ -22,6 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bias_clip.core.registry import argument_names, check_arguments, refuse_unknown
+from bias_clip.core.write import write_file
 from bias_clip.curation.annotate_source import KIND, Annotator, annotate_source
 from bias_clip.curation.annotators import (
     by_captions,
@@ -74,8 +75,8 @@ def write_report(path: Path, folder: Path) -> str:
     found = report.statistics(counts, names)
     text = report.to_text(found)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "statistics.json").write_text(json.dumps(found, indent=1))
-    (folder / "statistics.txt").write_text(text + "\n")
+    write_file(folder / "statistics.json", json.dumps(found, indent=1))
+    write_file(folder / "statistics.txt", text + "\n")
     report.plot(found).savefig(folder / "annotations.png")
     return text
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from bias_clip.balancing import Problem, make_problem, max_eta, solve
 from bias_clip.balancing.problem import TOLERANCES, UNKNOWNS
+from bias_clip.core.write import write_file
 from bias_clip.curation import weights
 from bias_clip.data.tables import read_manifest
 from bias_clip.report import balancing, balancing_page, balancing_text
@@ -75,9 +76,7 @@ def write_report(found: Mapping[str, Any], text: str, folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     numbers = json.dumps(found, indent=1, allow_nan=False)
     for name, content in zip(REPORT, (text, page, numbers), strict=True):
-        partial = folder / f"{name}.partial"
-        partial.write_text(content + "\n", encoding="utf-8")
-        partial.replace(folder / name)
+        write_file(folder / name, content + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

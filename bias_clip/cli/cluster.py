@@ -25,6 +25,7 @@ from tqdm import tqdm
 from bias_clip.data.stream.cells import CLUSTER, KIND
 from bias_clip.data.tables import KEY, file_sha256, manifest_path, write_table
 from bias_clip.data.tables.embeddings import MODALITIES, Embeddings, chunks, open_embeddings
+from bias_clip.data.tables.embeddings_writer import write_array
 from bias_clip.stages import KMeans, fit, fit_stream
 from bias_clip.stages.kmeans import EMPTY, check_centres
 
@@ -84,10 +85,7 @@ def write_cells(
     file = path.with_suffix(".centres.npy")
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest_path(path).unlink(missing_ok=True)  # what it spoke of is about to go
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("wb") as out:
-        np.save(out, np.asarray(found.centres), allow_pickle=False)
-    partial.replace(file)
+    write_array(file, np.asarray(found.centres))
     about = {key: embeddings.manifest[key] for key in ("ids_sha256", "plan", "notes")}
     manifest = {
         "kind": KIND,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bias_clip.core.storage import write_whole
+from bias_clip.core.write import PARTIAL
 
 RUN_AGAIN = 75  # exit status of what was stopped by a signal and can go on
 
@@ -65,7 +66,7 @@ def check_same(workdir: Path, plan: Mapping[str, Any]) -> None:
     """
     path = workdir / "plan.json"
     if not path.exists():
-        own = (".lock", "plan.json.partial")
+        own = (".lock", f"plan.json{PARTIAL}")
         if strangers := [p.name for p in workdir.iterdir() if p.name not in own]:
             raise ValueError(
                 f"{workdir} holds other things, {strangers[:5]}; give a new --workdir."

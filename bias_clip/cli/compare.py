@@ -14,6 +14,8 @@ import statistics
 import sys
 from pathlib import Path
 
+from bias_clip.core.write import write_file
+
 Group = dict[str, list[float]]  # metric to its values, one a run
 
 
@@ -49,7 +51,7 @@ def compare(
     groups = {name: read_group(paths) for name, paths in workdirs.items()}
     print("\n".join(make_table(groups, regexes)))
     if json_path:
-        json_path.write_text(json.dumps(groups, indent=1) + "\n")
+        write_file(json_path, json.dumps(groups, indent=1) + "\n")
     if plot_path:
         plot(groups, chosen_metrics(groups, regexes), plot_path)
 

@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bias_clip.core.write import write_file
+
 PROGRESS_SECONDS = 10.0
 # Without a GPU there is no timing of tiles to choose from, and the default choice fails to compile.
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
@@ -44,7 +46,7 @@ def main() -> None:
             sys.exit(f"error: {error}")
         measured = measure(args.config, devices, overrides=args.set, loss=args.loss, dump=dump)
     if args.hlo is not None and "hlo" in measured["step"]:
-        args.hlo.write_bytes(gzip.compress(measured["step"]["hlo"].encode()))
+        write_file(args.hlo, gzip.compress(measured["step"]["hlo"].encode()))
     record = {"config": args.config, "set": args.set, "topology": args.topology}
     record |= make_record(measured, chip)
     print(json.dumps(record, indent=2) if args.json else format_plan(record))

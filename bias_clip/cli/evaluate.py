@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bias_clip.core.storage import NotSavedError
+from bias_clip.core.write import write_file
 from bias_clip.evals.concat import FORMS, concat_encode
 from bias_clip.evals.results import EvalResult
 from bias_clip.train.config import load_config
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in metrics.items():
         print(f"{name:<{width}}  {value:.4f}")
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2))
+        write_file(args.json, json.dumps(found, indent=2))
 
 
 def evaluate_run(

@@ -12,6 +12,8 @@ from typing import cast
 
 from etils import epath
 
+from bias_clip.core.write import write_file
+
 UPLOAD_SECONDS = 60.0  # between two uploads of what grows, unless something asks for one
 
 _BUCKET = "gs:/"  # pathlib makes it of "gs://"
@@ -99,9 +101,7 @@ def write_whole(path: Path, text: str) -> None:
         if in_bucket(path):  # an object appears when it is whole
             path.write_text(text, encoding="utf-8")
             return
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_file(path, text)
 
 
 class Growing:

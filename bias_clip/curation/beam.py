@@ -14,6 +14,7 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
 from bias_clip.balancing import CountTable, merge
+from bias_clip.core.write import PARTIAL, write_file
 from bias_clip.curation.annotate_source import KIND
 from bias_clip.curation.captions import Names
 from bias_clip.curation.counts_file import counts_to_bytes
@@ -144,9 +145,12 @@ def _write_bytes(folder: str, name: str, data: bytes) -> None:
             if not FileSystems.exists(folder):  # else another worker was first
                 raise
     path = FileSystems.join(folder, name)
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
-    with FileSystems.create(partial) as file:
+    suffix = f".{uuid.uuid4().hex}{PARTIAL}"  # a worker may try again while the first still writes
+    if FileSystems.get_scheme(path) is None:
+        write_file(path, data, suffix=suffix)
+        return
+    with FileSystems.create(path + suffix) as file:
         file.write(data)
     if FileSystems.exists(path):
         FileSystems.delete([path])
-    FileSystems.rename([partial], [path])
+    FileSystems.rename([path + suffix], [path])

@@ -1,5 +1,6 @@
 """ArrayRecord files of our own encoding, read at random and written from any source."""
 
+import contextlib
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from bias_clip.core.write import whole_file
 from bias_clip.data.image import encode_png
 from bias_clip.data.records import Record, Source, attributes
 
@@ -61,14 +63,11 @@ def write_array_record(source: Source, path: str | Path) -> int:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    writer = ArrayRecordWriter(str(partial), "group_size:1")  # a read decodes one record, not many
-    try:
-        for index in range(len(source)):
-            writer.write(pack_record(source[index]))
-    finally:
-        writer.close()
-    partial.replace(path)
+    with whole_file(path) as partial:
+        writer = ArrayRecordWriter(str(partial), "group_size:1")  # a read decodes one, not many
+        with contextlib.closing(writer):
+            for index in range(len(source)):
+                writer.write(pack_record(source[index]))
     return len(source)
 
 

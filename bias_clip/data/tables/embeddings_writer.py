@@ -4,9 +4,7 @@ A shard is whole once its table of rows is, and is never written again: the writ
 whole ones, and leaves the same bytes as one that was never interrupted.
 """
 
-import functools
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from bias_clip.core.write import whole_file, write_file
 from bias_clip.data.tables.embeddings import KIND, SHARD_KIND, VERSION, read_manifest, shard_path
 from bias_clip.data.tables.table import KEY, fingerprint, manifest_path, read_table, write_table
 
@@ -92,6 +91,12 @@ def write_embeddings(
     return _write_manifest(directory, about, list(seen), sizes)
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes an array in NumPy's format, whole or not at all."""
+    with whole_file(path) as partial, partial.open("wb") as file:  # a path would get ".npy"
+        np.save(file, array, allow_pickle=False)
+
+
 def _take(directory: Path, plan: Mapping[str, Any]) -> None:
     """Makes the directory one of this plan, or sees that it is."""
     path = directory / "plan.json"
@@ -99,7 +104,7 @@ def _take(directory: Path, plan: Mapping[str, Any]) -> None:
         if directory.exists() and any(directory.iterdir()):
             raise ValueError(f"{directory} holds other things than embeddings; choose another.")
         directory.mkdir(parents=True, exist_ok=True)
-        _write(path, lambda file: file.write(json.dumps(plan, indent=2).encode()))
+        write_file(path, json.dumps(plan, indent=2))
         return
     found = json.loads(path.read_text(encoding="utf-8"))
     differ = [key for key in sorted(plan.keys() | found.keys()) if plan.get(key) != found.get(key)]
@@ -123,7 +128,7 @@ def _write_shard(directory: Path, number: int, shard: Shard, dtype: str) -> None
         _check_finite(name, shard.ids, raw)
         norm, width = np.linalg.norm(raw, axis=1), raw.shape[1]
         z = (raw / np.where(norm > 0, norm, 1)[:, None]).astype(dtype)
-        _write(shard_path(directory, name, number), functools.partial(np.save, arr=z))
+        write_array(shard_path(directory, name, number), z)
         columns[f"{name}_norm"] = norm
     about = {"kind": SHARD_KIND, "broken": dict(shard.broken), "width": width}
     about["modalities"] = list(shard.features)
@@ -145,19 +150,8 @@ def _write_manifest(
         "ids_sha256": fingerprint(ids),
         **{key: about[key] for key in ("broken", "plan", "notes")},
     }
-    text = json.dumps(manifest, indent=2) + "\n"
-    _write(directory / "manifest.json", lambda file: file.write(text.encode()))
+    write_file(directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     return manifest
-
-
-def _write(path: Path, fill: Callable[[Any], Any]) -> None:
-    """Writes a file that has its name only once it is whole and on the disk."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _see(ids: Sequence[str], seen: dict[str, None]) -> None:

@@ -7,7 +7,6 @@ without one, or that differs from it, is what an interrupted tool left behind, a
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from bias_clip.core.write import whole_file, write_file
 
 KEY = "id"
 OWN_KEYS = ("rows", "ids_sha256", "columns", "file_sha256")  # of the manifest, written here
@@ -70,13 +71,11 @@ def write_shards(
     path = Path(path)
     _check_given(path, manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    found = _write_parquet(partial, shards)
-    manifest_path(path).unlink(missing_ok=True)  # what it spoke of is about to go
-    _put(partial, path)
+    with whole_file(path) as partial:
+        found = _write_parquet(partial, shards)
+        manifest_path(path).unlink(missing_ok=True)  # what it spoke of is about to go
     whole = {**manifest, **found}
-    partial.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
-    _put(partial, manifest_path(path))
+    write_file(manifest_path(path), json.dumps(whole, indent=2) + "\n")
     return whole
 
 
@@ -275,18 +274,3 @@ def _to_numpy(column: pa.Array) -> np.ndarray:
     if pa.types.is_string(column.type):
         return np.asarray(column.to_pylist())
     return column.to_numpy(zero_copy_only=False)
-
-
-def _put(partial: Path, path: Path) -> None:
-    """Gives a file its name once its bytes are on the disk, and then the name is, too."""
-    _sync(partial)
-    partial.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -75,7 +75,7 @@ class Watchdog:
         )
         text += describe_hosts(self._workdir, jax.process_count()) + _stacks()
         print(text, file=sys.stderr, flush=True)
-        (self._workdir / f"stacks_{jax.process_index()}.txt").write_text(text)
+        write_whole(self._workdir / f"stacks_{jax.process_index()}.txt", text)
 
 
 def describe_hosts(workdir: Path, process_count: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,22 +85,19 @@ def test_a_killed_writer_goes_on_after_the_whole_shards_and_leaves_the_same_byte
         calls.append(rows)
         return embed(rows)
 
-    from bias_clip.data.tables import embeddings_writer as module
+    name = "manifest" if last == "manifest" else f"{last}-00002"
 
-    real, table, seen = module._write, module.write_table, []
-
-    def die(path, fill=None, *rest):
-        seen.append(path.name)
-        if path.name.startswith("manifest" if last == "manifest" else f"{last}-00002"):
-            path.with_name(path.name + ".partial").write_bytes(b"half")
+    def die(partial, path, real=Path.replace):
+        if path.name.startswith(name):
             raise KeyboardInterrupt
-        return (table if path.name.startswith("rows") else real)(path, fill, *rest)
+        return real(partial, path)
 
     with monkeypatch.context() as broken:
-        broken.setattr(module, "_write", die)
-        broken.setattr(module, "write_table", die)
+        broken.setattr(Path, "replace", die)
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "twice", counting)
+    suffix = {"manifest": ".json", "rows": ".parquet"}.get(last, ".npy")
+    (tmp_path / "twice" / f"{name}{suffix}.partial").write_bytes(b"half")  # as a kill leaves it
     with pytest.raises(ValueError, match=r"unfinished: there is no manifest\.json"):
         open_embeddings(tmp_path / "twice")
     before = len(calls)

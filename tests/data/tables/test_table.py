@@ -1,6 +1,7 @@
 """Tables keyed by id: what is written is read, and nothing unfinished or altered ever is."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,13 +70,14 @@ def test_an_interruption_leaves_no_readable_table(tmp_path, monkeypatch, step):
         with monkeypatch.context() as broken:
             calls = []
 
-            def dies(*args, real=tables._put, calls=calls):
+            def dies(*args, real=Path.replace, calls=calls):
                 calls.append(args)
                 if step == "parquet" or len(calls) == ("first put", "second put").index(step) + 1:
                     raise KeyboardInterrupt
                 real(*args)
 
-            broken.setattr(tables, "file_sha256" if step == "parquet" else "_put", dies)
+            owner, name = (tables, "file_sha256") if step == "parquet" else (Path, "replace")
+            broken.setattr(owner, name, dies)
             with pytest.raises(KeyboardInterrupt):
                 write_table(path, columns_of(seed=attempt), {"kind": "weights"})
         if attempt and step == "parquet":  # nothing of the older table was touched
