@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bias_clip.curation.captions import Annotations, Names, check_names, merge_annotations
+from bias_clip.data.bad_records import captions
 from bias_clip.data.records import Source, attributes
 from bias_clip.data.tables import (
     KEY,
@@ -167,11 +168,12 @@ def _load(source: Source, rows: range) -> tuple[Shard, dict[str, str]]:
     for row in rows:
         try:
             record = source[row]
+            texts = captions(record)
         except ValueError as error:  # what the pipeline counts and replaces
             broken[str(row)] = str(error)
             continue
         ids.append(record[KEY])
-        shard.captions.append(record["captions"])
+        shard.captions.append(texts)
         shard.attributes.append(attributes(record))
         shard.rows.append(row)
     return shard._replace(ids=np.asarray(ids)), broken

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int8
 
+from bias_clip.core.visible import is_blank
 from bias_clip.curation.word_lists import WordList, make_matcher
 from bias_clip.data.tables import KEY
 
@@ -77,7 +78,7 @@ def make_caption_annotator(
     matchers = [make_matcher(some.terms, some.ignore) for some in every]
 
     def annotate(captions: Captions) -> Annotations:
-        silent = np.asarray([not any(map(str.strip, texts)) for texts in captions], bool)
+        silent = np.asarray([all(map(is_blank, texts)) for texts in captions], bool)
         found: Annotations = {}
         for i, (some, match) in enumerate(zip(every, matchers, strict=True)):
             hits, attribute = _hits(captions, match, list(some.terms)), i < len(lists.attributes)

@@ -7,9 +7,10 @@ A list is a text file: one `name: term, term, ...` a line, continued by lines th
     man: man, gentleman, =he, =mr      # after "=", this form alone: "mrs" is no plural of "mr"
     ignore: pilot light                # found first, so that its "pilot" is nobody
 
-A term is matched between word boundaries, in any case, whatever its blanks and hyphens. A hyphen
-binds: there is no man in "man-made". Scripts that set no blanks between words have no boundaries
-to match at, so their captions have to be cut into words first.
+A term is matched between word boundaries, in any case, whatever its blanks and hyphens, and whatever
+markup and invisible characters a caption has (`visible_text`). A hyphen binds: there is no man in
+"man-made". Scripts that set no blanks between words have no boundaries to match at, so their captions
+have to be cut into words first, by blanks.
 """
 
 import functools
@@ -20,6 +21,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from bias_clip.core.visible import visible_text
 
 LISTS = Path(__file__).parent / "lists"
 IGNORE = "ignore"  # the name of the terms that count for nobody
@@ -250,6 +253,7 @@ def _letters() -> str:
 
 
 def _fold(text: str) -> str:
+    text = visible_text(text)  # before the case: entities are names with capitals
     if text.isascii():
         return text.lower()
     text = unicodedata.normalize("NFKC", text.casefold())

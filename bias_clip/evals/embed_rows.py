@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bias_clip.data.sources import Record, Source
+from bias_clip.data.bad_records import visible_captions
+from bias_clip.data.records import Record, Source
 from bias_clip.data.tables.embeddings import MODALITIES
 from bias_clip.data.tables.embeddings_writer import Shard
 from bias_clip.evals.concat import Stage, join
@@ -124,7 +125,7 @@ def _picture(record: Record) -> Any:
 
 def _caption(record: Record) -> str:
     """The first that says something, as training takes it."""
-    captions = [caption for caption in record["captions"] if caption.strip()]
+    captions = visible_captions(record)
     if not captions:
         raise ValueError("no caption, or empty ones only")
     return captions[0]

@@ -1,28 +1,57 @@
-"""Pictures in and out: encoded bytes, uint8 arrays, and Pillow's images between operations."""
+"""Images in and out: encoded bytes, uint8 arrays, and Pillow's images between operations."""
 
+import functools
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from bias_clip.data.bad_records import record_fault
+from bias_clip.data.image.exif import upright
+from bias_clip.data.image.samples import eight_bit
 
 Pixels = UInt8[np.ndarray, "h w c"]
 MODES = {3: "RGB", 4: "RGBA"}
 
-# What Pillow raises on broken files; OSError covers truncated and unknown ones.
-_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+# Pillow opens some forty formats; most of their readers see no untrusted bytes anywhere else.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# 8192 x 8192: above the cameras of phones (50 million), and 600 MB of memory at most per thread.
+MAX_PIXELS = 2**26
+MAX_BYTES = 2**28
+# 4096 x 4096: what an operation may make of an image, or hold between two passes over it.
+MAX_BETWEEN = 2**24
+_STARTS_A_PROGRAM = frozenset({"EPS"})  # Pillow runs Ghostscript on the bytes
+_TILE_SIDES = (322, 323)  # tags of TIFF: a tile is decoded whole, however small the image is
 
 
-def decode(image: bytes | np.ndarray, at_least: int | None = None) -> Pixels:
-    """Decodes an encoded picture to RGB, or to RGBA where it has transparency; arrays pass.
+def decode(
+    image: bytes | np.ndarray,
+    at_least: int | None = None,
+    *,
+    formats: Sequence[str] = FORMATS,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    exif: bool = True,
+) -> Pixels:
+    """Decodes an encoded image to RGB, or to RGBA where it has transparency; arrays pass.
 
-    With `at_least`, a JPEG whose sides are both twice that or more is decoded at 1/2, 1/4 or 1/8 of
-    its size, the smallest of which both sides have `at_least` pixels: means over blocks, taken from the
-    coefficients, which costs a fraction of all pixels. What follows then resizes less.
+    The first frame counts. Samples wider than 8 bits are scaled to 8, see `eight_bit`.
+
+    Args:
+      at_least: a JPEG whose sides are both twice that or more is decoded at 1/2, 1/4 or 1/8 of its
+        size, the smallest of which both sides have `at_least` pixels: means over blocks, taken from
+        the coefficients, which costs a fraction of all pixels. What follows then resizes less.
+      formats: Pillow's names of the formats that are read, told by content; no other is opened.
+      max_pixels, max_bytes: of one image; the header is checked before memory is taken.
+      exif: turns the image as its Exif orientation says. Published recipes differ: false gives the
+        stored pixels (a TIFF file is always turned, by Pillow).
 
     Returns: a uint8 array [h,w,3 or 4].
-    Raises: ValueError when the bytes are not a whole picture that Pillow reads, or an array has
-      another type or shape; `at_least` is below 1.
+    Raises: ValueError when the bytes are not a whole image of one of `formats` within the bounds,
+      whatever Pillow raises on them; when an array has another type or shape; `at_least` is below 1;
+      `formats` has an unknown name or one whose reader starts a program.
     """
     if at_least is not None and at_least < 1:
         raise ValueError(f"decode got at_least={at_least}, expected at least 1.")
@@ -30,17 +59,21 @@ def decode(image: bytes | np.ndarray, at_least: int | None = None) -> Pixels:
         return _checked(image)
     if not isinstance(image, bytes | bytearray | memoryview):
         raise ValueError(f"decode got {type(image).__name__}, expected bytes or a uint8 array.")
-    try:
-        with Image.open(io.BytesIO(image)) as opened:
-            if at_least is not None:
-                opened.draft(opened.mode, (at_least, at_least))  # of another format: does nothing
-            return np.asarray(opened.convert("RGBA" if opened.has_transparency_data else "RGB"))
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"cannot decode a picture of {len(image)} bytes: no known format"
-        ) from error
-    except _DECODE_ERRORS as error:
-        raise ValueError(f"cannot decode a picture of {len(image)} bytes: {error}") from error
+    known = _known_formats(tuple(formats))
+    if len(image) > max_bytes:
+        raise ValueError(f"an image of {len(image)} bytes, more than max_bytes={max_bytes}.")
+    what = f"cannot decode an image of {len(image)} bytes"
+    with record_fault(what), _open(image, known) as opened:
+        _check_header(opened, max_pixels)
+        if at_least is not None:
+            opened.draft(opened.mode, (at_least, at_least))  # of another format: does nothing
+        opened.load()
+        picture = eight_bit(opened)
+        if exif:
+            picture = upright(picture, opened.info.get("exif"))
+        mode = "RGBA" if picture.has_transparency_data else "RGB"
+        # `convert` copies even where there is nothing to convert.
+        return np.asarray(picture if picture.mode == mode else picture.convert(mode))
 
 
 def encode_png(image: Pixels) -> bytes:
@@ -59,6 +92,48 @@ def to_pil(image: Pixels) -> Image.Image:
     h, w, c = _checked(image).shape
     pixels = np.ascontiguousarray(image)
     return Image.frombuffer(MODES[c], (w, h), pixels, "raw", MODES[c], 0, 1)
+
+
+def check_pixels(name: str, height: int, width: int, max_pixels: int = MAX_BETWEEN) -> None:
+    """Raises ValueError when operation `name` would hold more than `max_pixels` pixels."""
+    if height * width > max_pixels:
+        raise ValueError(
+            f"{name} would hold {height}x{width} pixels, more than max_pixels={max_pixels}: the image "
+            "is too large or too narrow; crop or resize first, or leave it out."
+        )
+
+
+def _open(image: bytes, formats: tuple[str, ...]) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(image), formats=formats)
+    except Image.UnidentifiedImageError as error:  # its own message has an object's address
+        raise ValueError(f"no known format, expected one of {list(formats)}") from error
+
+
+def _check_header(opened: Image.Image, max_pixels: int) -> None:
+    """Raises ValueError for an image, or a tile of it, of too many pixels, before they are decoded."""
+    sides = [opened.size]
+    if tags := getattr(opened, "tag_v2", None):  # of TIFF alone
+        sides.append((int(tags.get(_TILE_SIDES[0], 1)), int(tags.get(_TILE_SIDES[1], 1))))
+    for width, height in sides:
+        if not 0 < width * height <= max_pixels:
+            raise ValueError(
+                f"{height}x{width} pixels, expected 1 to {max_pixels}: leave it out, or raise "
+                "max_pixels of decode"
+            )
+
+
+@functools.cache
+def _known_formats(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """The names in capitals; raises ValueError for an unknown or a dangerous one."""
+    if formats != FORMATS:
+        Image.init()  # imports all readers, so that their names are known
+    for name in formats:
+        if formats != FORMATS and name.upper() not in Image.OPEN:
+            raise ValueError(f"decode got format {name!r}, expected some of {sorted(Image.OPEN)}.")
+        if name.upper() in _STARTS_A_PROGRAM:
+            raise ValueError(f"decode reads no {name}: its reader starts a program; convert it.")
+    return tuple(name.upper() for name in formats)
 
 
 def _checked(image: np.ndarray) -> Pixels:

@@ -1,12 +1,13 @@
 """Operations on the colours of a picture: background, jitter, grey, range."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from bias_clip.data.image.codec import Pixels, to_pil
+from bias_clip.data.image.codec import Pixels, check_pixels, to_pil
 
 _COLORS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -46,6 +47,7 @@ def color_jitter(
     Brightness scales towards black, contrast towards the mean grey of the picture, saturation
     towards each pixel's grey, in this order; alpha stays.
     """
+    check_pixels("color_jitter", *image.shape[:2])  # floats take 12 bytes per pixel, several times
     widths = np.array([brightness, contrast, saturation], np.float32)
     factors = 1 + widths * (2 * rng.random(3, dtype=np.float32) - 1)
     color = image[..., :3] * factors[0]
@@ -63,6 +65,7 @@ def gray(image: Pixels, probability: float = 1.0, *, rng: np.random.Generator) -
     """
     if rng.random() >= probability:
         return image
+    check_pixels("gray", *image.shape[:2])
     return _with_color(image, (image[..., :3] @ _LUMA)[..., None])
 
 
@@ -73,14 +76,38 @@ def value_range(
 
     Raises: ValueError when the picture still has transparency.
     """
+    check_pixels("value_range", *image.shape[:2])
     return to_range(opaque(image), low, high)
+
+
+def normalize(
+    image: Pixels,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.5,
+) -> Float32[np.ndarray, "h w 3"]:
+    """Maps 0..255 to `(image / 255 - mean) / std` in float32; one number, or one per channel.
+
+    Raises: ValueError when the image still has transparency; for a number that is not finite, a
+      `std` of 0 or below, or another count than one or three.
+    """
+    check_pixels("normalize", *image.shape[:2])
+    middle, spread = _channels("mean", mean), _channels("std", std)
+    if not (spread > 0).all():
+        raise ValueError(f"normalize got std={std}, expected positive numbers.")
+    return (opaque(image) / np.float32(255) - middle) / spread
+
+
+def drop_alpha(image: Pixels) -> UInt8[np.ndarray, "h w 3"]:
+    """Cuts off transparency, so that the colours beneath it show, as published processors do."""
+    return image[..., :3]
 
 
 def opaque(image: Pixels) -> Pixels:
     """The picture as it is; raises ValueError when it still has transparency."""
     if image.shape[2] != 3:
         raise ValueError(
-            f"value_range got {image.shape[2]} channels, expected 3: put background(white) before."
+            f"got {image.shape[2]} channels, expected 3: put background(white) or drop_alpha before "
+            "value_range or normalize."
         )
     return image
 
@@ -88,6 +115,13 @@ def opaque(image: Pixels) -> Pixels:
 def to_range(image: Any, low: float, high: float) -> Any:
     """`image * (high - low) / 255 + low` in float32, of uint8 arrays of NumPy or, on a device, of JAX."""
     return image * np.float32((high - low) / 255) + np.float32(low)
+
+
+def _channels(name: str, value: float | Sequence[float]) -> np.ndarray:
+    numbers = np.asarray(value, np.float32)
+    if numbers.shape not in ((), (3,)) or not np.isfinite(numbers).all():
+        raise ValueError(f"normalize got {name}={value}, expected one or three finite numbers.")
+    return numbers
 
 
 def parse_color(color: str) -> tuple[int, ...]:

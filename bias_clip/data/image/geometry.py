@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from bias_clip.data.image.codec import Pixels, to_pil
+from bias_clip.data.image.codec import MAX_BETWEEN, Pixels, check_pixels, to_pil
 from bias_clip.data.image.color import parse_color
 
 _FILTERS = {
@@ -15,6 +15,8 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_LONGER = ("nearest", "below")
+_MIDDLE = ("below", "even")
 
 
 def resize(
@@ -24,14 +26,16 @@ def resize(
     *,
     method: str = "bilinear",
     antialias: bool = False,
+    max_pixels: int = MAX_BETWEEN,
 ) -> Pixels:
-    """Squashes the picture to `size` x `size` (or `size`, `width`), pixel centres at halves.
+    """Squashes the image to `size` x `size` (or `size`, `width`), pixel centres at halves.
 
     Without antialias: two-tap bilinear interpolation at `(i + 0.5) * h_in / h_out - 0.5`, clamped,
     as TensorFlow's and JAX's; the fraction is cut when back to uint8. With antialias the triangle
     widens by the reduction, and the result is rounded.
 
-    Raises: ValueError for an unknown method, or one other than bilinear without antialias.
+    Raises: ValueError for an unknown method, or one other than bilinear without antialias; for an
+      image that would take more than `max_pixels`, between the passes or as the result.
     Reference: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023, use the form
       without antialias.
     """
@@ -42,8 +46,11 @@ def resize(
         raise ValueError(f"resize with method={method!r} needs antialias=True.")
     if image.shape[:2] == (height, width):
         return image
+    check_pixels("resize", height, width, max_pixels)
     picture = to_pil(image)
     if antialias:
+        # Pillow resamples along rows first: a column of a million pixels becomes a wide image.
+        check_pixels("resize", image.shape[0], width, max_pixels)
         return np.asarray(picture.resize((width, height), _FILTERS[method]))
     whole = (0, 0, image.shape[1], image.shape[0])
     extent = Image.Transform.EXTENT
@@ -51,23 +58,70 @@ def resize(
 
 
 def resize_small(
-    image: Pixels, smaller: int, *, method: str = "bilinear", antialias: bool = False
+    image: Pixels,
+    smaller: int,
+    *,
+    method: str = "bilinear",
+    antialias: bool = False,
+    longer: str = "nearest",
+    max_pixels: int = MAX_BETWEEN,
 ) -> Pixels:
-    """Resizes so that the shorter side is `smaller`, keeping the aspect ratio."""
+    """Resizes so that the shorter side is `smaller`, keeping the aspect ratio.
+
+    The longer side is `smaller * long / short`, rounded to the "nearest" integer or cut to the one
+    "below" (`longer`). CLIP's published processors cut, which moves half of all images by a pixel.
+
+    Raises: ValueError for an unknown `longer`, and as `resize`.
+    """
+    if longer not in _LONGER:
+        raise ValueError(f"resize_small got longer={longer!r}, expected one of {list(_LONGER)}.")
     h, w = image.shape[:2]
-    ratio = smaller / min(h, w)
-    height, width = max(smaller, round(h * ratio)), max(smaller, round(w * ratio))
-    return resize(image, height, width, method=method, antialias=antialias)
+    if longer == "below":
+        height, width = (smaller * side // min(h, w) for side in (h, w))
+    else:
+        ratio = smaller / min(h, w)
+        height, width = (max(smaller, round(side * ratio)) for side in (h, w))
+    return resize(image, height, width, method=method, antialias=antialias, max_pixels=max_pixels)
 
 
-def central_crop(image: Pixels, size: int | Sequence[int], width: int | None = None) -> Pixels:
+def resize_inside(
+    image: Pixels, size: int, *, method: str = "bicubic", fill: str = "black"
+) -> Pixels:
+    """Resizes with antialias so that the longer side is `size`, and pads to `size` x `size`.
+
+    The image keeps its aspect ratio and stands in the middle; an odd pixel of padding is at the
+    right or the bottom. `fill` is a colour, see `parse_color`; padding is opaque.
+
+    Raises: as `resize` and `parse_color`.
+    """
+    h, w = image.shape[:2]
+    ratio = max(h, w) / size
+    height, width = (max(1, round(side / ratio)) for side in (h, w))
+    inside = resize(image, height, width, method=method, antialias=True)
+    canvas = np.full((size, size, image.shape[2]), 255, np.uint8)
+    canvas[..., :3] = parse_color(fill)
+    top, left = (size - height) // 2, (size - width) // 2
+    canvas[top : top + height, left : left + width] = inside
+    return canvas
+
+
+def central_crop(
+    image: Pixels, size: int | Sequence[int], width: int | None = None, *, middle: str = "below"
+) -> Pixels:
     """Cuts the middle `size` x `size` (or `size`, `width`).
 
-    Raises: ValueError when the picture is smaller.
+    Where an odd number of pixels is to spare, the window begins at the half "below", or at the
+    "even" one of the two (`middle`), as torchvision's, and with it open_clip's, does.
+
+    Raises: ValueError when the image is smaller; for an unknown `middle`.
     """
+    if middle not in _MIDDLE:
+        raise ValueError(f"central_crop got middle={middle!r}, expected one of {list(_MIDDLE)}.")
     height, width = _height_width(size, width)
-    rows, columns = _spare("central_crop", image, height, width)
-    return _cut(image, rows // 2, columns // 2, height, width)
+    spare = _spare("central_crop", image, height, width)
+    # Python rounds halves to the even integer.
+    top, left = (round(s / 2) if middle == "even" else s // 2 for s in spare)
+    return _cut(image, top, left, height, width)
 
 
 def random_crop(

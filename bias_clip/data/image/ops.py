@@ -13,7 +13,15 @@ import numpy as np
 
 from bias_clip.core.registry import argument_names, name_arguments, nearest
 from bias_clip.data.image.codec import decode, encode_png
-from bias_clip.data.image.color import background, color_jitter, gray, opaque, value_range
+from bias_clip.data.image.color import (
+    background,
+    color_jitter,
+    drop_alpha,
+    gray,
+    normalize,
+    opaque,
+    value_range,
+)
 from bias_clip.data.image.geometry import (
     affine,
     central_crop,
@@ -21,6 +29,7 @@ from bias_clip.data.image.geometry import (
     inception_crop,
     random_crop,
     resize,
+    resize_inside,
     resize_small,
 )
 
@@ -41,8 +50,10 @@ OPS: dict[str, Callable[..., np.ndarray]] = {
     for op in (
         decode,
         background,
+        drop_alpha,
         resize,
         resize_small,
+        resize_inside,
         central_crop,
         random_crop,
         inception_crop,
@@ -51,6 +62,7 @@ OPS: dict[str, Callable[..., np.ndarray]] = {
         color_jitter,
         gray,
         value_range,
+        normalize,
     )
 }
 

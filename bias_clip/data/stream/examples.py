@@ -9,6 +9,7 @@ import grain
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from bias_clip.data.bad_records import record_fault, visible_captions
 from bias_clip.data.image import ImageFn
 from bias_clip.data.records import Record, Source
 from bias_clip.data.text import TextFn
@@ -51,14 +52,15 @@ def make_example_fn(
 ) -> Callable[[int], Example]:
     """Makes the function from a position of the stream to its example.
 
-    The record is the one that the epoch's shuffle puts there. Where it is bad, that is where reading
-    it, its picture or its caption raises ValueError, others are drawn until one is good. All draws
-    come from `Philox(key=(seed, position))`: the picture, the caption, then the augmentation, so
-    that another augmentation leaves the pairs as they are.
+    The record is the one that the epoch's shuffle puts there. Where it is bad, others are drawn until
+    one is good. A record is bad where reading it raises ValueError, or where its image or its caption
+    raises anything at all, see `record_fault`; it then counts, with its name. All draws come from
+    `Philox(key=(seed, position))`: the image, the caption, then the augmentation, so that another
+    augmentation leaves the pairs as they are.
 
     Args:
       source: of the records.
-      image_fn, text_fn: from a picture and a caption to arrays.
+      image_fn, text_fn: from an image and a caption to arrays.
       seed: of everything drawn.
       first_caption: share of visits that take the record's first caption, which is its name or the
         text it came with; the others draw one of all captions.
@@ -80,12 +82,14 @@ def make_example_fn(
         for _ in range(_MAX_DRAWS):
             name = f"record {index}"
             try:
+                # A source says ValueError of a record of its own; OSError is storage, not a record.
                 record = source[index]
                 name = f"{record['id']} (record {index})"
-                picture = _draw_picture(record, rng)
-                caption = _draw_caption(record, rng, first_caption)
-                image = image_fn(picture, rng)
-                return Example(image, text_fn(caption), index, tuple(bad))
+                with record_fault():
+                    picture = _draw_image(record, rng)
+                    caption = _draw_caption(record, rng, first_caption)
+                    image = image_fn(picture, rng)
+                    return Example(image, text_fn(caption), index, tuple(bad))
             except ValueError as error:
                 bad.append((name, str(error)))
                 index = order.another(position, rng)
@@ -131,17 +135,17 @@ def _epoch_key(seed: int, epoch: int) -> bytes:
     return hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=16).digest()
 
 
-def _draw_picture(record: Record, rng: np.random.Generator) -> Any:
-    pictures = record["image"]
-    if not isinstance(pictures, tuple):
-        return pictures
-    if not pictures:
-        raise ValueError("no picture")
-    return pictures[int(rng.integers(len(pictures)))]
+def _draw_image(record: Record, rng: np.random.Generator) -> Any:
+    images = record["image"]
+    if not isinstance(images, tuple):
+        return images
+    if not images:
+        raise ValueError("no image")
+    return images[int(rng.integers(len(images)))]
 
 
 def _draw_caption(record: Record, rng: np.random.Generator, first: float) -> str:
-    captions = [c for c in record["captions"] if c.strip()]
+    captions = visible_captions(record)
     if not captions:
         raise ValueError("no caption, or empty ones only")
     if first and rng.random() < first:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from bias_clip.data.sources import Source
+from bias_clip.data.bad_records import visible_captions
+from bias_clip.data.records import Source
 from bias_clip.evals.encode import Encode
 from bias_clip.evals.metrics import Description, Metric, count
 from bias_clip.evals.ranking import best_ranks, top_columns
@@ -137,10 +138,7 @@ def read_captions(source: Source, which: str) -> list[tuple[str, ...]]:
     if which not in ("first", "all"):
         raise ValueError(f"captions={which!r}; expected 'first' or 'all'.")
     limit = 1 if which == "first" else None
-    found = [
-        tuple(text for text in source[i]["captions"] if text.strip())[:limit]
-        for i in range(len(source))
-    ]
+    found = [visible_captions(source[i])[:limit] for i in range(len(source))]
     if not any(found):
         raise ValueError(f"none of {len(source)} records has a caption; expected at least one.")
     return found

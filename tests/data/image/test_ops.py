@@ -53,7 +53,7 @@ def test_decode_gives_rgb_or_rgba_whatever_the_file_is():
 def test_cut_files_are_value_errors_not_half_pictures(form, keep):
     whole = encoded(noise(32, 32), form)
     cut = whole[: int(keep * len(whole)) if isinstance(keep, float) else keep]
-    with pytest.raises(ValueError, match=f"cannot decode a picture of {len(cut)} bytes"):
+    with pytest.raises(ValueError, match=f"cannot decode an image of {len(cut)} bytes"):
         codec.decode(cut)
 
 
@@ -177,7 +177,9 @@ def test_a_range_left_to_the_device_gives_the_same_numbers():
 
 def test_a_range_left_to_the_device_wants_no_transparency_either():
     part, _ = make_pixel_fn("decode|value_range(-1, 1)")
-    with pytest.raises(ValueError, match=r"4 channels, expected 3: put background\(white\) before"):
+    with pytest.raises(
+        ValueError, match=r"4 channels, expected 3: put background\(white\) or drop_alpha"
+    ):
         part(noise(2, 2, 4), np.random.default_rng(0))
 
 

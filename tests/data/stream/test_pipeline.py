@@ -283,7 +283,7 @@ def test_bad_records_are_counted_and_named_once(fns, caplog):
         stats = stream.stats()
     assert (stats.examples, stats.replaced) == (80, 8)
     assert sorted(stats.bad) == ["patch2 (record 2)", "patch7 (record 7)"]
-    assert all("cannot decode a picture of 6 bytes" in reason for reason in stats.bad.values())
+    assert all("cannot decode an image of 6 bytes" in reason for reason in stats.bad.values())
     assert [r.message for r in caplog.records if "patch2" in r.message] == [
         f"bad record patch2 (record 2): {stats.bad['patch2 (record 2)']}"
     ]

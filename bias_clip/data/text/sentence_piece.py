@@ -11,6 +11,8 @@ from etils import epath
 from jaxtyping import Int32
 from sentencepiece import SentencePieceProcessor
 
+from bias_clip.data.bad_records import record_fault
+
 TextFn = Callable[[str], Int32[np.ndarray, " l"]]
 EOS_RULES = ("sticky", "cut", "none")
 
@@ -37,7 +39,8 @@ def make_text_fn(
     end = [model.eos_id()] if eos != "none" else []
 
     def text_fn(text: str) -> Int32[np.ndarray, " l"]:
-        ids = model.encode(text.lower() if lower else text) + end
+        with record_fault("cannot tokenize a caption"):
+            ids = model.encode(text.lower() if lower else text) + end
         out = np.full(length, pad, np.int32)
         out[: len(ids)] = ids[:length]
         if eos == "sticky" and len(ids) > length:

@@ -1,0 +1,51 @@
+"""Samples wider than 8 bits, brought to 8."""
+
+import numpy as np
+from PIL import Image
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_WHITE_IS_ZERO, _UNSIGNED = 0, 1
+_INTEGER_TOPS = (255, 2**16 - 1, 2**31 - 1, 2**32 - 1)
+_FLOAT_TOPS = (1.0, 255.0, 65535.0)
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """Returns a grey image of 16-bit, integer or float samples in 8 bits; any other as it is.
+
+    Pillow's own conversion clips at 255, so that almost every such image becomes white.
+
+    16-bit samples keep their upper byte, as Pillow treats 16-bit colour (those of 12 bits their
+    upper eight). Integers of 32 bits and floats have no stated range, so that of the customary ones
+    counts which is the smallest that holds all samples: 255, 65535, 2^31 - 1 and 2^32 - 1 for
+    integers; 1, 255 and 65535 for floats.
+
+    Raises: ValueError for samples below 0, above all of these, or not finite.
+    """
+    tags = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16"):
+        bits = max(8, tags.get(_BITS_PER_SAMPLE, (16,))[0])
+        grey = np.asarray(image) >> (bits - 8)
+    elif image.mode == "I":
+        grey = _scaled(_integers(image, tags), _INTEGER_TOPS)
+    elif image.mode == "F":
+        grey = _scaled(np.asarray(image), _FLOAT_TOPS)
+    else:
+        return image
+    grey = grey.astype(np.uint8)
+    # Pillow inverts samples of 8 bits itself, and no others.
+    return Image.fromarray(~grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey)
+
+
+def _integers(image: Image.Image, tags: dict) -> np.ndarray:
+    samples = np.asarray(image)
+    wide = tags.get(_BITS_PER_SAMPLE, (0,))[0] == 32
+    is_unsigned = wide and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED
+    return samples.view(np.uint32) if is_unsigned else samples  # Pillow holds both as int32
+
+
+def _scaled(samples: np.ndarray, tops: tuple[float, ...]) -> np.ndarray:
+    low, high = samples.min(), samples.max()  # NaN if one sample is
+    top = next((top for top in tops if high <= top), None)
+    if top is None or not low >= 0:
+        raise ValueError(f"samples from {low} to {high}, expected 0 to one of {list(tops)}")
+    return samples * np.float32(255 / top) + np.float32(0.5)
