@@ -1,5 +1,6 @@
 """The published files of caption data sets: COCO, Karpathy's splits, Flickr30k. One row per image."""
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,9 @@ def caption_rows(document: Any, path: Path) -> Rows | None:
 
     Images come in the order of the file, captions in the order of the annotations.
 
-    Raises: ValueError for annotations of images that are not listed, and ids that come twice.
+    Annotations of images that are not listed are left out, and counted in the log.
+
+    Raises: ValueError for ids that come twice.
     """
     if not isinstance(document, Mapping) or not isinstance(document.get("images"), list):
         return None
@@ -92,15 +95,19 @@ def _coco(images: Iterable[Mapping[str, Any]], annotations: Any, path: Path) -> 
     rows = {image["id"]: {**image, "captions": []} for image in images}
     if len(rows) < len(list(images)):
         raise ValueError(f"{path}: ids of images come twice; every image needs its own.")
-    lost = [a for a in annotations if a.get("image_id") not in rows]
+    lost = [a.get("image_id") for a in annotations if a.get("image_id") not in rows]
     if lost:
-        raise ValueError(
-            f"{path}: {len(lost)} of {len(annotations)} annotations are of images that are not listed, "
-            f"such as {lost[0].get('image_id')!r}; it was cut, or joined of two files."
+        logging.getLogger(__name__).warning(
+            "%s: left out %d of %d annotations, of images that are not listed, such as %r",
+            path,
+            len(lost),
+            len(annotations),
+            lost[0],
         )
     for annotation in annotations:
-        if annotation.get("caption") is not None:
-            rows[annotation["image_id"]]["captions"].append(annotation["caption"])
+        row = rows.get(annotation.get("image_id"))
+        if row is not None and annotation.get("caption") is not None:
+            row["captions"].append(annotation["caption"])
     return list(rows.values())
 
 

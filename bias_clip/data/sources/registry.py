@@ -13,7 +13,9 @@ from bias_clip.data.emoji import emoji_source
 from bias_clip.data.emoji.cards import emoji_cards_source
 from bias_clip.data.records import Record, Source, column
 from bias_clip.data.sources.array_record import array_record_source
+from bias_clip.data.sources.folder import folder_source
 from bias_clip.data.sources.image_files import image_files_source
+from bias_clip.data.sources.parquet import parquet_source
 from bias_clip.data.sources.table import table_source
 from bias_clip.data.sources.tfds import tfds_source
 
@@ -23,7 +25,9 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "array_record": array_record_source,
     "emoji": emoji_source,
     "emoji_cards": emoji_cards_source,
+    "folder": folder_source,
     "image_files": image_files_source,
+    "parquet": parquet_source,
     "table": table_source,
     "tfds": tfds_source,
 }

@@ -157,6 +157,13 @@ class RowRecords:
             **self._rows.attributes(index, self._layout.attributes),
         }
 
+    def image_names(self) -> list[str]:
+        """The paths of all images that columns hold as text."""
+        columns = (
+            self._rows.values(name) for name in self._layout.image if name in self._rows.names
+        )
+        return [value for values in columns for value in values if isinstance(value, str)]
+
     def _column(self, name: str) -> np.ndarray:
         if name != "id":
             return self._rows.column(name)

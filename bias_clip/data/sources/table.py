@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from bias_clip.data.records import Source
 from bias_clip.data.sources.caption_files import caption_rows, find_images, flickr_rows, take_splits
 from bias_clip.data.sources.contained import make_roots
 from bias_clip.data.sources.delimited import Form, TextRows, read_delimited
@@ -40,7 +39,7 @@ def table_source(
     bad_rows: str = "refuse",
     numbers: bool = True,
     roots: Sequence[str] = (),
-) -> Source:
+) -> RowRecords:
     """Reads records from tables, in the order of the tables and of their rows.
 
     Forms, told by ending and content, also where compressed with gzip, bzip2 or xz: CSV, TSV and other

@@ -1,0 +1,218 @@
+"""Parquet shards, and Arrow files of `save_to_disk`, read at random by row group."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bias_clip.data.records import Source, as_array, is_missing
+from bias_clip.data.sources.column_types import class_names, kind_of, reconcile
+from bias_clip.data.sources.contained import make_roots
+from bias_clip.data.sources.places import Places
+from bias_clip.data.sources.rows import RowRecords, columns_of, make_layout, plain
+from bias_clip.data.sources.shard_files import find_shards
+from bias_clip.data.sources.shards import CACHE_BYTES, Shard, ShardReader, open_shard
+from bias_clip.data.sources.table import table_name
+
+# A random record reads its whole row group; above this many bytes it is said how slow that is.
+LARGE_GROUP = 2**22
+_SCALARS = ("text", "integer", "number", "boolean", "time", "decimal")
+_STATUS, _SUCCESS = "status", "success"  # of img2dataset, whose failed rows have no image
+
+
+def parquet_source(
+    *,
+    path: str | Sequence[str],
+    split: str | None = None,
+    image: str | Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
+    identity: str | None = None,
+    attributes: Sequence[str] | None = None,
+    root: str | None = None,
+    roots: Sequence[str] = (),
+    cache_bytes: int = CACHE_BYTES,
+) -> Source:
+    """Reads records from Parquet or Arrow files, in the order of their names and rows.
+
+    Images are bytes, {bytes, path} of Hugging Face data sets, lists of those, or paths of files. A
+    class label becomes its name. Rows that img2dataset marks as failed are left out, and counted in
+    the log. Files may differ in the order of columns, in the kinds of text, in integers beside
+    fractions and in columns that are missing.
+
+    Args:
+      path: a file, a folder, a pattern, or a list of those; `save_to_disk` folders too.
+      split: which one, where file names or folders tell several apart.
+      image, captions, identity, roots: as of `table_source`.
+      attributes: the columns to keep; None keeps text, numbers, booleans and times.
+      root: the folder that paths of images start from; that of the first file unless given.
+      cache_bytes: of recent row groups that each thread keeps.
+
+    Raises: ValueError for nothing found, a file that cannot be read, columns that are not there or
+      whose types differ between the files, and no rows. A row without an image raises ValueError when
+      it is read.
+
+        parquet_source(path="data", split="train", captions=("text",))
+    """
+    files = find_shards(path, split)
+    shards = [open_shard(file) for file in files]
+    rows = ShardRows(shards, [table_name(file) for file in files], cache_bytes)
+    if not len(rows):
+        raise ValueError(f"{[str(file) for file in files][:3]} have no rows to read.")
+    layout = make_layout(
+        rows.names,
+        table=shards[0].path,
+        roots=make_roots(root or files[0].parent, roots),
+        image=image if image is not None else rows.image_column(),
+        captions=captions,
+        identity=identity,
+        attributes=attributes,
+    )
+    if attributes is None:
+        scalars = tuple(
+            n for n in layout.attributes if rows.kinds[n] & set(_SCALARS) or not rows.kinds[n]
+        )
+        layout = layout._replace(attributes=scalars)
+    texts = (*layout.image, *layout.captions, layout.identity, *layout.attributes)
+    rows.check(name for text in texts for name in columns_of(text))
+    _warn_of_large_groups(shards)
+    return RowRecords(rows, layout)
+
+
+class ShardRows:
+    """The rows of some shards as one table."""
+
+    def __init__(self, shards: Sequence[Shard], tables: Sequence[str], cache_bytes: int):
+        """Takes the shards, and the name of each."""
+        self._shards = tuple(shards)
+        self._reader = ShardReader(cache_bytes)
+        self._groups = [np.cumsum((0, *shard.groups)) for shard in shards]
+        self._names = list(dict.fromkeys(n for shard in shards for n in shard.schema.names))
+        self.kinds = {
+            name: {kind_of(s.schema.field(name).type) for s in shards if _once(s, name)} - {"null"}
+            for name in self._names
+        }
+        self._labels = {
+            name: labels for s in shards for name, labels in class_names(s.schema).items()
+        }
+        self._kept = self._find_kept()
+        counts = [
+            int(self._groups[i][-1]) if kept is None else len(kept)
+            for i, kept in enumerate(self._kept)
+        ]
+        self._places = Places(list(zip(tables, counts, strict=True)))
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Returns the names of all columns."""
+        return self._names
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def image_column(self) -> str | None:
+        """The column that can only be of images, by its type; None where there is not exactly one."""
+        found = [name for name, kinds in self.kinds.items() if kinds & {"image", "list of image"}]
+        found = found or [name for name, kinds in self.kinds.items() if "bytes" in kinds]
+        return found[0] if len(found) == 1 else None
+
+    def check(self, names: Iterator[str]) -> None:
+        """Raises ValueError for columns whose types differ, or that a file has twice."""
+        for name in dict.fromkeys(names):
+            if name not in self._names:
+                continue
+            twice = [s.path for s in self._shards if s.schema.names.count(name) > 1]
+            if twice:
+                raise ValueError(
+                    f"{twice[0]} has the column {name!r} twice; write it again with one."
+                )
+            reconcile(name, self._shards)
+
+    def row(self, index: int, names: Sequence[str]) -> dict[str, Any]:
+        """Returns some columns of a row."""
+        number, row = self._places.find(index)
+        kept = self._kept[number]
+        place = row if kept is None else int(kept[row])
+        shard, starts = self._shards[number], self._groups[number]
+        group = int(np.searchsorted(starts, place, side="right")) - 1
+        there = [name for name in names if name in shard.schema.names]
+        table = self._reader.group(shard.path, group, there)
+        own = self._places.at(index)
+        found = {n: table.column(n)[place - int(starts[group])].as_py() for n in there}
+        return {
+            name: own[name] if name in own else self._py(name, found.get(name)) for name in names
+        }
+
+    def attributes(self, index: int, names: Sequence[str]) -> dict[str, Any]:
+        """Returns some columns of a row, of the types of their columns."""
+        return {name: plain(value) for name, value in self.row(index, names).items()}
+
+    def values(self, name: str) -> list[Any]:
+        """Returns one column of all rows."""
+        if name in ("table", "row"):
+            return self._places.values(name)
+        return [self._py(name, value) for part in self._column(name) for value in part.to_pylist()]
+
+    def column(self, name: str) -> np.ndarray:
+        """Returns one column of all rows as an array."""
+        return as_array([plain(value) for value in self.values(name)], name)
+
+    def _column(self, name: str) -> Iterator[pa.ChunkedArray]:
+        for number, shard in enumerate(self._shards):
+            if name in shard.schema.names:
+                whole = self._reader.column(shard.path, name)
+            else:
+                whole = pa.chunked_array([pa.nulls(int(self._groups[number][-1]))])
+            kept = self._kept[number]
+            yield whole if kept is None else whole.take(kept)
+
+    def _py(self, name: str, value: Any) -> Any:
+        if name in self._labels:
+            labels = self._labels[name]
+            return labels[value] if isinstance(value, int) and 0 <= value < len(labels) else None
+        if is_missing(value):
+            return None
+        kinds = self.kinds.get(name, set())
+        if "number" in kinds:
+            return float(value)
+        if kinds & {"time", "decimal"}:
+            return str(value)
+        return value.hex() if kinds == {"fixed bytes"} else value
+
+    def _find_kept(self) -> list[np.ndarray | None]:
+        """Of each shard the rows that did not fail; None where all are."""
+        kept, lost = list[np.ndarray | None](), 0
+        for shard in self._shards:
+            rows = None
+            if {_STATUS, "error_message", "key"} <= set(shard.schema.names):
+                good = pc.equal(self._reader.column(shard.path, _STATUS), _SUCCESS)
+                if not pc.all(good).as_py():
+                    rows = np.flatnonzero(good.to_numpy())
+                    lost += len(good) - len(rows)
+            kept.append(rows)
+        if lost:
+            logging.getLogger(__name__).warning(
+                "%s: left out %d rows whose download failed", self._shards[0].path, lost
+            )
+        return kept
+
+
+def _once(shard: Shard, name: str) -> bool:
+    return shard.schema.names.count(name) == 1
+
+
+def _warn_of_large_groups(shards: Sequence[Shard]) -> None:
+    worst = max(shards, key=lambda shard: shard.most_bytes)
+    if worst.most_bytes > LARGE_GROUP and max(worst.groups) > 1:
+        rows = max(worst.groups)
+        logging.getLogger(__name__).warning(
+            "%s: a record at random reads its row group of up to %d rows, %.0f MB. Rewrite the files once: "
+            "python -m bias_clip.cli.regroup_parquet %s regrouped --rows %d",
+            worst.path,
+            rows,
+            worst.most_bytes / 1e6,
+            worst.path,
+            max(1, min(rows, rows * LARGE_GROUP // worst.most_bytes // 4)),
+        )

@@ -1,0 +1,90 @@
+"""Which files make a data set of Parquet or Arrow: of a folder, a pattern, one split of several."""
+
+import json
+import re
+from collections.abc import Sequence
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+_ENDINGS = (".parquet", ".pq", ".arrow", ".feather")
+_NUMBERED = re.compile(r"(?:(.+?)[-_.])?(\d{4,})-of-(\d{4,})$")
+_SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
+
+
+def find_shards(path: str | Sequence[str], split: str | None) -> list[Path]:
+    """The files of a data set in their order.
+
+    Args:
+      path: a file, a folder (also one of `save_to_disk`), a pattern, or a list of those.
+      split: which files, where their names or folders tell several splits apart.
+
+    Raises: ValueError for nothing found, a shard that is missing (of "00001-of-00003"), an unknown
+      split, and several splits where none is named: an evaluation's data must not be trained on by
+      accident.
+    """
+    names = [path] if isinstance(path, str | Path) else list(path)
+    files = [file for name in names for file in _files(Path(name))]
+    if not files:
+        raise ValueError(f"nothing at {names}: expected files, or a folder of {list(_ENDINGS)}.")
+    splits = [_split_of(file) for file in files]
+    there = sorted({name for name in splits if name})
+    if split is not None and split not in there:
+        raise ValueError(f"{names} has no split {split!r}, it has {there}.")
+    if split is None and len(there) > 1:
+        raise ValueError(f"{names} has the splits {there}; name the one to read by `split`.")
+    if split is not None:
+        files = [file for file, own in zip(files, splits, strict=True) if own == split]
+    _check_whole(files)
+    return files
+
+
+def _files(path: Path) -> list[Path]:
+    if has_magic(str(path)) and not path.exists():
+        return sorted(Path(name) for name in glob(str(path), recursive=True))
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    if (path / "dataset_dict.json").is_file():
+        splits = _read_json(path / "dataset_dict.json").get("splits", [])
+        return [file for name in splits for file in _files(path / name)]
+    if (path / "state.json").is_file():
+        return [
+            path / entry["filename"] for entry in _read_json(path / "state.json")["_data_files"]
+        ]
+    inner = [file.relative_to(path) for file in sorted(path.rglob("*"))]
+    shown = [f for f in inner if not any(part.startswith((".", "_")) for part in f.parts)]
+    for endings in (_ENDINGS[:2], _ENDINGS[2:]):
+        found = [path / file for file in shown if file.suffix.lower() in endings]
+        if found:
+            return found
+    return []
+
+
+def _split_of(file: Path) -> str | None:
+    found = _NUMBERED.match(file.stem)
+    if found and found[1] and found[1] != "data":
+        return found[1]
+    return next((part for part in (file.stem, *reversed(file.parts[:-1])) if part in _SPLITS), None)
+
+
+def _check_whole(files: Sequence[Path]) -> None:
+    groups = dict[tuple[str, ...], set[int]]()
+    for file in files:
+        found = _NUMBERED.match(file.stem)
+        if found:
+            groups.setdefault((str(file.parent), found[1] or "", found[3]), set()).add(
+                int(found[2])
+            )
+    for (folder, name, count), there in groups.items():
+        lost = sorted(set(range(int(count))) - there)
+        if lost and len(there) > 1:
+            raise ValueError(
+                f"{folder}: of the {count} shards of {name!r}, {lost[:5]} are missing."
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}; copy it again.") from error

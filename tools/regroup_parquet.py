@@ -1,0 +1,6 @@
+"""Runs `bias_clip.cli.regroup_parquet`, from a checkout."""
+
+from bias_clip.cli.regroup_parquet import main
+
+if __name__ == "__main__":
+    main()
