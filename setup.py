@@ -11,6 +11,7 @@ TRAIN = [
     "absl-py>=2.1",
     "etils[epath]>=1.9",
     "flax>=0.12",
+    "ftfy>=6.1",  # open_clip mends captions with it
     "grain>=0.2.18",
     "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
     "jinja2>=3.1",
@@ -24,6 +25,7 @@ TRAIN = [
     "sentencepiece>=0.2",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.10",
+    "tokenizers>=0.21",  # CLIP's byte pairs, and tokenizer.json
     "tqdm>=4.66",
 ]
 GCS = ["gcsfs>=2025.3"]  # workdirs in buckets of Google Cloud Storage
@@ -52,7 +54,14 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
     packages=find_packages(include=["bias_clip", "bias_clip.*"]),
-    package_data={"bias_clip": ["data/emoji/pack/*", "curation/lists/*.txt", "report/run_page.*"]},
+    package_data={
+        "bias_clip": [
+            "data/emoji/pack/*",
+            "data/text/*.xz",
+            "curation/lists/*.txt",
+            "report/run_page.*",
+        ]
+    },
     install_requires=BASE,
     extras_require={
         "train": TRAIN,
