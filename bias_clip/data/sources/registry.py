@@ -18,6 +18,7 @@ from bias_clip.data.sources.image_files import image_files_source
 from bias_clip.data.sources.parquet import parquet_source
 from bias_clip.data.sources.table import table_source
 from bias_clip.data.sources.tfds import tfds_source
+from bias_clip.data.sources.webdataset import webdataset_source
 
 __all__ = ["SOURCES", "Record", "Source", "column", "make_source"]
 
@@ -30,6 +31,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "parquet": parquet_source,
     "table": table_source,
     "tfds": tfds_source,
+    "webdataset": webdataset_source,
 }
 
 

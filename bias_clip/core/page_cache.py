@@ -1,0 +1,162 @@
+"""A bounded cache on this disk of what was read from remote files, page by page.
+
+Each remote file has one sparse file here: a CRC-32 per page, then the pages at their places. A page that
+is not there, or that a crash left half written, has another checksum and is read again. Processes share
+a cache; files that were not used for longest are removed.
+"""
+
+import errno
+import functools
+import hashlib
+import logging
+import os
+import threading
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from bias_clip.core.remote import Range, RemoteError, RemoteFile, read_ranges
+
+PAGE = 4096
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class PageCache:
+    """Reads ranges of remote files, through files in a folder that are `limit` bytes in all.
+
+    Every process removes files when it has written a sixteenth of the limit, so n processes may pass it by
+    n sixteenths in between.
+    """
+
+    def __init__(self, folder: str | Path, limit: int):
+        """Makes the folder; raises ValueError for a limit under 1 MiB or a folder that cannot be made."""
+        if limit < 1 << 20:
+            raise ValueError(
+                f"got a cache of {limit} bytes; expected at least 1048576, or 0 for none."
+            )
+        self.folder, self.limit = Path(folder), limit
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"the cache folder {folder} cannot be made: {error}.") from error
+        self._begin()
+
+    def read(self, wanted: list[tuple[RemoteFile, int, int]]) -> list[bytes | RemoteError]:
+        """Reads bytes from start to stop of each file; what is not here is read at the same time."""
+        found: list[bytes | RemoteError | None] = [self._get(*one) for one in wanted]
+        missing = [i for i, data in enumerate(found) if data is None]
+        spans = [_pages(*wanted[i]) for i in missing]
+        files = [wanted[i][0] for i in missing]
+        ranges = [Range(f.address, *span) for f, span in zip(files, spans, strict=True)]
+        for i, span, data in zip(
+            missing, spans, read_ranges(ranges) if ranges else [], strict=True
+        ):
+            if isinstance(data, bytes):
+                self._put(wanted[i][0], span[0], data)
+                data = data[wanted[i][1] - span[0] : wanted[i][2] - span[0]]
+            found[i] = data
+        return [data for data in found if data is not None]
+
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder, "limit": self.limit}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._written = self.limit  # so that the first write looks at what is there
+        self._full = False
+        self._lock = threading.Lock()
+
+    def _path(self, file: RemoteFile) -> Path:
+        name = hashlib.blake2b("\n".join(map(str, file)).encode(), digest_size=16).hexdigest()
+        return self.folder / f"{name}.pages"
+
+    def _get(self, file: RemoteFile, start: int, stop: int) -> bytes | None:
+        handle = _open(str(self._path(file)), False)
+        if handle is None:
+            return None
+        first, last = _pages(file, start, stop)
+        sums = os.pread(handle.fileno, -(-(last - first) // PAGE) * 4, first // PAGE * 4)
+        data = os.pread(handle.fileno, last - first, _table(file) + first)
+        if sums != _sums(data) or len(data) < last - first:
+            return None
+        return data[start - first : stop - first]
+
+    def _put(self, file: RemoteFile, first: int, data: bytes) -> None:
+        if self._full:
+            return
+        try:
+            self._make_room(len(data))
+            handle = _open(str(self._path(file)), True)
+            assert handle is not None
+            os.pwrite(handle.fileno, data, _table(file) + first)
+            os.pwrite(handle.fileno, _sums(data), first // PAGE * 4)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._full = True
+            logging.getLogger(__name__).warning(
+                "the disk of the cache %s is full: reading goes on without writing to it. Make room, or "
+                "give it fewer than %d bytes.",
+                self.folder,
+                self.limit,
+            )
+
+    def _make_room(self, size: int) -> None:
+        with self._lock:
+            self._written += size
+            if self._written < self.limit // 16:
+                return
+            self._written = 0
+            there = sorted((path.stat().st_mtime_ns, path) for path in self.folder.glob("*.pages"))
+            held = {path: path.stat().st_blocks * 512 for _, path in there}
+            total = sum(held.values())
+            for _, path in there:
+                if total <= self.limit - self.limit // 8:
+                    break
+                path.unlink(missing_ok=True)
+                total -= held[path]
+
+
+class _Handle:
+    """An open file; closed when the last one that reads from it lets go."""
+
+    def __init__(self, path: str, *, writable: bool):
+        flags = os.O_RDWR | (os.O_CREAT if writable else 0)
+        self.fileno = os.open(path, flags, 0o644)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fileno"):
+            os.close(self.fileno)
+
+
+_handles = functools.lru_cache(maxsize=128)(_Handle)
+
+
+def _open(path: str, writable: bool) -> _Handle | None:
+    """The open file at a path, or None; one that was removed since is let go."""
+    try:
+        handle = _handles(path, writable=writable)
+        if os.fstat(handle.fileno).st_nlink:
+            return handle
+        _handles.cache_clear()  # it would hold the room of what was removed
+        return _handles(path, writable=writable)
+    except FileNotFoundError:
+        return None
+
+
+def _pages(file: RemoteFile, start: int, stop: int) -> tuple[int, int]:
+    return start // PAGE * PAGE, min(-(-stop // PAGE) * PAGE, file.size)
+
+
+def _table(file: RemoteFile) -> int:
+    """Bytes before the first page."""
+    return -(-(-(-file.size // PAGE) * 4) // PAGE) * PAGE
+
+
+def _sums(data: bytes) -> bytes:
+    sums = [zlib.crc32(data[i : i + PAGE]) or 1 for i in range(0, len(data), PAGE)]
+    return np.array(sums, "<u4").tobytes()  # 0 is what a page that was never written has

@@ -1,0 +1,90 @@
+"""The columns of an index of tar shards, memory-mapped, and how they are written.
+
+Bytes per sample on disk, for m members and a key of k bytes: 4 to 17 + k, and 4 to 16 per member.
+"""
+
+import bisect
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bias_clip.core.write import PARTIAL, whole_file
+
+KIND = "index of tar shards"
+VERSION = 1
+MANIFEST = "manifest.json"
+COLUMNS = ("member", "layout", "key_end", "keys", "offset", "size")
+SOUND: dict[str, Any] = {"troubles": {}, "named": {}, "damages": []}  # a shard's report
+
+
+class Index(NamedTuple):
+    """Samples of all shards in turn; arrays are memory-mapped.
+
+    Attributes:
+      first: the first sample of each shard, and their number.
+      member: [samples + 1], the first member of each sample.
+      layout: [samples], its entry in `layouts`.
+      key_end: [samples + 1], where its key begins in `keys`, uint8.
+      offset, size: [members], of their data in the shard.
+      layouts: fields of a sample, in the order of its members.
+      manifest: shards, counts of troubles and damages.
+    """
+
+    first: list[int]
+    member: np.ndarray
+    layout: np.ndarray
+    key_end: np.ndarray
+    keys: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    layouts: list[tuple[str, ...]]
+    manifest: dict[str, Any]
+
+    def shard_of(self, sample: int) -> int:
+        """The shard that a sample is in."""
+        return bisect.bisect_right(self.first, sample) - 1
+
+    def key(self, sample: int) -> bytes:
+        """The key of a sample, with NUL and a number where it came before in the shard."""
+        return self.keys[self.key_end[sample] : self.key_end[sample + 1]].tobytes()
+
+
+def load(place: Path) -> Index:
+    """Opens a finished index.
+
+    Raises:
+      ValueError: it is of another version, or damaged.
+    """
+    manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    if manifest.get("kind") != KIND or manifest.get("version") != VERSION:
+        raise ValueError(f"{place} is not an index of this version; delete it, it is made again.")
+    columns = {}
+    for name in COLUMNS:
+        try:
+            # A plain array over the map: np.memmap's own indexing costs ten times as much.
+            columns[name] = np.asarray(np.load(place / f"{name}.npy", mmap_mode="r"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{place} is damaged: {error}; delete it, it is made again."
+            ) from error
+        if len(columns[name]) != manifest["lengths"][name]:
+            raise ValueError(f"{place}/{name}.npy is cut; delete {place}, it is made again.")
+    first = list(itertools.accumulate(manifest["samples"], initial=0))
+    layouts = [tuple(fields) for fields in manifest["layouts"]]
+    return Index(first, **columns, layouts=layouts, manifest=manifest)
+
+
+def short_hash(value: Any) -> str:
+    """A name made of JSON values."""
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
+
+
+def whole(path: Path) -> contextlib.AbstractContextManager[Path]:
+    """A path to write to, which becomes `path` when all is written; several processes may do so."""
+    return whole_file(path, suffix=f".{os.getpid()}{PARTIAL}")

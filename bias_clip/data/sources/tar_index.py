@@ -1,0 +1,54 @@
+"""The index of tar shards: where each sample lies, made once and memory-mapped afterwards.
+
+A shard that changed is scanned again; the others are taken from the index that was there.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from bias_clip.data.sources.tar_files import File
+from bias_clip.data.sources.tar_columns import MANIFEST, Index, load, short_hash
+from bias_clip.data.sources.tar_join import join
+from bias_clip.data.sources.tar_parts import make_parts
+from bias_clip.data.sources.tar_samples import SHOWN, TROUBLES
+from bias_clip.data.sources.tar_scan import KINDS
+
+
+def open_index(files: Sequence[File], folder: Path) -> Index:
+    """Opens the index of shards, and makes it first where it is not there or older than they are.
+
+    Killed while it is made, it goes on behind the shards that were done.
+
+    Args:
+      files: the shards.
+      folder: where indices are kept; processes may share it.
+
+    Raises:
+      ValueError: compressed shards, sparse members, no samples, or an index that was damaged.
+      OSError: a shard cannot be read, or the folder not be written.
+    """
+    names, state = (short_hash([f[:2] for f in files]), short_hash(files))
+    place = folder / f"{names}-{state}"
+    if not (place / MANIFEST).is_file():
+        older = [p.parent for p in folder.glob(f"{names}-*/{MANIFEST}")]
+        parts = folder / f"{names}.parts"
+        make_parts(files, parts, older)
+        join(files, parts, place)
+        for path in (parts, *older):
+            shutil.rmtree(path, ignore_errors=True)  # another process may be at it too
+    return load(place)
+
+
+def describe_troubles(index: Index) -> str:
+    """Returns what is wrong with the shards, a line each, or "" where nothing is."""
+    report, lines = index.manifest, []
+    for kind, count in sorted(report["damages"].items()):
+        named = [
+            f"{d[0]} at byte {d[2]:,} ({d[3]:,} lost)" for d in report["damaged"] if d[1] == kind
+        ]
+        lines.append(f"{count} x {KINDS[kind]}: {', '.join(named[:SHOWN])}")
+    for kind, count in sorted(report["troubles"].items()):
+        lines.append(f"{count} {TROUBLES[kind]}: {', '.join(report['named'][kind][:SHOWN])}")
+    lines += report["counts"]
+    return "\n".join(lines)

@@ -1,0 +1,257 @@
+"""Tar shards in the form of the webdataset library, read at random: img2dataset, DataComp and home-made."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bias_clip.core.remote import is_remote
+from bias_clip.data.records import Record, Source
+from bias_clip.data.sources.ranges import RangeReader, Wanted
+from bias_clip.data.sources.tar_files import SHOWN, File, Paths, common_folder, find_files
+from bias_clip.data.sources.tar_columns import Index
+from bias_clip.data.sources.tar_fields import Choice, choose, decode
+from bias_clip.data.sources.tar_index import describe_troubles, open_index
+from bias_clip.data.sources.tar_samples import text
+
+ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+DAMAGED = ("count", "refuse")
+_INDEX = "webdataset_index"
+_BLOCK = 1024  # samples that are counted together
+_GAP = 1 << 16  # bytes between members that are read along with them
+
+
+def webdataset_source(
+    *,
+    path: Paths,
+    image: str | Sequence[str] | None = None,
+    captions: str | Sequence[str] | None = None,
+    attributes: str | Sequence[str] | None = None,
+    damaged: str = "count",
+    cache: str | None = None,
+    cache_bytes: int = 0,
+) -> Source:
+    """Reads tar shards of webdataset, from a disk or a bucket, each sample in one read.
+
+    The first time, the headers of all shards are read to an index of offsets, about 20 us a sample; it is
+    kept in "webdataset_index" beside the shards, in `cache`, or in the user's cache folder where the
+    folder of the shards cannot be written. A record's id is "<shard>/<key>", with "#2" for a
+    key that its shard has twice; `key` and `shard` are attributes too.
+
+    Samples without an image or caption member are left out. They, damaged shards and members out of
+    order are counted and named in the log. The index takes 5 to 18 bytes per sample, its key, and 8 to 16
+    bytes per member, memory-mapped; resident are 8 bytes per 1,024 samples where some are left out.
+
+    Args:
+      path: a file, a folder, a glob, "{00000..00041}.tar", or a list of those; addresses gs://,
+        s3:// and https:// too. Compressed shards are refused, with the line that unpacks them.
+      image: fields or patterns of them, the first that a sample has; several members that match one
+        are images of equal right. Else jpg, png, jpeg, webp, ..., then any "left.jpg".
+      captions: fields, patterns, or "json:caption" for a key of a JSON member; all of them are
+        captions. () needs none. Else txt; or all of "*.txt", "text", "caption"; or of the JSON member
+        caption, captions and text.
+      attributes: fields or patterns of what is read besides; () nothing. Else JSON objects (a key, an
+        attribute), cls, npy, npz and other texts. What cannot be read is told by "<field>_error".
+      damaged: "count" goes on with what can be read of damaged shards; "refuse" raises.
+      cache: folder for the index and for what was read from a bucket.
+      cache_bytes: most that is kept there of what was read from a bucket; 0 keeps nothing.
+
+    Raises:
+      ValueError: no shards, missing or compressed ones, no samples with image and caption, an
+        argument that is wrong; a sample that is broken raises ValueError when it is read.
+      OSError: a shard cannot be read; RemoteError, one of those, names the object.
+
+        source = webdataset_source(path="pairs/{00000..00041}.tar")
+    """
+    if damaged not in DAMAGED:
+        raise ValueError(f"got damaged={damaged!r}; expected one of {DAMAGED}.")
+    files = find_files(path, endings=ENDINGS)
+    folder = _index_folder(files, cache)
+    index = open_index(files, folder)
+    _tell(describe_troubles(index), damaged)
+    wanted = {"image": image, "captions": captions, "attributes": attributes}
+    lists = {name: (one,) if isinstance(one, str) else one for name, one in wanted.items()}
+    choices = [choose(fields, **lists) for fields in index.layouts]
+    reader = RangeReader(files, cache=folder, cache_bytes=cache_bytes)
+    return _TarRecords(reader, folder, index, choices)
+
+
+class _TarRecords:
+    """Samples by number; the arrays are memory-mapped, and mapped again in another process."""
+
+    def __init__(
+        self, reader: RangeReader, folder: Path, index: Index, choices: Sequence[Choice | None]
+    ):
+        self._reader, self._folder, self._index, self._choices = reader, folder, index, choices
+        self._shards = [file.name.removesuffix(".tar") for file in reader.files]
+        self._needed = [() if c is None else tuple(c.members()) for c in choices]
+        self._kept = _count_kept(index, choices)
+        self._length = int(self._kept[-1])
+        self.columns = _Columns(self)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Record:
+        place = self._place(index)
+        return self._record(place, self._reader.read(place.ranges))
+
+    def take(self, indices: Sequence[int]) -> list[Record | ValueError]:
+        """Reads several records, remote ones at the same time; a broken one is the error that says so."""
+        places = [self._place(index) for index in indices]
+        data = iter(self._reader.read([r for p in places for r in p.ranges]))
+        return [self._try_record(place, [next(data) for _ in place.ranges]) for place in places]
+
+    def identity(self, index: int) -> dict[str, str]:
+        """Returns id, key and shard of a record without reading it."""
+        sample = self._sample(index)
+        return self._identity(sample, self._index.shard_of(sample))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self._folder, "reader": self._reader, "choices": self._choices}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        index = open_index(state["reader"].files, state["folder"])
+        self.__init__(state["reader"], state["folder"], index, state["choices"])  # type: ignore[misc]
+
+    def _sample(self, index: int) -> int:
+        """The sample of the index that is record `index` of those that are kept."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        index += len(self) * (index < 0)
+        if len(self) == len(self._index.layout):
+            return index
+        block = int(np.searchsorted(self._kept, index, side="right")) - 1
+        layout = self._index.layout[block * _BLOCK : (block + 1) * _BLOCK]
+        kept = np.flatnonzero(_is_kept(self._choices)[layout])
+        return block * _BLOCK + int(kept[index - self._kept[block]])
+
+    def _place(self, index: int) -> "_Place":
+        sample, rows = self._sample(index), self._index
+        layout, shard = int(rows.layout[sample]), rows.shard_of(sample)
+        first = int(rows.member[sample])
+        last = first + len(rows.layouts[layout])
+        starts, sizes = rows.offset[first:last].tolist(), rows.size[first:last].tolist()
+        spans = [(n, starts[n], starts[n] + sizes[n]) for n in self._needed[layout]]
+        low, high = min(a for _, a, _ in spans), max(b for *_, b in spans)
+        if high - low <= sum(b - a for _, a, b in spans) + _GAP:  # one read
+            members = {n: (0, a - low, b - low) for n, a, b in spans}
+            return _Place(sample, shard, layout, [(shard, low, high)], members)
+        members = {n: (i, 0, b - a) for i, (n, a, b) in enumerate(spans)}
+        return _Place(sample, shard, layout, [(shard, a, b) for _, a, b in spans], members)
+
+    def _identity(self, sample: int, shard: int) -> dict[str, str]:
+        key, name = text(self._index.key(sample)), self._shards[shard]
+        return {
+            "id": f"{name}/{key}".replace("\0", "#"),
+            "key": key.partition("\0")[0],
+            "shard": name,
+        }
+
+    def _record(self, place: "_Place", data: Sequence[bytes]) -> Record:
+        layout, names = place.layout, self._identity(place.sample, place.shard)
+        choice = self._choices[layout]
+        assert choice is not None
+        members = {n: data[i][a:b] for n, (i, a, b) in place.members.items()}
+        try:
+            return {**names, **decode(self._index.layouts[layout], choice, members)}
+        except ValueError as error:
+            raise ValueError(f"{names['id']}: {error}") from error
+
+    def _try_record(self, place: "_Place", data: Sequence[bytes]) -> Record | ValueError:
+        try:
+            return self._record(place, data)
+        except ValueError as error:
+            return error
+
+
+class _Place(NamedTuple):
+    """Where a sample lies: what is read, and the range and bytes in it of each member."""
+
+    sample: int
+    shard: int
+    layout: int
+    ranges: list[Wanted]
+    members: dict[int, tuple[int, int, int]]
+
+
+class _Columns(Mapping[str, np.ndarray]):
+    """id, key and shard of all records from the index; attributes by reading every record."""
+
+    def __init__(self, records: _TarRecords):
+        self._records = records
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        records = self._records
+        if name in ("id", "key", "shard"):
+            return np.asarray([records.identity(i)[name] for i in range(len(records))])
+        found = []
+        for i in range(len(records)):
+            record = records[i]
+            if name not in record:
+                raise ValueError(
+                    f"no attribute {name!r} in record {record['id']!r}: {sorted(record)}."
+                )
+            found.append(record[name])
+        return np.asarray(found)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._records[0] if name not in ("image", "captions"))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+def _is_kept(choices: Sequence[Choice | None]) -> np.ndarray:
+    return np.array([choice is not None for choice in choices])
+
+
+def _count_kept(index: Index, choices: Sequence[Choice | None]) -> np.ndarray:
+    """Records before each block of samples, and in all; says which samples are left out."""
+    total = len(index.layout)
+    if None not in choices:
+        return np.array([0, total])
+    kept, left = _is_kept(choices), np.zeros(len(choices), np.int64)
+    before = [np.zeros(1, np.int64)]
+    step = _BLOCK << 12  # a few million layouts in memory
+    for start in range(0, total, step):
+        layout = index.layout[start : start + step]
+        left += np.bincount(layout, minlength=len(choices))
+        before.append(
+            np.add.reduceat(kept[layout].astype(np.int64), np.arange(0, len(layout), _BLOCK))
+        )
+    counts = np.cumsum(np.concatenate(before))
+    said = [
+        f"{n} with {list(f)}"
+        for f, n, k in zip(index.layouts, left, kept, strict=True)
+        if not k and n
+    ]
+    message = f"{total - counts[-1]} of {total} samples have no image or no caption member: {'; '.join(said[:SHOWN])}"
+    if not counts[-1]:
+        raise ValueError(f"{message}. Name the members with image= and captions=.")
+    if counts[-1] < total:
+        logging.getLogger(__name__).warning("%s; they are left out.", message)
+    return counts
+
+
+def _tell(troubles: str, damaged: str) -> None:
+    if troubles and damaged == "refuse":
+        raise ValueError(f"the shards are not whole, and damaged='refuse':\n{troubles}")
+    if troubles:
+        logging.getLogger(__name__).warning("the shards are not all sound:\n%s", troubles)
+
+
+def _index_folder(files: Sequence[File], cache: str | None) -> Path:
+    if cache is not None and is_remote(cache):
+        raise ValueError(
+            f"got cache={cache!r}; expected a folder on this machine: it is memory-mapped."
+        )
+    beside = Path(common_folder([file.path for file in files]))
+    if cache is not None:
+        return Path(cache) / _INDEX
+    if not is_remote(files[0].path) and os.access(beside, os.W_OK):
+        return beside / _INDEX
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bias_clip" / _INDEX
