@@ -28,9 +28,16 @@ TRAIN = [
     "tokenizers>=0.21",  # CLIP's byte pairs, and tokenizer.json
     "tqdm>=4.66",
 ]
-GCS = ["gcsfs>=2025.3"]  # workdirs in buckets of Google Cloud Storage
+GCS = ["gcsfs>=2025.3"]  # runs and data in buckets of Google Cloud Storage
+S3 = ["s3fs>=2025.3"]  # data in buckets of Amazon S3, and of what speaks its protocol
+HTTP = ["aiohttp>=3.9", "fsspec>=2025.3"]  # data on web servers
 TEST = [
     *GCS,  # tests/train/workdir/bucket.py is the bucket
+    *S3,
+    *HTTP,
+    "flask>=3",  # with moto, a bucket of S3 on this machine
+    "flask-cors>=5",
+    "moto[s3]>=5",
     "beartype>=0.18",
     "clarabel>=0.9",  # an independent solver of M4's problem, through cvxpy
     "cvxpy>=1.6",
@@ -68,6 +75,8 @@ setup(
         "test": TRAIN + TEST,
         "tpu": ["jax[tpu]>=0.10", *GCS],
         "gcs": GCS,
+        "s3": S3,
+        "http": HTTP,
         "cuda": ["jax[cuda12]>=0.10"],
         "experiments": ["matplotlib>=3.9", "optax>=0.2.8", "scikit-learn>=1.5", "tqdm>=4.66"],
         "build": ["resvg-py>=0.2"],  # renders the embedded data set anew

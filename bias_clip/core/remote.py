@@ -85,7 +85,7 @@ def find(pattern: str) -> list[RemoteFile]:
             "https://host/{00000..00041}.tar, or a list."
         )
     if any(c in pattern for c in "*?["):
-        call = (pattern, "_glob", (), {"detail": True})
+        call: _Call = (pattern, "_glob", (), {"detail": True})
     else:
         call = (pattern.rstrip("/"), "_find", (), {"detail": True, "maxdepth": 1})
     (found,) = _all([call])
@@ -97,7 +97,9 @@ def find(pattern: str) -> list[RemoteFile]:
 
 def read_ranges(ranges: Sequence[Range]) -> list[bytes | RemoteError]:
     """Reads ranges at the same time; each is its bytes, or the error after all attempts."""
-    calls = [(r.address, "_cat_file", (), {"start": r.start, "end": r.stop}) for r in ranges]
+    calls: list[_Call] = [
+        (r.address, "_cat_file", (), {"start": r.start, "end": r.stop}) for r in ranges
+    ]
     return _all(calls, [r.stop - r.start for r in ranges])
 
 

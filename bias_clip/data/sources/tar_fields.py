@@ -173,11 +173,13 @@ def _read_json(field: str, data: bytes) -> dict[str, Any]:
     value = _json(field, data)
     if not isinstance(value, dict):
         return {field: json.dumps(value, ensure_ascii=False)}
-    return {name: _plain(one) for name, one in value.items() if one is not None}
+    return {name: _plain(one) for name, one in value.items()}
 
 
-def _plain(value: Any) -> str | int | float:
-    return value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _read_integer(field: str, data: bytes) -> dict[str, Any]:

@@ -75,7 +75,8 @@ def expand_braces(pattern: str) -> list[str]:
     values = _values(found[1], pattern)
     if values is None:  # a brace that is part of the name
         return [before + "{" + found[1] + "}" + rest for rest in expand_braces(after)]
-    return [word for value in values for word in expand_braces(before + value + after)]
+    words = [word for value in values for word in expand_braces(before + value + after)]
+    return list(dict.fromkeys(words))  # of nested braces, the outer one repeats what is outside
 
 
 def _values(inside: str, pattern: str) -> list[str] | None:

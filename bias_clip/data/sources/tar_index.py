@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_clip.data.sources.tar_files import File
 from bias_clip.data.sources.tar_columns import MANIFEST, Index, load, short_hash
+from bias_clip.data.sources.tar_files import File
 from bias_clip.data.sources.tar_join import join
 from bias_clip.data.sources.tar_parts import make_parts
 from bias_clip.data.sources.tar_samples import SHOWN, TROUBLES

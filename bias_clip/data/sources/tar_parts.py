@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from bias_clip.core.remote import is_remote, read_range
-from bias_clip.data.sources.tar_files import File
 from bias_clip.data.sources.tar_columns import MANIFEST, SOUND, load, short_hash, whole
+from bias_clip.data.sources.tar_files import File
 from bias_clip.data.sources.tar_samples import Shard, group
 from bias_clip.data.sources.tar_scan import Damage, Read, scan
 

@@ -6,7 +6,7 @@ one puts them together or counts them; see `group`.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -135,31 +135,26 @@ def _whole(sample: _Sample) -> bool:
     )
 
 
-def _joined(samples, by_key, note):  # type: ignore[no-untyped-def]
+def _joined(
+    samples: list[_Sample],
+    by_key: dict[bytes, list[_Sample]],
+    note: Callable[[str, bytes], None],
+) -> list[_Sample]:
     """Joins samples whose members came out of order, and numbers the others of the same key."""
-    number: dict[int, int] = {}
-    gone: set[int] = set()
+    keys: dict[int, bytes] = {}  # of those that stay; a sample is known by its identity
     for key, same in by_key.items():
         kept: list[_Sample] = []
         for sample in same:
             home = next((k for k in kept if _fit(k, sample)), None)
-            if home is None:
-                number[id(sample)] = len(kept)
-                kept.append(sample)
+            if home is not None:
+                home.fields.update(sample.fields)
+                note("out_of_order", key)
                 continue
-            home.fields.update(sample.fields)
-            gone.add(id(sample))
-            note("out_of_order", key)
-        for _ in kept[1:]:
-            note("repeated_key", key)
-    return [
-        _Sample(
-            sample.key + (b"\0%d" % (number[id(sample)] + 1)) * bool(number[id(sample)]),
-            sample.fields,
-        )
-        for sample in samples
-        if id(sample) not in gone
-    ]
+            kept.append(sample)
+            keys[id(sample)] = key if len(kept) == 1 else b"%s\0%d" % (key, len(kept))
+            if len(kept) > 1:
+                note("repeated_key", key)
+    return [_Sample(keys[id(s)], s.fields) for s in samples if id(s) in keys]
 
 
 def _fit(one: _Sample, two: _Sample) -> bool:

@@ -192,13 +192,16 @@ def _irregular(read: Read, position: int, size: int, block: bytes) -> tuple[Dama
         if found >= size:
             return None, size
         return Damage("zero_block" if found - position == BLOCK else "joined", position, 0), found
-    if len(block) < BLOCK:
-        whole = not block.strip(b"\0")
-        return Damage("no_end" if whole else "cut_header", position, len(block)), size
-    found = _next_header(read, position + 1, size)
-    if position == 0 and found >= size:
+    if len(block) == BLOCK:
+        found = _next_header(read, position + 1, size)
+    else:
+        found = size
+    if position == 0 and found >= size and block.strip(b"\0"):
         kinds = [kind for kind, magic in _BEGINNINGS.items() if block.startswith(magic)]
         return Damage(kinds[0] if kinds else "not_tar", 0, size), size
+    if len(block) < BLOCK:
+        rest = "cut_header" if block.strip(b"\0") else "no_end"
+        return Damage(rest, position, len(block)), size
     return Damage("bad_header", position, found - position), found
 
 

@@ -1,25 +1,35 @@
 """Tar shards in the form of the webdataset library, read at random: img2dataset, DataComp and home-made."""
 
+import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bias_clip.core.remote import is_remote
-from bias_clip.data.records import Record, Source
+from bias_clip.data.records import (
+    LazyColumns,
+    Record,
+    Source,
+    as_array,
+    attributes,
+    text_array,
+)
 from bias_clip.data.sources.ranges import RangeReader, Wanted
-from bias_clip.data.sources.tar_files import SHOWN, File, Paths, common_folder, find_files
 from bias_clip.data.sources.tar_columns import Index
 from bias_clip.data.sources.tar_fields import Choice, choose, decode
+from bias_clip.data.sources.tar_files import SHOWN, File, Paths, common_folder, find_files
 from bias_clip.data.sources.tar_index import describe_troubles, open_index
 from bias_clip.data.sources.tar_samples import text
 
 ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 DAMAGED = ("count", "refuse")
 _INDEX = "webdataset_index"
+_OF_INDEX = ("id", "key", "shard")
+_SAMPLED = 256  # records that are read together, and whose attributes are the columns
 _BLOCK = 1024  # samples that are counted together
 _GAP = 1 << 16  # bytes between members that are read along with them
 
@@ -90,7 +100,6 @@ class _TarRecords:
         self._needed = [() if c is None else tuple(c.members()) for c in choices]
         self._kept = _count_kept(index, choices)
         self._length = int(self._kept[-1])
-        self.columns = _Columns(self)
 
     def __len__(self) -> int:
         return self._length
@@ -105,6 +114,14 @@ class _TarRecords:
         data = iter(self._reader.read([r for p in places for r in p.ranges]))
         return [self._try_record(place, [next(data) for _ in place.ranges]) for place in places]
 
+    @functools.cached_property
+    def columns(self) -> LazyColumns:
+        """id, key and shard from the index; the attributes of the first records by reading them all."""
+        first = self.take(range(min(self._length, _SAMPLED)))
+        records = [record for record in first if not isinstance(record, ValueError)]
+        names = dict.fromkeys(name for record in records for name in attributes(record))
+        return LazyColumns(list(dict.fromkeys((*_OF_INDEX, *names))), self._column)
+
     def identity(self, index: int) -> dict[str, str]:
         """Returns id, key and shard of a record without reading it."""
         sample = self._sample(index)
@@ -116,6 +133,17 @@ class _TarRecords:
     def __setstate__(self, state: dict[str, Any]) -> None:
         index = open_index(state["reader"].files, state["folder"])
         self.__init__(state["reader"], state["folder"], index, state["choices"])  # type: ignore[misc]
+
+    def _column(self, name: str) -> np.ndarray:
+        if name in _OF_INDEX:
+            return text_array([self.identity(index)[name] for index in range(self._length)])
+        values = []
+        for start in range(0, self._length, _SAMPLED):
+            for record in self.take(range(start, min(start + _SAMPLED, self._length))):
+                if isinstance(record, ValueError):
+                    raise record
+                values.append(record.get(name))
+        return as_array(values, name)
 
     def _sample(self, index: int) -> int:
         """The sample of the index that is record `index` of those that are kept."""
@@ -176,33 +204,6 @@ class _Place(NamedTuple):
     layout: int
     ranges: list[Wanted]
     members: dict[int, tuple[int, int, int]]
-
-
-class _Columns(Mapping[str, np.ndarray]):
-    """id, key and shard of all records from the index; attributes by reading every record."""
-
-    def __init__(self, records: _TarRecords):
-        self._records = records
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        records = self._records
-        if name in ("id", "key", "shard"):
-            return np.asarray([records.identity(i)[name] for i in range(len(records))])
-        found = []
-        for i in range(len(records)):
-            record = records[i]
-            if name not in record:
-                raise ValueError(
-                    f"no attribute {name!r} in record {record['id']!r}: {sorted(record)}."
-                )
-            found.append(record[name])
-        return np.asarray(found)
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name in self._records[0] if name not in ("image", "captions"))
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
 
 
 def _is_kept(choices: Sequence[Choice | None]) -> np.ndarray:
