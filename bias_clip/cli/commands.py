@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bias_clip.core.storage import write_whole
-from bias_clip.core.write import PARTIAL
+from bias_clip.core.plans import PLAN, claim_folder
+from bias_clip.core.storage import write_whole, writing
 
 RUN_AGAIN = 75  # exit status of what was stopped by a signal and can go on
 
@@ -62,24 +62,16 @@ def check_same(workdir: Path, plan: Mapping[str, Any]) -> None:
     """Writes the plan of a new workdir, or compares it with the one that is there.
 
     Raises:
-      ValueError: they differ; says in what.
+      ValueError: they differ, or the folder holds other things; says in what.
+      NotSavedError: it cannot be written.
     """
-    path = workdir / "plan.json"
-    if not path.exists():
-        own = (".lock", f"plan.json{PARTIAL}")
-        if strangers := [p.name for p in workdir.iterdir() if p.name not in own]:
-            raise ValueError(
-                f"{workdir} holds other things, {strangers[:5]}; give a new --workdir."
-            )
-        write_json(path, plan)
-    there = _flat(json.loads(path.read_text()))
-    now = _flat(json.loads(json.dumps(plan)))
-    differ = [key for key in {**there, **now} if there.get(key) != now.get(key)]
-    if differ:
-        shown = "; ".join(f"{k}: {there.get(k)!r} there, {now.get(k)!r} now" for k in differ)
-        raise ValueError(
-            f"{workdir} holds stages of another line ({shown}). Give another --workdir, or the line "
-            "it was started with to continue it."
+    with writing(workdir / PLAN):
+        claim_folder(
+            workdir,
+            plan,
+            claim=f"{workdir} holds stages of another line",
+            advice="Give another --workdir, or the line it was started with to continue it.",
+            ignore=(".lock",),
         )
 
 
@@ -133,13 +125,3 @@ def _passing_on(child: subprocess.Popen) -> Iterator[list[int]]:
     finally:
         for signum, old in previous.items():
             signal.signal(signum, old)
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {name: value}
-    return {
-        key: leaf
-        for part, inner in value.items()
-        for key, leaf in _flat(inner, f"{name}.{part}" if name else part).items()
-    }

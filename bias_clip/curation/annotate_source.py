@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bias_clip.core.plans import check_same_plan
 from bias_clip.curation.captions import Annotations, Names, check_names, merge_annotations
 from bias_clip.data.bad_records import captions
 from bias_clip.data.records import Source, attributes
@@ -82,7 +83,7 @@ def annotate_source(
     folder = path.with_name(path.name + ".shards")
     if manifest_path(path).exists():
         done = read_manifest(path, kind=KIND)
-        _check_plan(path, plan, {key: done.get(key) for key in plan})
+        _check_plan(path, done, plan)
         shutil.rmtree(folder, ignore_errors=True)  # where it was stopped just before this
         on_rows(len(source))
         return done
@@ -95,7 +96,7 @@ def annotate_source(
         if not manifest_path(part).exists():
             _write_shard(source, part, rows, annotators, rule, own)
         made = read_manifest(part, kind=SHARD_KIND)
-        _check_plan(folder, own, {key: made.get(key) for key in own})
+        _check_plan(folder, made, own)
         broken |= made["broken"]
         _check_broken(broken, max_broken)
         on_rows(len(rows))
@@ -131,18 +132,13 @@ def _plan(
     return json.loads(json.dumps(plan))
 
 
-def _check_plan(path: Path, plan: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    differ = [key for key in plan if plan[key] != found[key]]
-    if differ:
-        raise ValueError(
-            f"{path} was made with other {differ}; delete it to annotate anew, or write elsewhere. "
-            f"There: {_short(found[differ[0]])}; now: {_short(plan[differ[0]])}."
-        )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) < 200 else f"{text[:200]}..."
+def _check_plan(path: Path, made: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    check_same_plan(
+        f"{path} was made with another plan",
+        {key: made.get(key) for key in plan},
+        plan,
+        advice="Delete it to annotate again, or write elsewhere.",
+    )
 
 
 def _write_shard(

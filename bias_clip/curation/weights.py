@@ -16,6 +16,7 @@ from jaxtyping import Float, Int8, Int64
 
 from bias_clip.balancing import CountTable, Problem, Solution, count, keep, lookup, merge
 from bias_clip.balancing.problem import constraint_name, group_values
+from bias_clip.core.plans import check_same_plan
 from bias_clip.curation.annotate_source import KIND as ANNOTATIONS
 from bias_clip.curation.captions import Names
 from bias_clip.curation.given import read_scores
@@ -32,6 +33,8 @@ from bias_clip.data.tables import (
 
 KIND = "weights"
 OF_ANNOTATIONS = ("ids_sha256", "file_sha256", "rows", "source")  # what the manifest says of them
+
+_PLAN = ("config", "annotations")  # entries of the manifest: all that the weights depend on
 
 OnRows = Callable[[int], Any]
 
@@ -198,12 +201,12 @@ def check_out(path: str | Path, manifest: Mapping[str, Any]) -> None:
     if not manifest_path(path).exists():
         return
     found = read_manifest(path, kind=KIND)
-    if found.get("config_sha256") != manifest["config_sha256"]:
-        keys = ("config", "annotations")
-        differ = [key for key in keys if found.get(key) != manifest[key]]
-        raise ValueError(
-            f"{path} has the weights of another {' and '.join(differ)}; delete it or write elsewhere."
-        )
+    check_same_plan(
+        f"{path} has other weights",
+        {key: found.get(key) for key in _PLAN},
+        {key: manifest[key] for key in _PLAN},
+        advice="Delete it, or write elsewhere.",
+    )
 
 
 def write_weights(

@@ -97,7 +97,7 @@ def test_shards_of_another_plan_are_not_mixed_in(tmp_path, monkeypatch):
             annotate_source.annotate_source(
                 Patches(9), tmp_path / "t", [by_captions(lists)], **about
             )
-    with pytest.raises(ValueError, match=r"other \['annotators'\]; delete it"):
+    with pytest.raises(ValueError, match=r"annotators.0.*'2222.* now\). Delete it"):
         annotate_source.annotate_source(Patches(9), tmp_path / "t", [by_captions(changed)], **about)
 
 
@@ -146,7 +146,9 @@ def test_the_tool_end_to_end_agrees_with_the_truth(tmp_path, capsys):
     before = (tmp_path / "a.parquet").stat().st_mtime_ns
     run_tool(tmp_path)  # finished: left as it is
     assert (tmp_path / "a.parquet").stat().st_mtime_ns == before
-    with pytest.raises(SystemExit, match="delete it to annotate anew"):
+    with pytest.raises(
+        SystemExit, match=r"another plan \(proxies: .*there, .*Delete it to annotate again"
+    ):
         run_tool(tmp_path, "--proxies")
 
 

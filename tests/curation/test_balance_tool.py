@@ -299,12 +299,16 @@ def test_finished_weights_of_another_configuration_are_not_replaced(tmp_path):
     path = annotate(tmp_path)
     run_tool(tmp_path)
     before = (tmp_path / "weights.parquet").stat().st_mtime_ns
-    with pytest.raises(SystemExit, match="weights of another config; delete it"):
+    with pytest.raises(
+        SystemExit, match=r"other weights \(config.problem.eta: 0.9 there, 0.8 now\). Del"
+    ):
         run_tool(tmp_path, "--eta", 0.8)
     with pytest.raises(SystemExit, match="expected one of 'weights'"):
         tool.main(["--annotations", str(path), "--out", str(path)])
     annotate(tmp_path, people(seed=1))
-    with pytest.raises(SystemExit, match="weights of another annotations; delete it"):
+    with pytest.raises(
+        SystemExit, match=r"other weights \(annotations.file_sha256: .* there, .* now\). Del"
+    ):
         run_tool(tmp_path)
     assert (tmp_path / "weights.parquet").stat().st_mtime_ns == before
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from bias_clip.core.plans import claim_folder
 from bias_clip.core.write import whole_file, write_file
 from bias_clip.data.tables.embeddings import KIND, SHARD_KIND, VERSION, read_manifest, shard_path
 from bias_clip.data.tables.table import KEY, fingerprint, manifest_path, read_table, write_table
@@ -69,7 +70,12 @@ def write_embeddings(
     directory = Path(directory)
     own = {"version": VERSION, "dtype": dtype, "shard_rows": shard_rows, "examples": examples}
     plan = json.loads(json.dumps({**about, **own}))
-    _take(directory, plan)
+    claim_folder(
+        directory,
+        plan,
+        claim=f"{directory} holds other embeddings",
+        advice="Delete it to embed again, or write elsewhere.",
+    )
     if (directory / "manifest.json").is_file():
         on_kept(examples)
         return read_manifest(directory)
@@ -95,25 +101,6 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """Writes an array in NumPy's format, whole or not at all."""
     with whole_file(path) as partial, partial.open("wb") as file:  # a path would get ".npy"
         np.save(file, array, allow_pickle=False)
-
-
-def _take(directory: Path, plan: Mapping[str, Any]) -> None:
-    """Makes the directory one of this plan, or sees that it is."""
-    path = directory / "plan.json"
-    if not path.is_file():
-        if directory.exists() and any(directory.iterdir()):
-            raise ValueError(f"{directory} holds other things than embeddings; choose another.")
-        directory.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps(plan, indent=2))
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    differ = [key for key in sorted(plan.keys() | found.keys()) if plan.get(key) != found.get(key)]
-    if differ:
-        there, here = ({key: p.get(key) for key in differ} for p in (found, plan))
-        raise ValueError(
-            f"{directory} was made with other {differ}; there: {there}; now: {here}. Delete it to "
-            "embed anew, or write elsewhere."
-        )
 
 
 def _write_shard(directory: Path, number: int, shard: Shard, dtype: str) -> None:

@@ -1,11 +1,12 @@
 """The folder of a run: is it this run's, can it be written, is there room?"""
 
+import contextlib
 import datetime
 import json
 import math
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import jax
 import ml_collections
 
 from bias_clip import __version__
+from bias_clip.core.plans import check_same_plan
 from bias_clip.core.storage import NotSavedError, in_bucket, storage_errors, write_whole
 from bias_clip.train.config import to_plain
 from bias_clip.train.hosts.distributed import is_main
@@ -41,22 +43,21 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
       ValueError: if it cannot be written, or holds a run of another config; keys of `MAY_CHANGE`
         may differ.
     """
-    plain = to_plain(config)
-    try:
+    plain, path = to_plain(config), workdir / "config.json"
+    with _as_value_error(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        path = workdir / "config.json"
         found = json.loads(path.read_text()) if path.exists() else plain
-        differ = _differences(plain, found)
-        if not differ and is_main():
+    check_same_plan(
+        f"{workdir} holds a run of another config",
+        found,
+        plain,
+        advice="Give another --workdir, or the config it was started with to continue it; only "
+        f"{', '.join(MAY_CHANGE)} may change.",
+        may_change=MAY_CHANGE,
+    )
+    if is_main():
+        with _as_value_error(workdir):
             write_whole(path, json.dumps(plain, indent=2))  # another host may be reading
-    except storage_errors(workdir, NotSavedError) as error:
-        raise ValueError(f"workdir {workdir} cannot be written: {error}.") from error
-    if differ:
-        raise ValueError(
-            f"{workdir} holds a run of another config ({'; '.join(differ)}). Give another --workdir, "
-            f"or the config it was started with to continue it; only {', '.join(MAY_CHANGE)} may "
-            "change."
-        )
 
 
 def check_room(workdir: Path, state: Any, *, keep: int, there: int) -> None:
@@ -106,22 +107,9 @@ def write_run(workdir: Path, setup: Setup, command: str) -> None:
     write_whole(workdir / "run.json", json.dumps(record, indent=2))
 
 
-def _differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
-    flat_now, flat_then = _flat(now), _flat(then)
-    return [
-        f"{key}: {flat_then.get(key)!r} there, {flat_now.get(key)!r} now"
-        for key in {**flat_now, **flat_then}
-        if flat_now.get(key) != flat_then.get(key)
-        and not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
-    ]
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """A nested dict as {"a.b": value}; an empty dict is a value."""
-    if not isinstance(value, Mapping) or not value:
-        return {name: value}
-    return {
-        key: leaf
-        for part, inner in value.items()
-        for key, leaf in _flat(inner, f"{name}.{part}" if name else part).items()
-    }
+@contextlib.contextmanager
+def _as_value_error(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except storage_errors(workdir, NotSavedError) as error:
+        raise ValueError(f"workdir {workdir} cannot be written: {error}.") from error

@@ -116,9 +116,9 @@ def test_finished_embeddings_are_left_as_they_are_and_others_are_refused(tmp_pat
 
     write(tmp_path / "z", never)
     assert files(tmp_path / "z") == before
-    with pytest.raises(ValueError, match=r"other \['step'\]; there: .*8.*now: .*9"):
+    with pytest.raises(ValueError, match=r"other embeddings \(step: 8 there, 9 now\). Delete"):
         write(tmp_path / "z", never, about={**ABOUT, "step": 9})
-    with pytest.raises(ValueError, match=r"other \['shard_rows'\]"):
+    with pytest.raises(ValueError, match=r"\(shard_rows: 7 there, 8 now\)"):
         write(tmp_path / "z", never, shard_rows=8)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")

@@ -1,0 +1,109 @@
+"""Was this made with the plan that is asked for now? If not: in what do the two differ?
+
+A plan is what a result depends on, as JSON can hold it. Whoever writes a result bit by bit keeps the
+plan beside it, and goes on only where the same plan is asked for again.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bias_clip.core.write import PARTIAL, write_file
+
+PLAN = "plan.json"
+SHOWN = 12  # differences in a message
+_LONGEST = 200  # characters of a value in a message
+
+
+def check_same_plan(
+    claim: str,
+    there: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    advice: str,
+    may_change: Iterable[str] = (),
+) -> None:
+    """Raises ValueError, "<claim> (<what differs>). <advice>", unless two plans are the same.
+
+    Args:
+      claim: such as "runs/emoji holds a run of another config".
+      there: the plan of what is there.
+      now: the plan that is asked for.
+      advice: what to do, one or more sentences.
+      may_change: see `differences`.
+    """
+    differ = differences(there, now, may_change=may_change)
+    if differ:
+        more = [f"and {len(differ) - SHOWN} more"] if len(differ) > SHOWN else []
+        raise ValueError(f"{claim} ({'; '.join(differ[:SHOWN] + more)}). {advice}")
+
+
+def differences(
+    there: Mapping[str, Any], now: Mapping[str, Any], *, may_change: Iterable[str] = ()
+) -> list[str]:
+    """Returns "a.b: 1 there, 2 now" for each entry in which two nested plans differ.
+
+    Plans are compared as JSON gives them back, so that a tuple is a list. An absent entry is None:
+    a key that came later does not part a plan from one that was written before.
+
+    Args:
+      there, now: the plans.
+      may_change: entries that may differ, and all below them: "a", "a.b".
+    """
+    free = tuple(may_change)
+    flat_there, flat_now = (_flat(json.loads(json.dumps(plan))) for plan in (there, now))
+    return [
+        f"{key}: {_short(flat_there.get(key))} there, {_short(flat_now.get(key))} now"
+        for key in {**flat_now, **flat_there}
+        if flat_there.get(key) != flat_now.get(key)
+        and not any(key == name or key.startswith(f"{name}.") for name in free)
+    ]
+
+
+def claim_folder(
+    folder: Path, plan: Mapping[str, Any], *, claim: str, advice: str, ignore: Iterable[str] = ()
+) -> None:
+    """Makes a folder one of this plan: writes plan.json into a new one, or compares it.
+
+    Args:
+      folder: which need not exist.
+      plan: as JSON can hold it.
+      claim, advice: of the message, see `check_same_plan`.
+      ignore: names of files that a folder without a plan may have.
+
+    Raises:
+      ValueError: the folder is of another plan, or holds other things; says what.
+      OSError: it cannot be written.
+    """
+    path = folder / PLAN
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        check_same_plan(claim, there, plan, advice=advice)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {PLAN + PARTIAL, *ignore}
+    strangers = sorted(found.name for found in folder.iterdir() if found.name not in own)
+    if strangers:
+        raise ValueError(f"{folder} holds other things, {strangers[:5]}; choose another folder.")
+    write_file(path, json.dumps(plan, indent=2) + "\n")
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """A nested plan as {"a.b": value}, lists of dicts by their index; an empty dict is a value."""
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        parts = enumerate(value)
+    flat = {
+        key: leaf
+        for part, inner in parts
+        for key, leaf in _flat(inner, f"{name}.{part}" if name else str(part)).items()
+    }
+    return flat or ({name: value} if name else {})
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
