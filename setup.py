@@ -66,7 +66,7 @@ setup(
             "data/emoji/pack/*",
             "data/text/*.xz",
             "curation/lists/*.txt",
-            "report/run_page.*",
+            "report/templates/*",
         ]
     },
     install_requires=BASE,

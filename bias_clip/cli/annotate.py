@@ -12,7 +12,6 @@ then scores, then the model, then the captions; `--merge` says who is believed. 
 import argparse
 import ast
 import functools
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -36,14 +35,13 @@ from bias_clip.curation.word_lists import read_word_list
 from bias_clip.data.sources import Source, make_source
 from bias_clip.data.tables import open_table
 from bias_clip.report import annotations as report
+from bias_clip.report.annotations_page import render_annotations
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parses the command line, writes the table and, if asked for, the report."""
     args = _parser().parse_args(argv)
     try:
-        if args.report:
-            _check_matplotlib()
         name, arguments = _tokens(args.source)
         source = make_source(name=name, **arguments)
         with tqdm(total=len(source), unit=" examples", disable=None) as bar:
@@ -65,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write_report(path: Path, folder: Path) -> str:
-    """Writes statistics.json, statistics.txt and annotations.png; returns the text.
+    """Writes statistics.json, statistics.txt and annotations.html; returns the text.
 
     Raises: ValueError if the table is unfinished or was changed.
     """
@@ -77,7 +75,7 @@ def write_report(path: Path, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "statistics.json", json.dumps(found, indent=1))
     write_file(folder / "statistics.txt", text + "\n")
-    report.plot(found).savefig(folder / "annotations.png")
+    write_file(folder / "annotations.html", render_annotations(found))
     return text
 
 
@@ -100,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--merge", choices=list(MERGE_RULES), default="first")
     parser.add_argument("--shard-rows", type=_positive, default=65536, help="in memory at a time")
     parser.add_argument("--max-broken", type=int, default=0, help="records that may be unreadable")
-    parser.add_argument("--report", type=Path, help="folder for statistics and a plot")
+    parser.add_argument("--report", type=Path, help="folder for statistics and a page with charts")
     return parser
 
 
@@ -209,11 +207,6 @@ def _load_encoder(workdir: Path, step: int | None) -> tuple[int, Callable[[], An
     size = trained.config.evaluation.batch_size
     stage = as_stage(trained, size)
     return trained.step, lambda: concat_encode([stage], batch_size=size)
-
-
-def _check_matplotlib() -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--report draws with matplotlib: pip install 'bias_clip[experiments]'.")
 
 
 def _positive(text: str) -> int:

@@ -9,7 +9,6 @@ chance to keep an example. `tools/annotate.py` makes the annotations; training t
 """
 
 import argparse
-import importlib.util
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,8 +31,6 @@ def main(argv: list[str] | None = None) -> None:
     """Parses the command line, writes the table of weights, and prints and writes the report."""
     args = _parser().parse_args(argv)
     try:
-        if args.report:
-            _check_matplotlib()
         problem = _problem(args)
         found = balance(args, problem)
         text = balancing_text.to_text(found)
@@ -203,11 +200,6 @@ def _eta(text: str) -> float | str:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(",")) if text else ()
-
-
-def _check_matplotlib() -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--report draws with matplotlib: pip install 'bias_clip[experiments]'.")
 
 
 if __name__ == "__main__":

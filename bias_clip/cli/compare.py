@@ -1,19 +1,20 @@
 """Compares groups of finished runs: mean and deviation over seeds of what they measured last.
 
 python tools/compare.py plain=runs/emoji_0,runs/emoji_1 biased=runs/biased_0,runs/biased_1 \\
-    [--metrics 'style/acc' 'gender/(preference|recognition)$'] [--json FILE] [--plot FILE]
+    [--metrics 'style/acc' 'gender/(preference|recognition)$'] [--json FILE] [--plot FILE.html]
 
-Prints a Markdown table: a row a metric, a column a group. Metrics are those in `evals/` of the
+Prints a Markdown table: a row per metric, a column per group. Metrics are those in `evals/` of the
 workdirs, "evaluator/metric"; regexes are searched for in their names.
 """
 
 import argparse
 import json
 import re
-import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+from bias_clip.core.storage import run_folder
 from bias_clip.core.write import write_file
 
 Group = dict[str, list[float]]  # metric to its values, one a run
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("groups", nargs="+", metavar="NAME=WORKDIR,WORKDIR,...")
     parser.add_argument("--metrics", nargs="+", default=[""], metavar="REGEX")
     parser.add_argument("--json", type=Path, help="also write all values here")
-    parser.add_argument("--plot", type=Path, help="also draw the metrics here (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, help="also write a page with charts here, FILE.html")
     args = parser.parse_args()
     try:
         groups = dict(map(split_group, args.groups))
@@ -43,17 +44,22 @@ def compare(
     json_path: Path | None = None,
     plot_path: Path | None = None,
 ) -> None:
-    """Prints the table of groups of runs; writes their values and a plot where paths are given.
+    """Prints the table of groups of runs; writes their values and a page where paths are given.
 
     Raises:
       ValueError: from `read_group` and `make_table`.
     """
+    check_page(plot_path)
     groups = {name: read_group(paths) for name, paths in workdirs.items()}
-    print("\n".join(make_table(groups, regexes)))
+    details = read_details(next(iter(workdirs.values()))[0])
+    print("\n".join(make_table(groups, regexes, details)))
     if json_path:
         write_file(json_path, json.dumps(groups, indent=1) + "\n")
     if plot_path:
-        plot(groups, chosen_metrics(groups, regexes), plot_path)
+        from bias_clip.report.comparison import render_comparison, sorted_keys
+
+        keys = sorted_keys(chosen_metrics(groups, regexes), details)
+        write_file(plot_path, render_comparison(groups, keys, details))
 
 
 def split_group(text: str) -> tuple[str, list[Path]]:
@@ -72,8 +78,6 @@ def read_group(workdirs: list[Path]) -> Group:
     Raises:
       ValueError: a workdir without evaluations, or runs that measured different things.
     """
-    from bias_clip.core.storage import run_folder
-
     runs = []
     for workdir in workdirs:
         files = sorted((run_folder(workdir) / "evals").glob("*.json"))
@@ -91,17 +95,28 @@ def read_group(workdirs: list[Path]) -> Group:
     return {name: [run[name] for run in runs] for name in runs[0]}
 
 
-def make_table(groups: dict[str, Group], regexes: list[str]) -> list[str]:
-    """Returns the lines of a Markdown table.
+def read_details(workdir: Path) -> dict[str, dict]:
+    """Returns what each evaluator of a run says beside its metrics: its kind, its groups."""
+    files = sorted((run_folder(workdir) / "evals").glob("*.json"))
+    return {path.stem: json.loads(path.read_text())["details"] for path in files}
+
+
+def make_table(
+    groups: dict[str, Group], regexes: list[str], details: Mapping[str, Mapping]
+) -> list[str]:
+    """Returns the lines of a Markdown table, the most important evaluators first.
+
+    Args:
+      groups: the values of each group.
+      regexes: which metrics, see `chosen_metrics`.
+      details: of each evaluator, for the units of its metrics.
 
     Raises:
       ValueError: a regex that finds no metric.
     """
-    lines = [f"| | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
-    for name in chosen_metrics(groups, regexes):
-        cells = [_cell(group[name]) if name in group else "" for group in groups.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+    from bias_clip.report.comparison import markdown_table, sorted_keys
+
+    return markdown_table(groups, sorted_keys(chosen_metrics(groups, regexes), details), details)
 
 
 def chosen_metrics(groups: dict[str, Group], regexes: list[str]) -> list[str]:
@@ -117,37 +132,10 @@ def chosen_metrics(groups: dict[str, Group], regexes: list[str]) -> list[str]:
     return [name for name in names if any(re.search(regex, name) for regex in regexes)]
 
 
-def plot(groups: dict[str, Group], metrics: list[str], path: Path) -> None:
-    """Draws a panel a metric: a dot a run, a bar the mean, a column a group."""
-    import matplotlib.pyplot as plt
-
-    across = min(4, len(metrics))
-    down = -(-len(metrics) // across)
-    figure, panels = plt.subplots(
-        down, across, figsize=(3 * across, 2.6 * down), squeeze=False, layout="constrained"
-    )
-    for panel in panels.flat[len(metrics) :]:
-        panel.set_visible(False)
-    for panel, metric in zip(panels.flat, metrics, strict=False):
-        for place, group in enumerate(groups.values()):
-            values = [value for value in group.get(metric, []) if value is not None]
-            if values:
-                mean = statistics.mean(values)
-                panel.plot([place - 0.25, place + 0.25], [mean, mean], color=f"C{place}", lw=3)
-                panel.plot([place] * len(values), values, "o", color=f"C{place}", mec="white")
-        panel.set_xticks(range(len(groups)), list(groups))
-        panel.set_xlim(-0.6, len(groups) - 0.4)
-        panel.set_title(metric, fontsize=9)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _cell(values: list[float]) -> str:
-    if None in values:  # JSON has no NaN
-        return "no value"
-    mean = f"{statistics.mean(values):.3f}"
-    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+def check_page(path: Path | None) -> None:
+    """Raises ValueError for a page that no browser would open."""
+    if path and path.suffix != ".html":
+        raise ValueError(f"--plot {path}: expected a name that ends in .html; it writes a page.")
 
 
 if __name__ == "__main__":

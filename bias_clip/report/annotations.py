@@ -3,7 +3,7 @@
 Counts add up over parts of a table, so that no more than a part is in memory.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +11,9 @@ from jaxtyping import Int64
 
 from bias_clip.curation.captions import NO, UNKNOWN, YES, Names
 
-SHOWN = 20  # labels in the text and the plot
+SHOWN = 20  # labels in the text and in a chart
 VALUES = (YES, NO, UNKNOWN)
 PLURALS = {"label": "labels", "proxy": "proxies"}
-YES_COLOUR, NO_COLOUR = "#3b6fb6", "#e08a3c"
 
 
 class Counts(NamedTuple):
@@ -91,30 +90,9 @@ def to_text(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
         if rows:
             seen = sum(row["yes"] > 0 for row in rows)
             lines += ["", f"{plural}: {seen} of {len(rows)} occur"]
-        for attribute in _attributes(found):
+        for attribute in attribute_names(found):
             lines += _gap_lines(found, attribute, kind, shown)
     return "\n".join(lines)
-
-
-def plot(found: Mapping[str, Any], *, shown: int = SHOWN) -> Any:
-    """Draws the answers, and for each attribute the largest gaps; returns a matplotlib figure."""
-    from matplotlib.figure import Figure
-
-    attributes = _attributes(found)
-    kinds = [k for k in PLURALS if any(row["kind"] == k for row in found["single"])]
-    rows = max(len(attributes), 1)
-    figure = Figure(figsize=(4 + 5 * len(kinds), 1 + 5.5 * rows), dpi=110, layout="constrained")
-    grid = figure.add_gridspec(rows, 1 + len(kinds), width_ratios=[0.7] + [1] * len(kinds))
-    first = grid[:, 0].subgridspec(2, 1, height_ratios=[1 + len(attributes), 4 + SHOWN * rows])
-    if attributes:
-        _draw_answers(figure.add_subplot(first[0]), found)
-    if any(row["kind"] != "attribute" and row["yes"] for row in found["single"]):
-        _draw_frequent(figure.add_subplot(first[1]), found, shown)
-    for i, attribute in enumerate(attributes):
-        for j, kind in enumerate(kinds):
-            pairs = largest_gaps(found, attribute, kind, shown)
-            _draw_gaps(figure.add_subplot(grid[i, 1 + j]), pairs, attribute, kind)
-    return figure
 
 
 def largest_gaps(
@@ -123,6 +101,11 @@ def largest_gaps(
     """Returns the pairs of an attribute with columns of a kind, the largest gaps first; no zeros."""
     pairs = [p for p in found["pairs"] if (p["attribute"], p["kind"]) == (attribute, kind)]
     return sorted((p for p in pairs if p["gap"]), key=lambda p: -abs(p["gap"]))[:shown]
+
+
+def attribute_names(found: Mapping[str, Any]) -> list[str]:
+    """The names of the attributes."""
+    return [row["name"] for row in found["single"] if row["kind"] == "attribute"]
 
 
 def _by_kind(names: Names) -> list[tuple[str, str]]:
@@ -149,10 +132,6 @@ def _pair(table: Int64[np.ndarray, "2 2"]) -> dict[str, Any]:
     return {**counted, "p_yes": p, "p_no": q, "gap": p - q, "error": error}
 
 
-def _attributes(found: Mapping[str, Any]) -> list[str]:
-    return [row["name"] for row in found["single"] if row["kind"] == "attribute"]
-
-
 def _gap_lines(found: Mapping[str, Any], attribute: str, kind: str, shown: int) -> list[str]:
     pairs = largest_gaps(found, attribute, kind, shown)
     if not pairs:
@@ -167,48 +146,3 @@ def _gap_lines(found: Mapping[str, Any], attribute: str, kind: str, shown: int) 
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}%"
-
-
-def _draw_answers(axes: Any, found: Mapping[str, Any]) -> None:
-    """Shares of yes, no and unknown of each attribute, stacked."""
-    rows = [row for row in found["single"] if row["kind"] == "attribute"]
-    left = np.zeros(len(rows))
-    for key, colour in (("yes", YES_COLOUR), ("no", NO_COLOUR), ("unknown", "#d9d9d9")):
-        shares = np.asarray([100 * row[key] / found["rows"] for row in rows])
-        axes.barh(range(len(rows)), shares, left=left, color=colour, label=key)
-        left += shares
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_title(f"attributes, % of {found['rows']:,}")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.2), ncols=3, frameon=False)
-
-
-def _draw_frequent(axes: Any, found: Mapping[str, Any], shown: int) -> None:
-    """Prevalence of the most frequent labels and proxies."""
-    seen = [row for row in found["single"] if row["kind"] != "attribute" and row["yes"]]
-    rows = sorted(seen, key=lambda row: -row["prevalence"])[:shown]
-    axes.barh(range(len(rows)), [100 * row["prevalence"] for row in rows], color="#777777")
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("% of the examples where it is known")
-    axes.set_title("most frequent labels, proxies")
-
-
-def _draw_gaps(axes: Any, pairs: Sequence[Mapping[str, Any]], attribute: str, kind: str) -> None:
-    """A line a label from P(y|not s) to P(y|s)."""
-    axes.set_title(f"{attribute}: where {PLURALS[kind]} differ most")
-    if not pairs:
-        axes.text(0.5, 0.5, "no difference", ha="center", transform=axes.transAxes)
-        axes.set_axis_off()
-        return
-    places = range(len(pairs))
-    yes, no = ([100 * p[key] for p in pairs] for key in ("p_yes", "p_no"))
-    axes.hlines(places, yes, no, color="#bbbbbb", linewidth=2, zorder=1)
-    axes.scatter(yes, places, color=YES_COLOUR, label=f"{attribute}: yes", zorder=2)
-    axes.scatter(no, places, color=NO_COLOUR, label=f"{attribute}: no", zorder=2)
-    axes.set_yticks(places, [p["name"] for p in pairs])
-    axes.set_ylim(len(pairs) - 0.5, -0.5)
-    axes.set_xlim(left=0)
-    axes.set_xlabel(f"% of examples with the {kind}")
-    axes.legend(loc="lower right")

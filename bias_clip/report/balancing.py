@@ -20,7 +20,7 @@ from bias_clip.balancing.problem import constraint_name
 from bias_clip.curation.weights import Drawn, measured_groups, plain
 
 STAGES = ("before", "weighted", "drawn")
-SHOWN = 25  # labels in the text and the plot
+SHOWN = 25  # labels in the text and in a chart
 VANISHED = 0.01  # of the weight that a label has by its share
 AT_BOUND = 1e-6  # of the cap: closer weights are at 0, or at the cap
 BINS = 20

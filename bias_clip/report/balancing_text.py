@@ -69,7 +69,7 @@ def effects(found: Mapping[str, Any]) -> list[str]:
         said.append(
             f"Of the {row['known']:,} examples where {row['name']!r} is known, {share['before']} are yes. "
             f"With the weights it is {share['weighted']}, in the draw {share['drawn']}; "
-            f"wanted was {percent(row['target'])}."
+            f"the target is {percent(row['target'])}."
         )
     first, last = found["largest"]["before"], found["largest"]["weighted"]
     if first["pair"] is not None:

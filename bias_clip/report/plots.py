@@ -15,13 +15,20 @@ from bias_clip.core.formatting import (
     format_percent,
     format_points,
     format_ticks,
+    format_unit,
     is_number,
 )
-from bias_clip.report.run_read import Curve
 
 WIDTH, HEIGHT = 340, 176  # the box of a line chart, in units that are pixels on a phone
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 28
 MAX_POINTS = 240  # a curve of more points is binned: the eye sees no more in 340 pixels
+
+
+class Curve(NamedTuple):
+    """Finite values at increasing steps."""
+
+    x: np.ndarray
+    y: np.ndarray
 
 
 class Tick(NamedTuple):
@@ -81,7 +88,7 @@ def line_chart(
     curves: Mapping[str, Curve],
     *,
     unit: str = "",
-    percent: bool = False,
+    form: str = "number",
     zero: bool = False,
     dashed: Sequence[str] = (),
 ) -> Chart | None:
@@ -91,7 +98,7 @@ def line_chart(
       title: of the chart.
       curves: by label.
       unit: of the vertical axis, in words.
-      percent: whether the values are shares, to be spelt as percentages.
+      form: how values are written, a unit of `format_unit`.
       zero: whether the axis starts at zero.
       dashed: labels of curves that are references and not results.
 
@@ -111,12 +118,12 @@ def line_chart(
         title=title,
         unit=unit,
         x_ticks=list(map(Tick, map(box.x, steps), format_ticks(steps))),
-        y_ticks=list(map(Tick, map(box.y, heights), format_ticks(heights, percent=percent))),
+        y_ticks=list(map(Tick, map(box.y, heights), axis_labels(heights, form))),
         lines=[
-            _line(label, curve, box, percent=percent, dashed=label in dashed)
+            _line(label, curve, box, form=form, dashed=label in dashed)
             for label, curve in curves.items()
         ],
-        hover=_hover(curves, box, percent),
+        hover=_hover(curves, box, form),
     )
 
 
@@ -164,6 +171,13 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
+def axis_labels(values: Sequence[float], form: str) -> list[str]:
+    """The marks of an axis; `form` is a unit of `format_unit`."""
+    if form in ("points", "signed points"):  # the chart's caption has the unit
+        return format_ticks([100 * value for value in values])
+    return format_ticks(values, percent=form == "share")
+
+
 class _Box(NamedTuple):
     """Where data coordinates land in the chart's box."""
 
@@ -182,7 +196,7 @@ class _Box(NamedTuple):
         return list(zip(map(self.x, x), map(self.y, y), strict=True))
 
 
-def _line(label: str, curve: Curve, box: _Box, *, percent: bool, dashed: bool) -> Line:
+def _line(label: str, curve: Curve, box: _Box, *, form: str, dashed: bool) -> Line:
     binned = _binned(curve, MAX_POINTS)
     noisy = len(binned.x) >= 60 and not dashed
     smooth = _smoothed(binned.y, len(binned.x) // 40) if noisy else binned.y
@@ -192,17 +206,16 @@ def _line(label: str, curve: Curve, box: _Box, *, percent: bool, dashed: bool) -
         path=_path(box.points(binned.x, smooth)),
         faint=_path(points) if noisy else "",
         dots=points if len(points) <= 12 and not dashed else [],
-        last=(format_percent if percent else format_number)(float(curve.y[-1])),
+        last=format_unit(float(curve.y[-1]), form),
         dashed=dashed,
     )
 
 
-def _hover(curves: Mapping[str, Curve], box: _Box, percent: bool) -> list[list[list]]:
-    spell = format_percent if percent else format_number
+def _hover(curves: Mapping[str, Curve], box: _Box, form: str) -> list[list[list]]:
     few = [_binned(curve, MAX_POINTS // 2) for curve in curves.values()]
     return [
         [
-            [box.x(x), format_number(round(float(x))), spell(float(f"{y:.4g}"))]
+            [box.x(x), format_number(round(float(x))), format_unit(float(f"{y:.4g}"), form)]
             for x, y in zip(curve.x, curve.y, strict=True)
         ]
         for curve in few

@@ -1,16 +1,13 @@
 """The page that a run ends with: report.html, one file with every curve, picture and number of a workdir."""
 
-import base64
 import contextlib
 import datetime
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jinja2
 import numpy as np
 
 from bias_clip.core.formatting import (
@@ -19,24 +16,17 @@ from bias_clip.core.formatting import (
     format_number,
     format_percent,
     is_number,
+    spaced,
 )
 from bias_clip.core.storage import run_folder, write_whole
+from bias_clip.evals.results import EvalResult
 from bias_clip.report import plots
-from bias_clip.report.metric_names import spaced
+from bias_clip.report.pages import render_page
 from bias_clip.report.run_charts import eval_charts, metric_table, train_charts
 from bias_clip.report.run_read import Run, curve, read_run
-from bias_clip.report.run_tiles import GROUP_TILES, Number
+from bias_clip.report.run_tiles import Tile, make_tile
 
 PICTURE_BYTES = 1_400_000  # of base64 on the page: what keeps the whole file under two megabytes
-
-
-class Tile(NamedTuple):
-    """The big numbers of one evaluator, and how to read them."""
-
-    title: str
-    kind: str
-    numbers: list[Number]
-    note: str
 
 
 def write_report(workdir: str | Path) -> Path:
@@ -60,21 +50,9 @@ def write_report(workdir: str | Path) -> Path:
 
 def render(run: Run) -> str:
     """Returns the page of a run as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": format_number,
-        "percent": format_percent,
-        "spaced": spaced,
-        "source_hash": _source_hash,
-    }
     share = picture_share(run.evals.values())
-    return environment.get_template("run_page.html").render(
+    return render_page(
+        "run.html",
         run=run,
         started=_moment(run.info.get("started", "")),
         facts=run_facts(run),
@@ -86,7 +64,6 @@ def render(run: Run) -> str:
         eval_charts=eval_charts(run),
         table=metric_table(run),
         config_lines=list(config_lines(run.config)),
-        box=plots,
     )
 
 
@@ -109,20 +86,11 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
 
 def quality_tiles(run: Run) -> list[Tile]:
     """The numbers that a reader asks for first, a tile for each evaluator that has them."""
-    make: dict[str, Any] = {
-        "zeroshot": _zeroshot_tile,
-        "retrieval": _retrieval_tile,
-        "bias": _bias_tile,
-        **GROUP_TILES,
-        "probe": _probe_tile,
-    }
-    found = [(name, record, record["details"].get("kind")) for name, record in run.evals.items()]
-    found.sort(key=lambda item: list(make).index(item[2]) if item[2] in make else len(make))
-    return [
-        Tile(spaced(name), kind, *make[kind](record["metrics"], record["details"]))
-        for name, record, kind in found
-        if kind in make
+    tiles = [
+        make_tile(name, EvalResult(record["metrics"], record["details"]))
+        for name, record in run.evals.items()
     ]
+    return [tile for tile in tiles if tile]
 
 
 def picture_share(records: Iterable[Mapping]) -> float:
@@ -143,54 +111,6 @@ def config_lines(config: Mapping, depth: int = 0) -> Iterator[tuple[int, str, st
         else:
             kind = "text" if isinstance(item, str) else "value"
             yield depth, str(key), json.dumps(item, ensure_ascii=False), kind
-
-
-def _zeroshot_tile(metrics: Mapping, details: Mapping) -> tuple[list[Number], str]:
-    chance = metrics.get("chance")
-    numbers = []
-    for key, name, tries in (("acc1", "top-1", 1), ("acc5", "top-5", 5)):
-        by_chance = min(1.0, tries * chance) if is_number(chance) else None
-        against = f"chance {format_percent(by_chance)}"
-        numbers.append(Number(name, format_percent(metrics.get(key)), against))
-    among = f" among {format_number(metrics['classes'])} names" if "classes" in metrics else ""
-    return numbers, f"Pictures called by their own name{among}."
-
-
-def _retrieval_tile(metrics: Mapping, details: Mapping) -> tuple[list[Number], str]:
-    numbers = []
-    for way, name in (("t2i", "text → picture R@1"), ("i2t", "picture → text R@1")):
-        against = f"R@5 {format_percent(metrics.get(f'{way}_r5'))}"
-        numbers.append(Number(name, format_percent(metrics.get(f"{way}_r1")), against))
-    return (
-        numbers,
-        f"The right one comes first; chance {format_percent(metrics.get('t2i_r1_chance'))}.",
-    )
-
-
-def _bias_tile(metrics: Mapping, details: Mapping) -> tuple[list[Number], str]:
-    first, second = details["groups"]
-    low, high = (format_percent(metrics.get(f"preference_{end}")) for end in ("low", "high"))
-    numbers = [
-        Number(f"prefers “{second}”", format_percent(details["representation"]), "even 50\u202f%"),
-        Number(
-            "mean gap over roles",
-            format_percent(metrics.get("association_mean")),
-            f"chance {format_percent(metrics.get('association_chance'))}",
-        ),
-    ]
-    told = format_percent(metrics.get("recognition"))
-    return numbers, (
-        f"Representation: share of neutral drawings nearer to “{second}” than to “{first}” "
-        f"(95\u202f%: {low} to {high}); the model tells the two apart in {told} of drawings. "
-        "Association: how far the recognition of a role differs between them."
-    )
-
-
-def _probe_tile(metrics: Mapping, details: Mapping) -> tuple[list[Number], str]:
-    against = f"chance {format_percent(metrics.get('chance'))}"
-    return [
-        Number("accuracy", format_percent(metrics.get("acc1")), against)
-    ], "A linear classifier."
 
 
 def _pictures(run: Run, kind: str, key: str, share: float) -> list[dict]:
@@ -232,8 +152,3 @@ def _moment(text: str) -> str:
         moment = datetime.datetime.fromisoformat(text)
         return f"{moment:%-d %B %Y, %H:%M} {moment.tzname() or ''}".strip()
     return text
-
-
-def _source_hash(script: str) -> str:
-    """What a content security policy calls an inline script that it allows."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -9,6 +9,9 @@ import numpy as np
 
 from bias_clip.core.formatting import is_number
 from bias_clip.core.storage import absolute, run_folder
+from bias_clip.evals.headlines import by_importance
+from bias_clip.evals.results import EvalResult
+from bias_clip.report.plots import Curve
 
 
 class Run(NamedTuple):
@@ -19,7 +22,7 @@ class Run(NamedTuple):
       config: config.json.
       info: run.json.
       rows: metrics.jsonl, one record a step, by increasing step.
-      evals: evals/<name>.json by name, in the order of the config.
+      evals: evals/<name>.json by name, the most important first, see `by_importance`.
       missing: sentences for the reader, one for each thing that is not there.
     """
 
@@ -29,13 +32,6 @@ class Run(NamedTuple):
     rows: list[dict]
     evals: dict[str, dict]
     missing: list[str]
-
-
-class Curve(NamedTuple):
-    """Finite values at increasing steps."""
-
-    x: np.ndarray
-    y: np.ndarray
 
 
 def read_run(workdir: str | Path) -> Run:
@@ -115,7 +111,9 @@ def _read_evals(folder: Path, order: list[str]) -> dict[str, dict]:
                     "Write it again with tools/evaluate.py."
                 )
     place = {name: i for i, name in enumerate(order)}
-    return dict(sorted(found.items(), key=lambda item: (place.get(item[0], len(place)), item[0])))
+    names = sorted(found, key=lambda name: (place.get(name, len(place)), name))
+    results = {name: EvalResult(found[name]["metrics"], found[name]["details"]) for name in names}
+    return {name: found[name] for name in by_importance(results)}
 
 
 def _unfinished(info: Mapping, rows: list[dict]) -> list[str]:

@@ -1,10 +1,22 @@
-"""The big numbers of the evaluators by group: how even a model, or its data, are."""
+"""The big numbers of each evaluator, and how to read them: its own description, filled with values."""
 
+import collections
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from bias_clip.core.formatting import format_number, format_percent, format_points, is_number
+from bias_clip.core.formatting import (
+    NOTHING,
+    format_number,
+    format_percent,
+    format_points,
+    format_unit,
+    is_number,
+    spaced,
+)
+from bias_clip.evals.headlines import against, describe, find_metric, headline_metrics, two_groups
+from bias_clip.evals.metrics import family_of
+from bias_clip.evals.results import EvalResult
 
 
 class Number(NamedTuple):
@@ -15,122 +27,80 @@ class Number(NamedTuple):
     against: str
 
 
-Content = tuple[list[Number], str]  # numbers, and how to read them
+class Tile(NamedTuple):
+    """The big numbers of one evaluator, and how to read them."""
+
+    title: str
+    kind: str
+    topic: str
+    numbers: list[Number]
+    note: str
 
 
-def groups_tile(metrics: Mapping, details: Mapping) -> Content:
-    """Accuracy of the worst group, beside that of all."""
-    rows = details["by_group"]
-    worst = "no group has enough pictures" if details["worst"] is None else str(details["worst"])
-    mean = format_percent(metrics.get("acc_mean"))
-    numbers = [
-        Number("worst group", format_percent(metrics.get("acc_worst")), worst),
-        Number("all pictures", format_percent(metrics.get("acc")), f"mean over groups {mean}"),
-    ]
-    return numbers, (
-        f"Pictures called by their own name, by group ({_names(rows)}); the best is "
-        f"{_points(metrics.get('acc_range'))} above the worst.{_absent(metrics)}"
+def make_tile(name: str, result: EvalResult) -> Tile | None:
+    """The tile of an evaluator; None where it says of none of its metrics that it is a headline."""
+    metrics, details = result
+    description, numbers = describe(details), []
+    for key, metric in headline_metrics(result).items():
+        family, _ = family_of(key, description.metrics) or (key, {})
+        special = AGAINST.get((details["kind"], family))
+        held = against(metric, metrics) if special is None else special(metrics, details)
+        label = metric.label[:1].upper() + metric.label[1:]
+        numbers.append(Number(label, format_unit(metrics[key], metric.unit), held))
+    if not numbers:
+        return None
+    note = (
+        description.reads.format_map(_words(metrics, details)) + _sign(details) + _absent(metrics)
+    )
+    return Tile(spaced(name), details["kind"], description.topic, numbers, note)
+
+
+def _words(metrics: Mapping, details: Mapping) -> Mapping[str, str]:
+    """What the places of a description stand for: a metric's value, or names from the details."""
+    first, second = [f"“{name}”" for name in two_groups(details)] or ("one", "the other")
+    words = {key: format_unit(v, find_metric(key, details).unit) for key, v in metrics.items()}
+    words |= {"first": first, "second": second, "groups": _groups(details)}
+    words |= {key: str(details[key]) for key in ("sign", "target") if key in details}
+    return collections.defaultdict(lambda: NOTHING, words)
+
+
+def _worst_group(metrics: Mapping, details: Mapping) -> str:
+    worst = details["worst"]
+    return "no group has enough images" if worst is None else str(worst)
+
+
+def _largest_word(metrics: Mapping, details: Mapping) -> str:
+    return _largest(details["classes"])
+
+
+def _largest_pair(metrics: Mapping, details: Mapping) -> str:
+    return _largest(
+        [{**row, "name": f"{row['first']} / {row['second']}"} for row in details["pairs"]]
     )
 
 
-def parity_tile(metrics: Mapping, details: Mapping) -> Content:
-    """The largest and mean gap of how often a word is chosen."""
-    numbers = [
-        Number("largest gap", _points(metrics.get("parity_max")), _largest(details["classes"])),
-        Number("mean gap", _points(metrics.get("parity_mean")), "even 0"),
-    ]
-    groups = details["by_group"]
-    sign = f" (+: more for {groups[1]['name']})" if len(groups) == 2 else ""
-    return numbers, (
-        f"How far the share of pictures that are called a word, of {len(details['classes'])} to "
-        f"choose from, differs between {_names(groups)}{sign}. The truth is not asked "
-        f"for.{_absent(metrics)}"
-    )
+def _times_its_share(metrics: Mapping, details: Mapping) -> str:
+    over = metrics.get(f"maxskew_{details['target']}_{details['ks'][0]}")
+    return f"{math.exp(over):.2f} times its share" if is_number(over) else ""
 
 
-def representation_tile(metrics: Mapping, details: Mapping) -> Content:
-    """Which of two words pictures of neither are nearer to."""
-    first, second = details["groups"]
-    low, high = (format_percent(metrics.get(f"preference_{end}")) for end in ("low", "high"))
-    numbers = [
-        Number(f"prefers “{second}”", format_percent(metrics.get("preference")), "even 50\u202f%"),
-        Number("representation bias", _points(metrics.get("representation")), "even 0"),
-    ]
-    return numbers, (
-        f"Share of {format_number(metrics.get('images'))} pictures nearer to “{second}” than to "
-        f"“{first}” (95\u202f%: {low} to {high}), and its distance from a half."
-    )
+def _farthest_group(metrics: Mapping, details: Mapping) -> str:
+    known = [row for row in details["by_group"] if is_number(row["prevalence"])]
+    row = max(known, key=lambda g: abs(g["prevalence"] - g["target"]), default=None)
+    if row is None:
+        return ""
+    share, target = format_percent(row["prevalence"]), format_percent(row["target"])
+    return f"{row['name']} {share}, target {target}"
 
 
-def association_tile(metrics: Mapping, details: Mapping) -> Content:
-    """The largest and mean gap over pairs of words."""
-    rows = [{**row, "name": f"{row['first']} / {row['second']}"} for row in details["pairs"]]
-    numbers = [
-        Number("largest gap", _points(metrics.get("pairs_max")), _largest(rows)),
-        Number("mean gap", _points(metrics.get("pairs_mean")), "even 0"),
-    ]
-    return numbers, (
-        f"How much more often pictures are nearer to the first word of a pair than to the second, "
-        f"{details['sign']}; {len(rows)} pairs.{_absent(metrics)}"
-    )
-
-
-def skew_tile(metrics: Mapping, details: Mapping) -> Content:
-    """How far the first pictures found are from the shares wanted."""
-    target, k = details["target"], details["ks"][0]
-    over = metrics.get(f"maxskew_{target}_{k}")
-    times = f"{math.exp(over):.2f} times its share" if is_number(over) else ""
-    numbers = [
-        Number(f"max skew, first {k}", _short(over), times),
-        Number(f"NDKL, first {k}", _short(metrics.get(f"ndkl_{target}_{k}")), "as wanted 0"),
-    ]
-    wanted = "as much of each" if target == "uniform" else "as much of each as all pictures show"
-    return numbers, (
-        f"Of the first {k} pictures found for a search, the mean over "
-        f"{format_number(metrics.get('queries'))} searches: by how much the most favoured of "
-        f"{_listed(details['group_names'])} is shown too often, as a logarithm. Wanted: {wanted}."
-    )
-
-
-def data_bias_tile(metrics: Mapping, details: Mapping) -> Content:
-    """Bias of the records themselves."""
-    groups = details["by_group"]
-    off = [row for row in groups if is_number(row["prevalence"])]
-    row = max(off, key=lambda g: abs(g["prevalence"] - g["target"]), default=None)
-    against = "" if row is None else (
-        f"{row['name']} {format_percent(row['prevalence'])}, wanted {format_percent(row['target'])}"
-    )  # fmt: skip
-    mean = _points(metrics.get("association_mean"))
-    numbers = [
-        Number("representation bias", _points(metrics.get("representation")), against),
-        Number("largest gap", _points(metrics.get("association_max")), f"mean over labels {mean}"),
-    ]
-    return numbers, (
-        f"Of the data, not of the model: {_names(groups)} in "
-        f"{format_number(metrics.get('images'))} records, and how far the share of a label differs "
-        f"between a group and the others ({format_number(metrics.get('labels'))} labels)."
-    )
-
-
-GROUP_TILES: Mapping[str, Callable[[Mapping, Mapping], Content]] = {
-    "representation": representation_tile,
-    "association": association_tile,
-    "parity": parity_tile,
-    "skew": skew_tile,
-    "groups": groups_tile,
-    "data_bias": data_bias_tile,
+# What stands beside a headline where the details say more than a chance level.
+AGAINST: Mapping[tuple[str, str], Callable[[Mapping, Mapping], str]] = {
+    ("groups", "acc_worst"): _worst_group,
+    ("parity", "parity_max"): _largest_word,
+    ("association", "pairs_max"): _largest_pair,
+    ("data_bias", "representation"): _farthest_group,
+    ("skew", "maxskew_{target}_{k}"): _times_its_share,
 }
-
-
-def _points(value: object) -> str:
-    """A distance of shares, in percentage points, without a sign: 12.3 pp."""
-    return (
-        f"{format_points(value).lstrip('+')}\u202fpp" if is_number(value) else format_points(value)
-    )
-
-
-def _short(value: object) -> str:
-    return f"{value:.2f}" if is_number(value) else format_number(value)
 
 
 def _largest(rows: Sequence[Mapping]) -> str:
@@ -140,16 +110,22 @@ def _largest(rows: Sequence[Mapping]) -> str:
     return "" if row is None else f"{row['name']} {format_points(row['gap'])}"
 
 
-def _names(rows: Sequence[Mapping]) -> str:
-    return _listed([str(row["name"]) for row in rows])
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Up to four names, then how many more."""
+def _groups(details: Mapping) -> str:
+    """The names of all groups: up to four, then how many more."""
+    rows = details.get("by_group") or details.get("group_names") or details.get("groups") or ()
+    names = [str(row["name"] if isinstance(row, Mapping) else row) for row in rows]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more
 
 
+def _sign(details: Mapping) -> str:
+    """What a positive gap means, where an evaluator has gaps of words with a sign."""
+    rows = details.get("by_group", ())
+    if details.get("kind") != "parity" or len(rows) != 2:
+        return ""
+    return f" A positive gap means more often for {rows[1]['name']}."
+
+
 def _absent(metrics: Mapping) -> str:
     count = metrics.get("absent", 0)
-    return f" {format_number(count)} of the groups have no picture." if count else ""
+    return f" {format_number(count)} of the groups have no image." if count else ""

@@ -1,6 +1,7 @@
 """Annotating a whole source, its statistics, and the tool end to end."""
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -142,7 +143,9 @@ def test_the_tool_end_to_end_agrees_with_the_truth(tmp_path, capsys):
     assert found["rows"] == len(source)
     row = next(r for r in found["single"] if r["name"] == "man")
     assert row["unknown"] == (man == -1).sum()
-    assert (tmp_path / "report" / "annotations.png").read_bytes()[:4] == b"\x89PNG"
+    page = (tmp_path / "report" / "annotations.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == page.count("</svg>") == 2  # answers, frequent labels
+    assert not re.search(r'(src|href)="(?!#)', page)  # needs no other file
     before = (tmp_path / "a.parquet").stat().st_mtime_ns
     run_tool(tmp_path)  # finished: left as it is
     assert (tmp_path / "a.parquet").stat().st_mtime_ns == before

@@ -76,7 +76,7 @@ def test_the_tool_end_to_end(tmp_path, capsys):
     text = (tmp_path / "report" / "report.txt").read_text()
     assert text.strip() in capsys.readouterr().out
     page = (tmp_path / "report" / "report.html").read_text()
-    assert page.count("<svg") == page.count("</svg>") == 1
+    assert page.count("<svg") == page.count("</svg>") == 4  # groups, gaps, shifts, weights
     assert not re.search(r'(src|href)="(?!#)', page)  # needs no other file
     assert sorted(p.name for p in (tmp_path / "report").iterdir()) == sorted(tool.REPORT)
 
@@ -287,7 +287,7 @@ def test_an_interrupted_tool_leaves_no_table_and_starts_again(tmp_path, monkeypa
     assert not (tmp_path / "report").exists()
     first = run_tool(tmp_path, "--report", tmp_path / "report")
     with monkeypatch.context() as broken:
-        broken.setattr(balancing_page, "plot", stop)
+        broken.setattr(balancing_page, "row_charts", stop)
         with pytest.raises(KeyboardInterrupt):
             run_tool(tmp_path, "--report", tmp_path / "report")
     again = read_table(tmp_path / "weights.parquet", kind="weights")

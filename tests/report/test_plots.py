@@ -109,7 +109,7 @@ def test_curve_rises_on_the_page_when_values_rise():
 
 
 def test_curve_stands_at_the_height_of_its_marks():
-    chart = line_chart("share", {"a": curve([0.2, 0.4])}, percent=True, zero=True)
+    chart = line_chart("share", {"a": curve([0.2, 0.4])}, form="share", zero=True)
     heights = {tick.label: tick.position for tick in chart.y_ticks}
     assert [height for _, height in chart.lines[0].dots] == [heights["20%"], heights["40%"]]
 

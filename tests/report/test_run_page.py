@@ -12,7 +12,6 @@ import pytest
 
 from bias_clip.cli.report import main
 from bias_clip.report import run_page
-from bias_clip.report.metric_names import is_share, metric_name
 from bias_clip.report.run_page import config_lines, write_report
 from bias_clip.report.run_read import read_metrics, read_run
 from tests.train.workdirs import OCCUPATIONS, make_workdir
@@ -97,7 +96,7 @@ def test_page_has_every_part(page):
         "Learning rate",
         "gap = man minus woman",
         "gap = dark minus light",
-        "text to picture R@5, chance",
+        "text to image R@5 by chance",
         "nearer to “dark”, no role named",
         "decode|background(white)|resize(48)|value_range(-1,1)",
         "presented",
@@ -232,9 +231,12 @@ def test_later_values_of_a_step_count(tmp_path):
     assert read_metrics(path) == ([{"step": 2, "a": 5}, {"step": 4, "a": 2, "b": 3}], [])
 
 
-def test_evaluators_come_in_the_order_of_the_config(workdir):
+def test_evaluators_come_by_importance_then_in_the_order_of_the_config(workdir):
     names = list(read_run(workdir).evals)
-    assert names == ["style_zeroshot", *sorted(names[1:])]
+    assert names == [
+        *("style_zeroshot", "concepts_zeroshot"),  # the config names the first alone
+        *("style_retrieval", "bias_gender", "bias_tone", "style_contrastive"),
+    ]
 
 
 def test_page_stays_small_when_pictures_are_many(fresh, monkeypatch):
@@ -262,9 +264,9 @@ def test_bias_without_any_number_is_still_drawn(fresh):
     edit(fresh / "evals" / "bias_gender.json", lambda r: r["details"].update(change))
     edit(
         fresh / "evals" / "bias_gender.json",
-        lambda r: r.update(metrics={"representation": math.nan}),
+        lambda r: r.update(metrics={"preference": math.nan}),
     )
-    assert "prefers “man”—even" in read(fresh).text
+    assert "Nearer to “man”—even 50.0" in read(fresh).text
 
 
 def test_hover_values_belong_to_the_curves_that_are_drawn(page):
@@ -284,15 +286,6 @@ def test_config_lines_keep_depth_and_values():
         (2, "name", '"tfds"', "text"),
         (1, "none", "{}", "value"),
     ]
-
-
-def test_metrics_are_shares_by_their_name():
-    shares = ["acc1", "chance", "t2i_r10", "i2t_r1_chance", "preference_low", "association_mean"]
-    others = ["loss", "classes", "images", "pairs", "association_roles", "pairs_images", "penalty"]
-    assert all(map(is_share, shares))
-    assert not any(map(is_share, others))
-    assert metric_name("i2t_r5_chance") == "picture to text R@5, chance"
-    assert metric_name("of_your_own") == "of your own"
 
 
 def test_tool_prints_the_path_or_the_error(workdir, tmp_path, capsys):

@@ -75,7 +75,7 @@ DESCRIPTION = Description(
             "representation bias, nobody shown", "points", "lower", even=0.0
         ),
         "recognition": Metric(
-            "group recognized", "share", "higher", chart="recognition", short="group"
+            "group recognised", "share", "higher", chart="recognition", short="group"
         ),
         "association_max": Metric("gap between the groups, largest", "points", "lower", even=0.0),
         "association_chance": Metric("gap between the groups, by chance", "points"),
@@ -86,7 +86,7 @@ DESCRIPTION = Description(
             "gap in probability, mean over roles", "points", "lower", even=0.0
         ),
         "association_recall": Metric(
-            "role recognized", "share", "higher", chart="recognition", short="role"
+            "role recognised", "share", "higher", chart="recognition", short="role"
         ),
         "association_roles": count("roles counted"),
         "association_excluded": count("roles with too few images"),

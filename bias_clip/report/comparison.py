@@ -1,0 +1,98 @@
+"""Groups of runs side by side: what each metric is on average, as lines of text and as a page."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bias_clip.core.formatting import format_unit
+from bias_clip.evals.headlines import by_importance, find_metric
+from bias_clip.evals.metrics import Metric
+from bias_clip.evals.results import EvalResult
+from bias_clip.report.bar_plots import RowChart, Series, Values, dot_chart
+from bias_clip.report.pages import render_page
+
+Group = Mapping[str, Sequence[float | None]]  # "evaluator/metric" to its values, one per run
+Details = Mapping[str, Mapping[str, Any]]  # evaluator to its details, which name its kind
+
+ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
+UNITS = {"share": "%", "points": "points", "signed points": "points"}
+
+
+def sorted_keys(keys: Sequence[str], details: Details) -> list[str]:
+    """The keys by the importance of their evaluators, see `by_importance`, else as given."""
+    results = {key.split("/")[0]: EvalResult({}, {}) for key in keys}
+    for name in results:
+        results[name] = EvalResult({}, dict(details.get(name, {})))
+    place = {name: i for i, name in enumerate(by_importance(results))}
+    return sorted(keys, key=lambda key: place[key.split("/")[0]])
+
+
+def markdown_table(groups: Mapping[str, Group], keys: Sequence[str], details: Details) -> list[str]:
+    """Returns the lines of a Markdown table: a row per metric, a column per group."""
+    lines = [f"| | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
+    return lines + [f"| {' | '.join(row)} |" for row in table_rows(groups, keys, details)]
+
+
+def table_rows(
+    groups: Mapping[str, Group], keys: Sequence[str], details: Details
+) -> list[list[str]]:
+    """A row per key: the key with an arrow in the better direction, then mean ± deviation per group."""
+    rows = []
+    for key in keys:
+        metric = described(key, details)
+        cells = [
+            _cell(group[key], metric.unit) if key in group else "" for group in groups.values()
+        ]
+        rows.append([key + ARROWS[metric.better], *cells])
+    return rows
+
+
+def described(key: str, details: Details) -> Metric:
+    """What is known of the metric "evaluator/metric"."""
+    evaluator, _, name = key.partition("/")
+    return find_metric(name, details.get(evaluator, {}))
+
+
+def render_comparison(groups: Mapping[str, Group], keys: Sequence[str], details: Details) -> str:
+    """Returns the page as HTML: a chart per metric, and the table."""
+    sizes = [(name, max(map(len, group.values()), default=0)) for name, group in groups.items()]
+    return render_page(
+        "comparison.html",
+        names=list(groups),
+        sizes=sizes,
+        charts=[comparison_chart(groups, key, details) for key in keys],
+        rows=table_rows(groups, keys, details),
+    )
+
+
+def comparison_chart(groups: Mapping[str, Group], key: str, details: Details) -> RowChart:
+    """A row per group, with a dot per run and a line at their mean."""
+    metric = described(key, details)
+    rows = []
+    for i, (name, group) in enumerate(groups.items()):
+        known = [value for value in group.get(key, ()) if _known(value)]
+        mean = statistics.mean(known) if known else None
+        rows.append(Values(name, [(i, value) for value in known], mean))
+    series = [Series(name, f"s{i % 6}") for i, name in enumerate(groups)]
+    title = f"{key.partition('/')[0]}: {metric.name}{ARROWS[metric.better]}"
+    chart = dot_chart(title, rows, series=series, form=metric.unit, unit=UNITS.get(metric.unit, ""))
+    return chart._replace(series=())  # the rows bear the names
+
+
+def _cell(values: Sequence[float | None], unit: str) -> str:
+    known = [value for value in values if _known(value)]
+    if len(known) < len(values):
+        return "no value"
+    mean = _spell(statistics.mean(known), unit)
+    return f"{mean} ± {_spell(statistics.stdev(known), unit)}" if len(known) > 1 else mean
+
+
+def _spell(value: float, unit: str) -> str:
+    """Numbers with three decimals, which line up in a column; shares and points in their unit."""
+    if unit in ("number", "nats", "cosine"):
+        return f"{value:.3f}"
+    return format_unit(value, unit)
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and value == value  # not NaN
