@@ -330,7 +330,7 @@ def test_a_report_without_labels_can_be_shown(tmp_path):
     found = json.loads((tmp_path / "report" / "report.json").read_text())
     assert found["largest"]["before"]["association"] is None
     assert balancing.largest_gaps(found, "man") == []
-    assert "wanted was 50.00%" in balancing_text.to_text(found)
+    assert "the target is 50.00%" in balancing_text.to_text(found)
 
 
 def test_a_label_vanishes_without_weight_or_without_a_drawn_example_but_not_if_nobody_had_it():
