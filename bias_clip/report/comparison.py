@@ -4,14 +4,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bias_clip.core.formatting import format_unit
+from bias_clip.core.formatting import format_unit, is_number
 from bias_clip.evals.headlines import by_importance, find_metric
 from bias_clip.evals.metrics import Metric
 from bias_clip.evals.results import EvalResult
 from bias_clip.report.bar_plots import RowChart, Series, Values, dot_chart
 from bias_clip.report.pages import render_page
 
-Group = Mapping[str, Sequence[float | None]]  # "evaluator/metric" to its values, one per run
+Group = Mapping[
+    str, Sequence[float]
+]  # "evaluator/metric" to its values, one per run; None for no value
 Details = Mapping[str, Mapping[str, Any]]  # evaluator to its details, which name its kind
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
@@ -70,7 +72,7 @@ def comparison_chart(groups: Mapping[str, Group], key: str, details: Details) ->
     metric = described(key, details)
     rows = []
     for i, (name, group) in enumerate(groups.items()):
-        known = [value for value in group.get(key, ()) if _known(value)]
+        known = [value for value in group.get(key, ()) if is_number(value)]
         mean = statistics.mean(known) if known else None
         rows.append(Values(name, [(i, value) for value in known], mean))
     series = [Series(name, f"s{i % 6}") for i, name in enumerate(groups)]
@@ -79,8 +81,8 @@ def comparison_chart(groups: Mapping[str, Group], key: str, details: Details) ->
     return chart._replace(series=())  # the rows bear the names
 
 
-def _cell(values: Sequence[float | None], unit: str) -> str:
-    known = [value for value in values if _known(value)]
+def _cell(values: Sequence[float], unit: str) -> str:
+    known = [value for value in values if is_number(value)]
     if len(known) < len(values):
         return "no value"
     mean = _spell(statistics.mean(known), unit)
@@ -92,7 +94,3 @@ def _spell(value: float, unit: str) -> str:
     if unit in ("number", "nats", "cosine"):
         return f"{value:.3f}"
     return format_unit(value, unit)
-
-
-def _known(value: float | None) -> bool:
-    return value is not None and value == value  # not NaN
