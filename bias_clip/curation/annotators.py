@@ -166,4 +166,7 @@ def _values(shard: Shard, column: str) -> np.ndarray:
             f"record {shard.ids[lacks[0]]!r} has no attribute {column!r}, it has "
             f"{sorted(shard.attributes[lacks[0]])}."
         )
-    return np.asarray([given[column] for given in shard.attributes])
+    # Python values: an array's type would be that of the shard's, and a value's text depend on it.
+    values = np.empty(len(shard.attributes), object)
+    values[:] = [given[column] for given in shard.attributes]
+    return values

@@ -5,12 +5,14 @@ The columns are those of `annotate`: int8, `YES`, `NO` and `UNKNOWN`.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Int8
 
 from bias_clip.curation.captions import NO, UNKNOWN, YES, Annotations, check_names
+from bias_clip.data.records import is_missing, text_array
 from bias_clip.data.tables import KEY, Table, check_ids, join
 
 MISSING = ("error", "unknown")
@@ -116,10 +118,23 @@ def annotate_scores(
 
 
 def as_text(values: np.ndarray) -> np.ndarray:
-    """Returns names, whole numbers or truth values as text; ValueError for another type."""
+    """Returns names, whole numbers or truth values as text, "1" for True; a missing one is "".
+
+    Raises: ValueError for another type.
+    """
     array = np.asarray(values)
-    if array.dtype.kind not in "USOiub":
+    if array.dtype.kind not in "USTOiub":
         raise ValueError(
             f"got values of {array.dtype}, expected str, whole numbers or truth values."
         )
+    if array.dtype.kind == "O":  # value by value, so that no row depends on its neighbours
+        return text_array(["" if is_missing(value) else _text(value) for value in array])
     return (array.astype(np.int8) if array.dtype.kind == "b" else array).astype(str)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))
+    if not isinstance(value, str | int | np.integer):
+        raise ValueError(f"got {value!r}, expected str, whole numbers or truth values.")
+    return str(value)

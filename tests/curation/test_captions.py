@@ -177,3 +177,12 @@ def test_merging_refuses_unknown_rules_and_other_lengths():
         merge_annotations({}, rule="last")
     with pytest.raises(ValueError, match=r"\[2, 3\] rows"):
         merge_annotations({"x": np.zeros(2)}, {"x": np.zeros(3)}, rule="first")
+
+
+def test_a_missing_value_is_unknown_whatever_its_neighbours_are():
+    gaps = np.array(["dog", None, float("nan"), "", "cat"], object)
+    assert annotate_categories(gaps, ["dog"])["dog"].tolist() == [1, -1, -1, -1, 0]
+    for values in ([True, False], [True, False, None], [1, 0], [1, 0, "", None]):
+        column = np.array(values, object)
+        found = annotate_column(column, yes=["1"], no=["0"])
+        assert found.tolist() == [1, 0, -1, -1][: len(values)]

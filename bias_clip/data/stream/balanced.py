@@ -14,13 +14,15 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from bias_clip.balancing.thinning import keep
-from bias_clip.data.records import Record, Source, column
+from bias_clip.data.records import LazyColumns, Record, Source, column
 from bias_clip.data.stream.columns import WEIGHTS
 from bias_clip.data.stream.examples import Order
 from bias_clip.data.tables import join, read_table
 
 KIND, WEIGHT = "weights", "weight"  # of the table, and its column
 USES = ("thin", "weight")
+MAX_WEIGHT = 1e6  # copies of one record; beyond it only a mistake explains a weight
+MAX_DRAWN = 2**31 - 1  # rows of an epoch
 STAGES = ("balanced", "plain")
 
 
@@ -101,7 +103,13 @@ def make_plan(
     ids = column(source, "id")
     weights = _read_weights(table, ids)
     if use == "thin":
-        drawn = np.repeat(np.arange(len(ids)), keep(seed, ids, weights))
+        counts = keep(seed, ids, weights)
+        if counts.sum() > MAX_DRAWN:  # told before memory is taken for it
+            raise ValueError(
+                f"{table}: thinning would draw {counts.sum()} rows of {len(ids)} records, expected at "
+                f"most {MAX_DRAWN}; scale the weights down."
+            )
+        drawn = np.repeat(np.arange(len(ids)), counts)
         balanced, plain, values = _thinned(source, drawn), Stage(source, {}), drawn
     else:
         values = weights.astype(np.float32)
@@ -131,10 +139,13 @@ class DrawnRecords:
             raise ValueError(f"record {row} of the data before thinning: {error}") from error
 
     @cached_property
-    def columns(self) -> dict[str, np.ndarray] | None:
+    def columns(self) -> LazyColumns | None:
         """The attributes of the rows by name; None where the source has no arrays of them."""
         whole = getattr(self.source, "columns", None)
-        return None if whole is None else {name: whole[name][self.rows] for name in whole}
+        return None if whole is None else LazyColumns(list(whole), self._column)
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.source.columns[name][self.rows]  # type: ignore[attr-defined]
 
 
 def _thinned(source: Source, rows: Int64[np.ndarray, " n"]) -> Stage:
@@ -157,6 +168,11 @@ def _read_weights(path: str, ids: np.ndarray) -> Float[np.ndarray, " n"]:
         raise ValueError(f"{path}: {error}") from error
     if weights.dtype.kind not in "iuf" or not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(f"{path}: {WEIGHT!r} must hold finite numbers of at least 0.")
+    if weights.max() > MAX_WEIGHT:
+        raise ValueError(
+            f"{path}: the largest weight is {weights.max():g}, expected at most {MAX_WEIGHT:g}: a record "
+            "would be drawn so often in each epoch. Solve again with a bound on the weights."
+        )
     if not weights.any():
         raise ValueError(f"{path}: every weight is 0, which leaves nothing to train on.")
     return weights.astype(np.float64)

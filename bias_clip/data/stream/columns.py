@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 
-from bias_clip.data.records import Source, column
+from bias_clip.data.records import Source, as_array, column, missing
 
 CODES = ("labels", "bias_labels", "cells")
 WEIGHTS = "weights"  # also what a table of weights gives, see `balance`
 NUMBERS = ("prior", WEIGHTS)
 KEYS = (*CODES, *NUMBERS)
 UNKNOWN = -1
+_MOST = 2**31 - 1  # labels are int32 in the batch
 
 
 def make_columns(source: Source, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -52,41 +53,70 @@ def dtype_of(key: str) -> type:
 
 
 def codes(values: np.ndarray, among: Sequence[Any] | None = None) -> Int32[np.ndarray, " n"]:
-    """Numbers the values of an attribute: 0, 1, ... in their own order; -1 for an unknown one.
+    """Numbers the values of an attribute: 0, 1, ... in their own order; -1 for a missing one.
 
     Args:
-      values: strings, of which "" is unknown; or whole numbers, which stay as they are.
+      values: text, integers or booleans. Integers stay as they are, unless one is beyond 31 bits: then
+        all are numbered in their order, because cut to 32 bits two classes could become one.
       among: number these, in this order; all others are unknown.
 
-    Raises: ValueError for numbers that are not whole, or for one of `among` that does not occur.
+    Raises: ValueError for numbers that are not integers, or for one of `among` that does not occur.
     """
+    gone = missing(values, codes=True)
     if among is not None:
-        missing = [value for value in among if value not in values]
-        if missing or not len(among):
-            raise ValueError(f"no record has {missing}; it has {np.unique(values)[:20].tolist()}.")
-        places = np.asarray(among)
-        hits = values[:, None] == places
-        return np.where(hits.any(axis=1), hits.argmax(axis=1), UNKNOWN).astype(np.int32)
-    if np.issubdtype(values.dtype, np.integer):
-        return values.astype(np.int32)
-    if values.dtype.kind not in "US":
-        raise ValueError(f"got values of type {values.dtype}, expected strings or whole numbers.")
-    known = np.unique(values[values != ""])
-    return np.where(values == "", UNKNOWN, np.searchsorted(known, values)).astype(np.int32)
+        hits = [_equal(values, value) & ~gone for value in among]
+        lost = [value for value, hit in zip(among, hits, strict=True) if not hit.any()]
+        if lost or not hits:
+            raise ValueError(f"no record has {lost}; it has {_shown(values)}.")
+        return np.where(np.any(hits, axis=0), np.argmax(hits, axis=0), UNKNOWN).astype(np.int32)
+    kept = values[~gone]
+    if kept.dtype == object:  # integers or booleans with gaps, or text of great length
+        kept = as_array(kept.tolist())
+    if kept.dtype.kind not in "USTOiub":
+        raise ValueError(f"got values of type {kept.dtype}, expected strings or whole numbers.")
+    numbers = kept
+    if kept.dtype.kind not in "iub" or (len(kept) and kept.max() > _MOST):
+        _, numbers = np.unique(kept, return_inverse=True)
+    out = np.full(len(values), UNKNOWN, np.int32)
+    out[~gone] = numbers
+    return out
 
 
 def shares(values: np.ndarray, *, most: float = 0.5) -> Float32[np.ndarray, " n"]:
     """For each record the chance that another one, drawn evenly, has the same value.
 
     `(n_c - 1) / (n - 1)` for n records, n_c of them with the value, at most `most`: the correction of
-    a debiased loss divides by one minus it. It is the class probability per example of
+    a debiased loss divides by one minus it. A missing value has the chance 0, which corrects nothing:
+    that two values are not known does not make them equal. It is the class probability per example of
     sample-specific debiasing, estimated by frequency; how its authors estimate it is not known to us.
     """
     if not 0 <= most < 1:
         raise ValueError(f"got most={most}, expected a number from 0 to below 1.")
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    share = (counts[place] - 1) / max(len(values) - 1, 1)
+    kept = ~missing(values, codes=True)
+    known = values[kept]
+    if known.dtype == object:
+        known = as_array(known.tolist())
+    _, place, counts = np.unique(known, return_inverse=True, return_counts=True)
+    share = np.zeros(len(values))
+    share[kept] = (counts[place] - 1) / max(len(values) - 1, 1)
     return np.minimum(share, most).astype(np.float32)
+
+
+def _equal(values: np.ndarray, value: Any) -> Bool[np.ndarray, " n"]:
+    """Where a column has a value, exactly: NumPy compares integers with fractions as float64."""
+    none = np.zeros(len(values), bool)
+    if values.dtype.kind in "iu":
+        if isinstance(value, str | bytes) or value != int(value):
+            return none
+        limits = np.iinfo(values.dtype)
+        return values == int(value) if limits.min <= value <= limits.max else none
+    if values.dtype.kind in "UST" and not isinstance(value, str | bytes):
+        return none
+    return np.asarray(values == value, bool)
+
+
+def _shown(values: np.ndarray) -> list[Any]:
+    return sorted(set(values[~missing(values, codes=True)].tolist()), key=str)[:20]
 
 
 def _codes(source: Source, key: str, wanted: Any) -> Int32[np.ndarray, " n"]:

@@ -132,7 +132,13 @@ def make_train_iterator(
         _check_shared_memory(example.image.nbytes, batch_size // process_count, num_workers)
     return TrainIterator(
         lambda step: streams[plan.number(step)],
-        identity={"records": len(source), "batch_size": batch_size, "seed": seed, **plan.identity},
+        identity={
+            "records": len(source),
+            "batch_size": batch_size,
+            "seed": seed,
+            **getattr(source, "identity", {}),  # of a mixture: its rates
+            **plan.identity,
+        },
         host=(process_index, process_count),
         reading=reading,
         max_bad_share=max_bad_share,

@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bias_clip.core.write import whole_file, write_file
+from bias_clip.data.records import as_array, text_array
 
 KEY = "id"
 OWN_KEYS = ("rows", "ids_sha256", "columns", "file_sha256")  # of the manifest, written here
 SHOWN = 5  # ids in an error
+MAX_ID = 4096  # characters: an array of ids takes four bytes of each for every row
 
 Columns = Mapping[str, np.ndarray]
 
@@ -226,7 +228,8 @@ def _twice(count: int, ids: Sequence[str]) -> str:
 
 def check_ids(ids: Sequence[str] | np.ndarray) -> np.ndarray:
     """Ids as an array of str, none of them twice."""
-    array = np.asarray(ids)
+    # Python strings first: an array of text is as wide as its longest value in every row.
+    array = ids if isinstance(ids, np.ndarray) else np.asarray(ids, dtype=object)
     if array.ndim != 1 or not len(array):
         raise ValueError(
             f"got ids of shape {array.shape}, expected a column {KEY!r} with some rows."
@@ -234,6 +237,9 @@ def check_ids(ids: Sequence[str] | np.ndarray) -> np.ndarray:
     wrong = [value for value in array.tolist() if not isinstance(value, str) or not value]
     if wrong:
         raise ValueError(f"ids: got {wrong[:SHOWN]}, expected str with at least one character.")
+    longest = max(map(len, array.tolist()))
+    if longest > MAX_ID:
+        raise ValueError(f"ids: one has {longest} characters, expected at most {MAX_ID}.")
     values, counts = np.unique(array.astype(str), return_counts=True)
     if len(values) < len(array):
         twice = values[counts > 1]
@@ -272,5 +278,7 @@ def _batches(path: Path, rows: int) -> Iterator[dict[str, np.ndarray]]:
 
 def _to_numpy(column: pa.Array) -> np.ndarray:
     if pa.types.is_string(column.type):
-        return np.asarray(column.to_pylist())
+        return text_array([value or "" for value in column.to_pylist()])
+    if pa.types.is_integer(column.type) and column.null_count:
+        return as_array(column.to_pylist())  # float64 would make large ones equal
     return column.to_numpy(zero_copy_only=False)

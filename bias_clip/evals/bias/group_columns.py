@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from bias_clip.data.records import missing
 from bias_clip.data.sources import Source, column
 
 
@@ -89,8 +90,8 @@ def rows_where(source: Source, only: Mapping[str, Sequence[Any]] | None) -> Bool
 
 
 def known(values: np.ndarray) -> Bool[np.ndarray, " n"]:
-    """Where a column says something: neither the empty string nor a negative number."""
-    return values >= 0 if values.dtype.kind in "if" else values != ""
+    """Where a column says something: neither the empty string, None, NaN nor a negative number."""
+    return ~missing(values, codes=True)
 
 
 def _places(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bias_clip.data.image import make_image_fn
+from bias_clip.data.records import as_array
 from bias_clip.data.sources import make_source
 from bias_clip.data.stream.columns import codes, make_columns, shares
 from bias_clip.data.stream.pipeline import make_train_iterator
@@ -102,3 +103,34 @@ def test_batches_hold_the_columns_of_their_records():
             tones = [source[i]["tone"] for i in batch["index"]]
             np.testing.assert_array_equal(tones, batch["bias_labels"])
             assert batch["prior"].dtype == np.float32
+
+
+def test_what_is_missing_has_no_class_and_no_prior():
+    for values in (
+        ["", "", "cat", "dog", "dog"],
+        [None, None, "cat", "dog", "dog"],
+        [-1, -1, 0, 1, 1],
+    ):
+        source = [
+            {"id": str(i), "image": b"", "captions": (), "c": v} for i, v in enumerate(values)
+        ]
+        made = make_columns(source, {"labels": "c", "prior": {"share_of": "c"}})
+        assert made["labels"].tolist() == [-1, -1, 0, 1, 1]
+        np.testing.assert_allclose(made["prior"], [0, 0, 0, 0.25, 0.25])
+
+
+@pytest.mark.parametrize("values", [[5, 2**32 + 5, 7], [2**63, 0, 1], [None, 2**40, -1]])
+def test_integers_beyond_31_bits_stay_different_labels(values):
+    got = codes(as_array(values))
+    known = [v for v in values if v is not None and v >= 0]
+    assert len({int(c) for c in got if c >= 0}) == len(known)
+    assert (got >= -1).all()
+
+
+def test_integers_are_compared_exactly():
+    large = np.array([2**53, 2**53 + 1])  # equal as float64
+    assert codes(large, among=[2**53 + 1, 2**53]).tolist() == [1, 0]
+    assert codes(large, among=[2**53]).tolist() == [0, -1]
+    for value in (float(2**60), "9", 2**70, 0.5):
+        with pytest.raises(ValueError, match="no record has"):
+            codes(large, among=[value])

@@ -171,3 +171,14 @@ def test_join_names_what_is_missing_and_what_to_do(tmp_path):
         join(table, ["a", "a"])
     with pytest.raises(ValueError, match="expected str"):
         join(table, [1, 2])
+
+
+def test_one_long_cell_takes_its_own_memory_only(tmp_path):
+    path, rows = tmp_path / "t.parquet", 60_000  # as text of fixed width: 22 GiB
+    cells = np.array([""] * (rows - 1) + ["x" * 100_000], object)
+    write_table(path, {"id": np.arange(rows).astype(str), "note": cells}, {"kind": "k"})
+    note = read_table(path, kind="k").columns["note"]
+    assert note.nbytes < 10**6
+    assert note[-1] == cells[-1]
+    with pytest.raises(ValueError, match="100000 characters"):
+        write_table(path, {"id": ["a", "x" * 100_000]}, {"kind": "k"})

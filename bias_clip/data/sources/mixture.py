@@ -1,0 +1,188 @@
+"""Several sources in given rates, as one source whose records are found by arithmetic."""
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from bias_clip.data.records import LazyColumns, Record, Source, as_array, column, text_array
+from bias_clip.stages._bijection import make_key, permute
+
+OWN = "mixture"  # the attribute that tells which source a record is of
+
+
+def make_mixture(
+    make_source: Callable[..., Source],
+    *,
+    sources: Mapping[str, Mapping[str, Any]],
+    rates: Mapping[str, float],
+    records: int | None = None,
+    seed: int = 0,
+) -> Source:
+    """Mixes sources that `make_source` makes of their arguments; see `mixture_source`."""
+    _check(sources, rates, records, seed)
+    made = {name: make_source(**arguments) for name, arguments in sources.items()}
+    return Mixture(made, rates, records=records, seed=seed)
+
+
+class Mixture:
+    """Records of several sources; `n_i = rate_i N / sum(rates)` of each, rounded to a sum of N.
+
+    A source that gives more records than it has repeats: whole passes over it, then a seeded choice of
+    the rest. Without `records`, N is as large as no source needs to leave a record out. Record v of the
+    mixture is found by arithmetic, so a mixture of any size takes no memory; the shuffle of the stream
+    makes of it an order in which the sources alternate at random.
+
+    A repeated record has an id of its own, "name/id" and then "name/id#2", so that tables of weights,
+    cells or annotations made from the mixture fit it.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        rates: Mapping[str, float],
+        *,
+        records: int | None = None,
+        seed: int = 0,
+    ):
+        """Takes sources and rates by name; see `mixture_source`."""
+        self._names = tuple(sources)
+        self._sources = tuple(sources.values())
+        self._sizes = tuple(len(source) for source in self._sources)
+        empty = [n for n, size in zip(self._names, self._sizes, strict=True) if not size]
+        if empty:
+            raise ValueError(f"mixture: {empty} have no records; leave them out.")
+        shares = [Fraction(rates[name]) for name in self._names]
+        self._counts = _counts(shares, self._sizes, records)
+        self._starts = [sum(self._counts[:i]) for i in range(len(self._counts) + 1)]
+        self._seed = seed
+        self.identity = {
+            "mixture": {
+                "records": dict(zip(self._names, self._sizes, strict=True)),
+                "drawn": dict(zip(self._names, self._counts, strict=True)),
+                "seed": seed,
+            }
+        }
+        for name, drawn, size in zip(self._names, self._counts, self._sizes, strict=True):
+            level = logging.INFO if drawn == size else logging.WARNING
+            logging.getLogger(__name__).log(level, "mixture: %s", describe(name, drawn, size))
+        columns: list[Any] = [getattr(source, "columns", None) for source in self._sources]
+        if all(own is not None for own in columns):
+            every = dict.fromkeys([OWN, *(name for own in columns for name in own)])
+            self.columns = LazyColumns(list(every), self._column)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        number, turn, row = self.find(range(len(self))[index])
+        name = self._names[number]
+        try:
+            record = self._sources[number][row]
+        except ValueError as error:
+            raise ValueError(f"record {row} of {name!r}: {error}") from error
+        own = name if OWN not in record else f"{name}/{record[OWN]}"
+        return {**record, "id": _id(name, record["id"], turn), OWN: own}
+
+    def find(self, index: int) -> tuple[int, int, int]:
+        """The source of a record, which pass over it (from 0), and the row in it."""
+        number = bisect_right(self._starts, index) - 1
+        size = self._sizes[number]
+        turn, place = divmod(index - self._starts[number], size)
+        if (turn + 1) * size <= self._counts[number]:
+            return number, turn, place
+        return number, turn, int(self._chosen(number, np.array([place]))[0])
+
+    def _chosen(self, number: int, places: np.ndarray) -> np.ndarray:
+        """The rows at places of the seeded order in which the last pass over a source goes."""
+        key = make_key("mixture", self._seed, self._names[number])
+        shape = len(places)
+        return permute(places, np.full(shape, self._sizes[number]), np.full(shape, key))
+
+    def _rows(self, number: int) -> np.ndarray:
+        """The row of each record that is of one source."""
+        whole, rest = divmod(self._counts[number], self._sizes[number])
+        last = self._chosen(number, np.arange(rest))
+        return np.concatenate([np.tile(np.arange(self._sizes[number]), whole), last])
+
+    def _column(self, name: str) -> np.ndarray:
+        parts = [self._part(number, name) for number in range(len(self._sources))]
+        if len({part.dtype.kind for part in parts}) == 1 and parts[0].dtype.kind in "Uibf":
+            return np.concatenate(parts)
+        return as_array([value for part in parts for value in part.tolist()], name)
+
+    def _part(self, number: int, name: str) -> np.ndarray:
+        """One column of the records that are of one source; None where it has none."""
+        own, columns = self._names[number], self._sources[number].columns  # type: ignore[attr-defined]
+        if name == OWN and OWN not in columns:
+            return np.repeat(text_array([own]), self._counts[number])
+        if name not in columns:
+            return np.full(self._counts[number], None, object)
+        rows = self._rows(number)
+        values = column(self._sources[number], name)[rows]
+        if name == OWN:
+            return text_array([f"{own}/{value}" for value in values.tolist()])
+        if name != "id":
+            return values
+        turns = (np.arange(len(rows)) // self._sizes[number]).tolist()
+        pairs = zip(values.tolist(), turns, strict=True)
+        return text_array([_id(own, value, turn) for value, turn in pairs])
+
+
+def describe(name: str, drawn: int, size: int) -> str:
+    """How much of a source a mixture draws, in words."""
+    if drawn == size:
+        return f"{name}: each of {size} records once"
+    if drawn > size:
+        return f"{name}: {drawn} of {size} records, each {drawn / size:.2f} times on average"
+    return f"{name}: a seeded choice of {drawn} of {size} records; the others are never read"
+
+
+def _counts(
+    shares: Sequence[Fraction], sizes: Sequence[int], records: int | None
+) -> tuple[int, ...]:
+    """How many records each source gives: at least one, and by the rates up to rounding."""
+    total = sum(shares)
+    if records is None:
+        exact = max(Fraction(size) / share for size, share in zip(sizes, shares, strict=True))
+        return tuple(max(1, round(exact * share)) for share in shares)
+    if records < len(sizes):
+        raise ValueError(f"mixture: got records={records} for {len(sizes)} sources; expected more.")
+    ends = [round(records * sum(shares[: i + 1]) / total) for i in range(len(shares))]
+    counts = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    if min(counts) < 1:
+        raise ValueError(
+            f"mixture: of {records} records a source would give none; raise `records`."
+        )
+    return tuple(counts)
+
+
+def _id(name: str, own: str, turn: int) -> str:
+    return f"{name}/{own}" if turn == 0 else f"{name}/{own}#{turn + 1}"
+
+
+def _check(
+    sources: Mapping[str, Any], rates: Mapping[str, float], records: int | None, seed: int
+) -> None:
+    if set(sources) != set(rates) or not sources:
+        raise ValueError(
+            f"mixture: got rates for {sorted(rates)} and sources {sorted(sources)}; expected one each."
+        )
+    lacks = [name for name, arguments in sources.items() if "name" not in arguments]
+    if lacks:
+        raise ValueError(
+            f"mixture: sources {lacks} have no `name`; give arguments of make_source, as dict(name="
+            "'parquet', path=...)."
+        )
+    wrong = {
+        n: r for n, r in rates.items() if isinstance(r, bool | str) or not 0 < r < float("inf")
+    }
+    if wrong:
+        raise ValueError(f"mixture: got the rates {wrong}; expected positive numbers.")
+    if records is not None and records < 1:
+        raise ValueError(f"mixture: got records={records}; expected at least 1.")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"mixture: got seed={seed}, expected 0 to 2^63 - 1.")
