@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int64, UInt64
 
-Ids = np.ndarray | Sequence[str] | Sequence[bytes]  # an array of integers or of strings
+from bias_clip.core.hashing import mix
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+Ids = np.ndarray | Sequence[str] | Sequence[bytes]  # an array of integers or of strings
 
 
 def keep(
@@ -55,8 +55,8 @@ def hash01(seed: int, ids: Ids) -> Float[np.ndarray, " n"]:
     Reference: the mixing function of SplitMix64; Steele, Lea, Flood, Fast splittable pseudorandom
     number generators, 2014.
     """
-    key = _mixed(np.array([seed % 2**64], np.uint64))
-    return (_mixed(_mixed(_integers(ids)) ^ key) >> np.uint64(11)) * 2.0**-53
+    key = mix(np.array([seed % 2**64], np.uint64))
+    return (mix(mix(_integers(ids)) ^ key) >> np.uint64(11)) * 2.0**-53
 
 
 def _integers(ids: Ids) -> UInt64[np.ndarray, " n"]:
@@ -73,11 +73,3 @@ def _integers(ids: Ids) -> UInt64[np.ndarray, " n"]:
     raw = (x.encode() if isinstance(x, str) else x for x in ids)
     digests = b"".join(hashlib.blake2b(x, digest_size=8).digest() for x in raw)
     return np.frombuffer(digests, "<u8").astype(np.uint64)
-
-
-def _mixed(x: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """SplitMix64: every bit of the result depends on every bit of x; wraps around by design."""
-    x = x + _GOLDEN
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -11,7 +11,7 @@ from bias_clip.stages._lloyd import squared_distances
 from bias_clip.stages._rows import AxisName, Rows, compute_dtype, fold_rows, pick_lowest, total
 
 
-def make_key(seed: Int[Array, ""] | int) -> Key[Array, ""]:
+def random_key(seed: Int[Array, ""] | int) -> Key[Array, ""]:
     """A key of the generator that `race` runs, whatever is the process's default."""
     return jax.random.key(seed, impl="threefry2x32")
 

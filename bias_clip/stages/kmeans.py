@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from bias_clip.stages._lloyd import Run, empty_run, lloyd, nearest
-from bias_clip.stages._plus_plus import make_key, plus_plus
+from bias_clip.stages._plus_plus import plus_plus, random_key
 from bias_clip.stages._rows import AxisName, Values, compute_dtype, fold_rows, make_rows
 
 EMPTY = ("farthest", "keep")
@@ -195,7 +195,7 @@ def _fit(x, init, weights, seed, n_init, max_iterations, tol, *, k, chunk_size, 
     def start(number: Array) -> tuple[Array, Array]:
         if init is not None:
             return init.astype(compute_dtype(x)), jnp.int32(k)
-        return plus_plus(rows, jax.random.fold_in(make_key(seed), number), k, **over)
+        return plus_plus(rows, jax.random.fold_in(random_key(seed), number), k, **over)
 
     def restart(number: Array, best: tuple[Run, Array]) -> tuple[Run, Array]:
         centres, distinct = start(number)

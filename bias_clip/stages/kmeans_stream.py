@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from bias_clip.stages._lloyd import Sums, farthest, fill_empty, means, resting, sum_members
-from bias_clip.stages._plus_plus import make_key, race
+from bias_clip.stages._plus_plus import race, random_key
 from bias_clip.stages._rows import Picked, compute_dtype, make_rows
 from bias_clip.stages.kmeans import (
     CHUNK_SIZE,
@@ -208,7 +208,7 @@ def _make_passes(mesh: Mesh | None, chunk_size: int) -> _Passes:
 
 def _sample(chunks: Chunks, size: int, seed: int) -> tuple[Float[np.ndarray, "m d"], int]:
     """The `size` rows of lowest race, in their order, and the number of all rows."""
-    key = jax.random.fold_in(make_key(seed), _SAMPLE)
+    key = jax.random.fold_in(random_key(seed), _SAMPLE)
     first, width, limit = 0, None, np.inf
     held: list[tuple[np.ndarray, np.ndarray]] = []
     for x in chunks():

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int64
 
-from bias_clip.stages._bijection import make_key, mix, permute
+from bias_clip.core.hashing import make_key, mix
+from bias_clip.stages._bijection import permute
 
 MODES = ("batch", "mask")
 SEQUENCES = ("shuffle", "round_robin")

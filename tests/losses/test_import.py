@@ -12,7 +12,7 @@ from bias_clip import losses
 
 def test_importing_the_losses_loads_jax_numpy_and_jaxtyping_only():
     """Compared with a process that imports just those: nothing else of ours or of others."""
-    listing = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    listing = "import sys; print(*sys.modules)"
 
     def modules(line):
         run = subprocess.run([sys.executable, "-c", f"{line}; {listing}"], capture_output=True)
@@ -21,7 +21,7 @@ def test_importing_the_losses_loads_jax_numpy_and_jaxtyping_only():
 
     base = modules("import jax, jax.numpy, numpy, jaxtyping, doctest")
     added = modules("import bias_clip.losses") - base
-    assert added == {"bias_clip"}
+    assert {name for name in added if not name.startswith("bias_clip.losses")} == {"bias_clip"}
 
 
 @pytest.mark.parametrize("name", losses.__all__)

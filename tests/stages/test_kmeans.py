@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from bias_clip.stages import kmeans, kmeans_stream
 from bias_clip.stages._lloyd import squared_distances
-from bias_clip.stages._plus_plus import make_key, plus_plus, race
+from bias_clip.stages._plus_plus import plus_plus, race, random_key
 from bias_clip.stages._rows import make_rows
 from bias_clip.stages.kmeans import KMeans, assign, fit
 from bias_clip.stages.kmeans_stream import fit_stream
@@ -259,18 +259,18 @@ def test_spherical_centres_have_unit_length_and_the_direction_of_their_members()
 
 
 def test_draws_of_a_row_are_its_own():
-    key, ids = make_key(5), jnp.arange(1000)
+    key, ids = random_key(5), jnp.arange(1000)
     some = jnp.array([3, 500, 999])
     np.testing.assert_array_equal(race(key, ids)[some], race(key, some))
     assert len(np.unique(race(key, ids))) == 1000
 
 
 def test_races_are_exponential_and_won_in_proportion_to_weight():
-    times = np.asarray(race(make_key(0), jnp.arange(20_000)))
+    times = np.asarray(race(random_key(0), jnp.arange(20_000)))
     for at in (0.01, 0.5, 2.0):  # standard error below 0.004
         assert np.mean(times < at) == pytest.approx(1 - np.exp(-at), abs=0.015)
     weights = np.array([1.0, 2.0, 5.0])
-    races = jax.vmap(lambda seed: race(make_key(seed), jnp.arange(3)))(jnp.arange(4000))
+    races = jax.vmap(lambda seed: race(random_key(seed), jnp.arange(3)))(jnp.arange(4000))
     won = np.bincount((np.asarray(races) / weights).argmin(1), minlength=3) / 4000
     np.testing.assert_allclose(won, weights / 8, atol=0.03)
 
@@ -278,7 +278,9 @@ def test_races_are_exponential_and_won_in_proportion_to_weight():
 def test_first_centres_are_rows_far_apart():
     x = jnp.asarray(blobs(k=5))
     rows = make_rows(x, None, None)
-    draw = jax.jit(lambda seed: plus_plus(rows, make_key(seed), 5, chunk_size=400, axis_name=None))
+    draw = jax.jit(
+        lambda seed: plus_plus(rows, random_key(seed), 5, chunk_size=400, axis_name=None)
+    )
     for seed in range(5):
         centres, distinct = draw(seed)
         near = np.asarray(squared_distances(centres, x))

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from bias_clip.core.hashing import make_key
 from bias_clip.data.records import LazyColumns, Record, Source, as_array, column, text_array
-from bias_clip.stages._bijection import make_key, permute
+from bias_clip.stages._bijection import permute
 
 OWN = "mixture"  # the attribute that tells which source a record is of
 
