@@ -177,16 +177,16 @@ def _status(error: BaseException) -> int | None:
         return 404
     if isinstance(error, PermissionError):
         return 403
-    response = getattr(error, "response", None)
-    about = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-    for value in (
-        getattr(error, "status", None),
-        getattr(error, "code", None),
-        about.get("HTTPStatusCode"),
-    ):
-        if str(value).isdigit():
-            return int(str(value))
-    return _status(error.__cause__) if error.__cause__ is not None else None
+    status = getattr(error, "status", None) or _code(error)
+    return int(status) if str(status).isdigit() else None
+
+
+def _code(error: BaseException) -> Any:
+    for one in (error, error.__cause__):  # s3fs raises an OSError from botocore's error
+        response = getattr(one, "response", None)
+        if isinstance(response, dict):
+            return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return getattr(error, "code", None)
 
 
 def _file(address: str, about: dict[str, Any]) -> RemoteFile:
