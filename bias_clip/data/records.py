@@ -20,7 +20,10 @@ _EXACT = 2**53
 
 
 class Source(Protocol):
-    """Random access to records; may have `columns`, all attributes as arrays by name."""
+    """Random access to records.
+
+    May have `columns`, all attributes as arrays by name, and `read_many`, see the function.
+    """
 
     def __len__(self) -> int:
         """Returns the number of records."""
@@ -56,6 +59,22 @@ class LazyColumns(Mapping[str, np.ndarray]):
     def take(self, rows: np.ndarray) -> "LazyColumns":
         """Returns the same columns of some rows."""
         return LazyColumns(self._names, lambda name: self[name][rows])
+
+
+def read_many(source: Source, indices: Sequence[int]) -> list[Record | ValueError]:
+    """Returns several records; in place of a broken one, the error that reading it raises.
+
+    By `source.read_many` where there is one, which reads them at the same time, else one by one.
+    """
+    if hasattr(source, "read_many"):
+        return source.read_many(indices)
+    found: list[Record | ValueError] = []
+    for index in indices:
+        try:
+            found.append(source[index])
+        except ValueError as error:
+            found.append(error)
+    return found
 
 
 def column(source: Source, name: str) -> np.ndarray:

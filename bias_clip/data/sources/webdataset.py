@@ -108,7 +108,7 @@ class _TarRecords:
         place = self._place(index)
         return self._record(place, self._reader.read(place.ranges))
 
-    def take(self, indices: Sequence[int]) -> list[Record | ValueError]:
+    def read_many(self, indices: Sequence[int]) -> list[Record | ValueError]:
         """Reads several records, remote ones at the same time; a broken one is the error that says so."""
         places = [self._place(index) for index in indices]
         data = iter(self._reader.read([r for p in places for r in p.ranges]))
@@ -117,7 +117,7 @@ class _TarRecords:
     @functools.cached_property
     def columns(self) -> LazyColumns:
         """id, key and shard from the index; the attributes of the first records by reading them all."""
-        first = self.take(range(min(self._length, _SAMPLED)))
+        first = self.read_many(range(min(self._length, _SAMPLED)))
         records = [record for record in first if not isinstance(record, ValueError)]
         names = dict.fromkeys(name for record in records for name in attributes(record))
         return LazyColumns(list(dict.fromkeys((*_OF_INDEX, *names))), self._column)
@@ -139,7 +139,7 @@ class _TarRecords:
             return text_array([self.identity(index)[name] for index in range(self._length)])
         values = []
         for start in range(0, self._length, _SAMPLED):
-            for record in self.take(range(start, min(start + _SAMPLED, self._length))):
+            for record in self.read_many(range(start, min(start + _SAMPLED, self._length))):
                 if isinstance(record, ValueError):
                     raise record
                 values.append(record.get(name))

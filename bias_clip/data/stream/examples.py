@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int32
 
 from bias_clip.data.bad_records import record_fault, visible_captions
 from bias_clip.data.image import ImageFn
-from bias_clip.data.records import Record, Source
+from bias_clip.data.records import Record, Source, read_many
 from bias_clip.data.text import TextFn
 
 # Draws before a position without a good record is an error; 2^-64 when half the records are bad.
@@ -41,7 +41,7 @@ class Order(NamedTuple):
     another: Callable[[int, np.random.Generator], int]
 
 
-def make_example_fn(
+def make_examples_fn(
     source: Source,
     *,
     image_fn: ImageFn,
@@ -49,10 +49,11 @@ def make_example_fn(
     seed: int,
     first_caption: float = 0.0,
     order: Order | None = None,
-) -> Callable[[int], Example]:
-    """Makes the function from a position of the stream to its example.
+) -> Callable[[Sequence[int]], list[Example]]:
+    """Makes the function from positions of the stream to their examples, each of them by itself.
 
-    The record is the one that the epoch's shuffle puts there. Where it is bad, others are drawn until
+    The records of all positions are asked for together, so that a remote source reads them at the
+    same time. The record is the one that the epoch's shuffle puts there. Where it is bad, others are drawn until
     one is good. A record is bad where reading it raises ValueError, or where its image or its caption
     raises anything at all, see `record_fault`; it then counts, with its name. All draws come from
     `Philox(key=(seed, position))`: the image, the caption, then the augmentation, so that another
@@ -75,15 +76,26 @@ def make_example_fn(
 
     order = order or shuffled(len(source), seed)
 
-    def make_example(position: int) -> Example:
-        index = order.at(position)
+    def make_examples(positions: Sequence[int]) -> list[Example]:
+        indices = [order.at(position) for position in positions]
+        once = list(dict.fromkeys(indices))
+        records = dict(zip(once, read_many(source, once), strict=True))
+        return [
+            make_example(p, index, records) for p, index in zip(positions, indices, strict=True)
+        ]
+
+    def make_example(
+        position: int, index: int, records: Mapping[int, Record | ValueError]
+    ) -> Example:
         rng = np.random.Generator(np.random.Philox(key=seed | position << 64))
         bad: list[tuple[str, str]] = []
         for _ in range(_MAX_DRAWS):
             name = f"record {index}"
             try:
                 # A source says ValueError of a record of its own; OSError is storage, not a record.
-                record = source[index]
+                record = records[index] if index in records else source[index]
+                if isinstance(record, ValueError):
+                    raise record
                 name = f"{record['id']} (record {index})"
                 with record_fault():
                     picture = _draw_image(record, rng)
@@ -98,7 +110,13 @@ def make_example_fn(
             + "; ".join(f"{name}: {reason}" for name, reason in bad[:5])
         )
 
-    return make_example
+    return make_examples
+
+
+def make_example_fn(source: Source, **arguments: Any) -> Callable[[int], Example]:
+    """Makes the function from one position to its example, see `make_examples_fn`."""
+    make_examples = make_examples_fn(source, **arguments)
+    return lambda position: make_examples([position])[0]
 
 
 def shuffled(length: int, seed: int) -> Order:

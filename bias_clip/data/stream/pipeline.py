@@ -21,7 +21,7 @@ from bias_clip.data.image import ImageFn
 from bias_clip.data.records import Source
 from bias_clip.data.stream.balanced import Plan, plain_plan
 from bias_clip.data.stream.columns import make_columns
-from bias_clip.data.stream.examples import Example, make_example_fn
+from bias_clip.data.stream.examples import Example, make_examples_fn
 from bias_clip.data.stream.worker import settle
 from bias_clip.data.text import TextFn
 
@@ -39,9 +39,9 @@ _MAX_NAMED = 100
 
 
 class _Stream(NamedTuple):
-    """What the steps of one stage read: an example by position, and further keys by its record."""
+    """What the steps of one stage read: examples by position, and further keys by its record."""
 
-    make_example: Callable[[int], Example]
+    make_examples: Callable[[Sequence[int]], list[Example]]
     columns: Mapping[str, np.ndarray]
 
 
@@ -95,7 +95,8 @@ def make_train_iterator(
 
     A record that raises ValueError on the way (a broken picture, no caption) is replaced by
     another, drawn from (seed, position), counted and named. `prefetch` is in batches; with
-    `num_threads=0` everything runs in the caller.
+    `num_threads=0` everything runs in the caller. A thread makes up to 32 rows at a time and asks for
+    their records together: a remote source reads 32 times `num_threads` records at the same time.
 
     With `num_workers` there are so many processes, each with `num_threads`. Threads suffice up to some
     thousand pictures a second: decoding and resizing leave Python's lock, what lies between them does
@@ -120,13 +121,13 @@ def make_train_iterator(
     _check_source(source, seed)
     plan = plan or plain_plan(source)
     draw = functools.partial(
-        make_example_fn, image_fn=image_fn, text_fn=text_fn, seed=seed, first_caption=first_caption
+        make_examples_fn, image_fn=image_fn, text_fn=text_fn, seed=seed, first_caption=first_caption
     )
     streams = [
         _Stream(draw(source, order=order), {**make_columns(source, columns or {}), **keys})
         for source, keys, order in plan.stages
     ]
-    example = streams[0].make_example(0)
+    example = streams[0].make_examples([0])[0]
     _check_example(example)
     if num_workers:
         _check_shared_memory(example.image.nbytes, batch_size // process_count, num_workers)
@@ -224,7 +225,7 @@ class TrainIterator(Iterator[Batch]):
             step, part = divmod(number, per_batch)
             first = step * batch_size + process_index * rows + part * size
             stream = stream_at(step)
-            examples = [stream.make_example(p) for p in range(first, first + size)]
+            examples = stream.make_examples(range(first, first + size))
             return _collate(examples, stream.columns)
 
         threads, workers, prefetch = self._reading

@@ -171,7 +171,7 @@ def test_records_are_those_of_the_disk(place, local, tmp_path):
     path = f"{place}/shards/{{00000..00002}}.tar"
     source = make_source(name="webdataset", path=path, cache=str(tmp_path))
     assert len(source) == len(local)
-    assert source.take(range(len(local))) == [local[i] for i in range(len(local))]
+    assert source.read_many(range(len(local))) == [local[i] for i in range(len(local))]
     assert pickle.loads(pickle.dumps(source))[3] == local[3]
 
 
@@ -209,7 +209,7 @@ def test_records_are_read_at_the_same_time(folder, tmp_path):
         path = f"{address}/shards/{{00000..00002}}.tar"
         source = make_source(name="webdataset", path=path, cache=str(tmp_path))
         start = time.monotonic()
-        assert len(source.take(range(25))) == 25
+        assert len(source.read_many(range(25))) == 25
         assert time.monotonic() - start < 2  # one after the other takes five seconds
 
 
@@ -287,7 +287,7 @@ def test_a_source_reads_its_second_epoch_from_the_cache(web, tmp_path, counted, 
     arguments = {"path": path, "cache": str(tmp_path), "cache_bytes": 1 << 24}
     source = make_source(name="webdataset", **arguments)
     for _ in range(2):
-        assert source.take(range(25)) == [local[i] for i in range(25)]
+        assert source.read_many(range(25)) == [local[i] for i in range(25)]
     assert 0 < len(counted) <= 25
 
 

@@ -254,7 +254,7 @@ def test_a_broken_caption_is_an_error_that_names_the_record(tmp_path, member, me
     with pytest.raises(ValueError, match=message):
         source[0]
     assert source[1]["captions"] == ("a b",)
-    assert isinstance(source.take([1, 0])[1], ValueError)
+    assert isinstance(source.read_many([1, 0])[1], ValueError)
 
 
 def test_a_sample_is_read_at_once_where_its_members_lie_together(tmp_path, monkeypatch):
@@ -481,3 +481,13 @@ def test_nothing_is_said_of_sound_shards(both, tmp_path, caplog):
         write_patches(tmp_path / "t", 12)
         read(tmp_path / "t")
     assert not caplog.records
+
+
+def test_the_rows_of_a_chunk_are_asked_for_together(both, fns, monkeypatch):
+    _, tars = both
+    asked, read_many = [], type(tars).read_many
+    monkeypatch.setattr(
+        type(tars), "read_many", lambda self, i: asked.append(len(i)) or read_many(self, i)
+    )
+    batches(tars, fns, 2, batch_size=24)
+    assert asked == [1, 24, 24]  # the first is the check of one example
