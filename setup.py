@@ -49,6 +49,7 @@ TEST = [
     "pytest-xdist>=3.6",
     "ruff>=0.9",
     "scikit-learn>=1.5",
+    "setuptools>=77",  # tests build the wheel
 ]
 
 setup(
@@ -60,15 +61,18 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["bias_clip", "bias_clip.*"]),
+    packages=[*find_packages(include=["bias_clip", "bias_clip.*"]), "bias_clip.configs"],
+    package_dir={"bias_clip.configs": "configs"},  # for `bias-clip configs`
     package_data={
         "bias_clip": [
+            "py.typed",
             "data/emoji/pack/*",
             "data/text/*.xz",
             "curation/lists/*.txt",
             "report/templates/*",
         ]
     },
+    entry_points={"console_scripts": ["bias-clip = bias_clip.cli.__main__:main"]},
     install_requires=BASE,
     extras_require={
         "train": TRAIN,
@@ -79,7 +83,7 @@ setup(
         "http": HTTP,
         "cuda": ["jax[cuda12]>=0.10"],
         "experiments": ["matplotlib>=3.9", "optax>=0.2.8", "scikit-learn>=1.5", "tqdm>=4.66"],
-        "build": ["resvg-py>=0.2"],  # renders the embedded data set anew
+        "build": ["resvg-py>=0.2"],  # renders the embedded data set again
         "beam": [
             "apache-beam>=2.70",
             "pyarrow>=17",

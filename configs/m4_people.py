@@ -1,6 +1,6 @@
 """M4 on the emoji of people: what balancing does to bias and to quality, over stages, losses and seeds.
 
-    python tools/experiments/m4_ablation.py --workdir=runs/m4_people --jobs 2
+    python -m tools.experiments.m4_ablation --workdir=runs/m4_people --jobs 2
 
 That line annotates, solves, trains the whole grid and writes the page; one run of it, once the tables of weights
 are there, is

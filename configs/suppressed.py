@@ -1,6 +1,6 @@
 """Feature suppression: colours that tell cards apart, a drawing on them that then is not needed.
 
-    python tools/experiments/suppression.py --workdir=runs/suppressed --out docs/suppressed
+    python -m tools.experiments.suppression --workdir=runs/suppressed --out docs/suppressed
 
 That line trains three stages (MCL), one run three times as long and three plain runs, for three seeds each,
 and compares them; one stage alone is

@@ -1,56 +1,65 @@
 """Balances annotated data: a weight for each example, and a report of what that does and costs.
 
-    python tools/balance.py --annotations runs/annotations.parquet --out runs/weights.parquet \
+    bias-clip balance --annotations runs/annotations.parquet --out runs/weights.parquet \\
         --report runs/balance --targets man=0.5 --eta 0.9
 
 The method is M4: weights as equal as possible under which attributes have the shares that are asked
 for and labels, proxies too, are as frequent in each group as outside. With --q 1 a weight is the
-chance to keep an example. `tools/annotate.py` makes the annotations; training takes the weights.
+chance to keep an example. `bias-clip annotate` makes the annotations; training takes the weights.
 """
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from bias_clip.balancing import Problem, make_problem, max_eta, solve
-from bias_clip.balancing.problem import TOLERANCES, UNKNOWNS
+from bias_clip.cli.choices import TOLERANCES, UNKNOWNS
+from bias_clip.cli.flags import Parser, run_tool
 from bias_clip.core.write import write_file
-from bias_clip.curation import weights
-from bias_clip.data.tables import read_manifest
-from bias_clip.report import balancing, balancing_page, balancing_text
 
 REPORT = ("report.txt", "report.html", "report.json")  # the last one is written last
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parses the command line, writes the table of weights, and prints and writes the report."""
-    args = _parser().parse_args(argv)
-    try:
-        problem = _problem(args)
-        found = balance(args, problem)
-        text = balancing_text.to_text(found)
-        print(text)
-        if args.report:
-            write_report(found, text, args.report)
-        print(f"{args.out}: {found['rows']:,} weights")
-    except (ValueError, ArithmeticError) as error:
-        sys.exit(f"error: {error}")
+    run_tool(make_parser(), work, argv, errors=(ArithmeticError,))
 
 
-def balance(args: argparse.Namespace, problem: Problem) -> dict[str, Any]:
-    """Counts, solves, writes the table, and returns the report's numbers."""
+def work(args: argparse.Namespace) -> None:
+    """Balances, and shows what that did."""
+    found = balance(args)
+    from bias_clip.report import balancing_text
+
+    text = balancing_text.to_text(found)
+    print(text)
+    if args.report:
+        write_report(found, text, args.report)
+    print(f"{args.out}: {found['rows']:,} weights")
+
+
+def balance(args: argparse.Namespace) -> dict[str, Any]:
+    """Counts, solves, writes the table, and returns the report's numbers.
+
+    Raises:
+      ValueError: what the flags ask for cannot be had of these annotations.
+    """
+    from tqdm import tqdm
+
+    from bias_clip.balancing import max_eta
+    from bias_clip.cli.balance_options import read_problem, read_utility, solve_problem
+    from bias_clip.curation import weights
+    from bias_clip.data.tables import read_manifest
+    from bias_clip.report import balancing
+
+    problem = read_problem(args)
     rows = read_manifest(args.annotations, kind=weights.ANNOTATIONS)["rows"]
-    utility = _utility(args)
+    utility = read_utility(args)
     with tqdm(total=2 * rows, unit=" examples", disable=None, desc="counting") as bar:
         counted = weights.count_annotations(args.annotations, problem, utility, on_rows=bar.update)
         problem = weights.release_rare(problem, counted.table, args.min_per_side)
         bar.set_description(f"solving {len(counted.table.counts):,} distinct rows")
-        solution = _solve(counted, problem, args.min_retained)
+        solution = solve_problem(counted, problem, args.min_retained)
         most = None if solution.feasible else max_eta(counted.table, problem)
         manifest = weights.make_manifest(counted, problem, solution, min_retained=args.min_retained)
         bar.set_description("writing")
@@ -67,6 +76,8 @@ def balance(args: argparse.Namespace, problem: Problem) -> dict[str, Any]:
 
 def write_report(found: Mapping[str, Any], text: str, folder: Path) -> None:
     """Writes report.txt, report.html and report.json, each whole, in place of former ones."""
+    from bias_clip.report import balancing_page
+
     page = balancing_page.to_html(found)
     folder.mkdir(parents=True, exist_ok=True)
     for name in reversed(REPORT):
@@ -76,12 +87,11 @@ def write_report(found: Mapping[str, Any], text: str, folder: Path) -> None:
         write_file(folder / name, content + "\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> Parser:
+    """Returns the tool's parser."""
+    parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--annotations", type=Path, required=True, help="the table that annotate.py wrote")
+    add("--annotations", type=Path, required=True, help="the table that annotate wrote")
     add("--out", type=Path, required=True, help="the .parquet file to write: id and weight")
     add("--report", type=Path, help="folder for report.txt, report.html and report.json")
     several: dict[str, Any] = {"nargs": "+", "default": []}
@@ -104,94 +114,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--min-retained", type=float, default=0.1, help="least share left of a group or label")
     add("--seed", type=int, default=0, help="of the draw that the report shows")
     return parser
-
-
-def _problem(args: argparse.Namespace) -> Problem:
-    """From the flags, completed by what the table of annotations has."""
-    names = weights.read_names(args.annotations)
-    targets = _shares("--targets", args.targets)
-    if not targets:
-        if len(names.attributes) != 1:
-            raise ValueError(
-                f"{args.annotations} has the attributes {list(names.attributes)}; expected --targets "
-                "with a share for each that is to be balanced, such as man=0.5."
-            )
-        targets = {names.attributes[0]: 0.5}
-    proxies = names.proxies if args.proxies is None else args.proxies
-    given = [n for n in names.labels if n not in proxies] if args.labels is None else args.labels
-    products = _shares("--intersections", args.intersections)
-    intersections = {tuple(name.split("+")): share for name, share in products.items()}
-    groups = [*targets, *(" & ".join(name) for name in intersections)]
-    eps = _tolerances(args.eps, groups, [*given, *proxies])
-    return make_problem(
-        targets,
-        given,
-        proxies=proxies,
-        intersections=intersections,
-        eps_representation={name: eps[name] for name in groups},
-        eps_association={name: eps[name] for name in (*given, *proxies)},
-        tolerance=args.tolerance,
-        unknown=args.unknown,
-        penalty=args.v,
-        eta=args.eta,
-        cap=args.q,
-    )
-
-
-def _solve(counted: weights.Counted, problem: Problem, min_retained: float) -> Any:
-    try:
-        return solve(counted.table, problem, min_retained=min_retained)
-    except ValueError as error:
-        raise ValueError(
-            f"{error} (Flags: --targets, --eta, --q, --eps NAME=inf, --min-retained; --min-per-side 10 "
-            "frees the labels that fewer than 10 examples have in a group or outside it.)"
-        ) from error
-
-
-def _utility(args: argparse.Namespace) -> weights.Utility | None:
-    if args.utility is None:
-        return None
-    if len(args.utility) > 2:
-        raise ValueError(f"--utility: got {args.utility}, expected COLUMN, or FILE COLUMN.")
-    scores = args.utility[0] if len(args.utility) == 2 else None
-    return weights.read_utility(
-        args.annotations, args.utility[-1], scores=scores, buckets=args.buckets
-    )
-
-
-def _shares(flag: str, words: Sequence[str]) -> dict[str, float]:
-    shares: dict[str, float] = {}
-    for word in words:
-        name, equals, value = word.rpartition("=")
-        if not (name and equals):
-            raise ValueError(f"{flag}: got {word!r}, expected NAME=NUMBER, such as man=0.5.")
-        if name in shares:
-            raise ValueError(f"{flag}: {name!r} is given twice; choose one target.")
-        shares[name] = _number(flag, value)
-    return shares
-
-
-def _tolerances(
-    words: Sequence[str], groups: Sequence[str], labels: Sequence[str]
-) -> dict[str, float]:
-    """--eps 0.01 nurse=0.1 woman+old=0.02"""
-    plain = [word for word in words if "=" not in word]
-    if len(plain) > 1:
-        raise ValueError(f"--eps: got the numbers {plain}, expected one, then NAME=NUMBER.")
-    every = _number("--eps", plain[0]) if plain else 0.01
-    some = _shares("--eps", [word for word in words if "=" in word])
-    some = {name.replace("+", " & ") if "+" in name else name: x for name, x in some.items()}
-    unknown = sorted(set(some) - {*groups, *labels})
-    if unknown:
-        raise ValueError(f"--eps: got {unknown}, expected names of {[*groups, *labels]}.")
-    return {name: some.get(name, every) for name in (*groups, *labels)}
-
-
-def _number(flag: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ValueError(f"{flag}: got {text!r}, expected a number.") from error
 
 
 def _eta(text: str) -> float | str:

@@ -1,74 +1,82 @@
 """Annotates files of captions on many machines, by Apache Beam: tables in shards, and one of counts.
 
-    python tools/beam_annotate.py --input 'captions/*.parquet' --out runs/annotations --shards 10
+    bias-clip beam-annotate --input 'captions/*.parquet' --out runs/annotations --shards 10
 
-The input is Parquet, or JSON with a record a line, with an id and a caption; other fields can be asked
+The input is Parquet, or JSON with a record per line, with an id and a caption; other fields can be asked
 by --column. Flags this tool does not know go to Beam: --runner and what that one needs, see
-docs/balancing.md. For what one machine reads, and for pictures, tools/annotate.py does more.
+docs/balancing.md. For what one machine reads, and for images, `bias-clip annotate` does more.
 Needs an environment of its own with `pip install 'bias_clip[beam]'`.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bias_clip.curation.captions import BOTH, MERGE_RULES, Lists
-from bias_clip.curation.rows import ColumnRule, Fields, Plan, plan_names
-from bias_clip.curation.word_lists import read_word_list
+from bias_clip.cli.choices import BOTH, MERGE_RULES
+from bias_clip.cli.flags import Parser, in_one_line, read_pair, read_pairs
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parses the command line and runs the pipeline."""
-    args, beam_flags = _parser().parse_known_args(argv)
-    try:
-        plan = make_plan(args)
-        plan_names(plan)  # raises for a plan that does not go together, before Beam is asked for
-        run(args, plan, beam_flags)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    args, beam_flags = make_parser().parse_known_args(argv)
+    in_one_line(lambda: work(args, beam_flags))
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
+def work(args: argparse.Namespace, beam_flags: Sequence[str]) -> None:
+    """Makes the plan and runs it.
+
+    Raises:
+      ValueError: a plan that does not go together, before Beam is asked for.
+    """
+    from bias_clip.curation.rows import plan_names
+
+    plan = make_plan(args)
+    plan_names(plan)
+    run(args, plan, beam_flags)
+
+
+def make_plan(args: argparse.Namespace) -> Any:
     """The plan of the flags.
 
     Raises: ValueError for a rule that cannot be read, and as `read_word_list`.
     """
+    from bias_clip.curation.captions import Lists
+    from bias_clip.curation.rows import Plan
+    from bias_clip.curation.word_lists import read_word_list
+
     kinds = (args.attributes, args.labels, args.proxies)
     lists = Lists(*(tuple(map(read_word_list, kind)) for kind in kinds))
     return Plan(lists, tuple(map(column_rule, args.column)), both=args.both, rule=args.merge)
 
 
-def column_rule(words: Sequence[str]) -> ColumnRule:
+def column_rule(words: Sequence[str]) -> Any:
     """Reads man=gender yes=man no=woman,girl unknown=*
 
     Raises: ValueError for words that are not key=value, or not these keys.
     """
-    pairs = [word.partition("=") for word in words]
-    options = {key: value for key, _, value in pairs[1:]}
-    whole = all(key and equals for key, equals, _ in pairs)
-    if not whole or len(options) < len(pairs) - 1 or not {"yes", "no"} <= set(options):
+    from bias_clip.curation.rows import ColumnRule
+
+    name, column = read_pair(words[0], flag="--column", example="man=gender")
+    options = read_pairs(words[1:], flag="--column", example="yes=man")
+    if not {"yes", "no"} <= set(options):
         raise ValueError(f"--column {' '.join(words)}: expected NAME=COLUMN yes=a,b no=c.")
     odd = sorted(set(options) - {"yes", "no", "unknown"})
     if odd:
         raise ValueError(f"--column has no {odd}; it has yes, no and unknown.")
     values = {key: tuple(value.split(",")) for key, value in options.items()}
     unknown = None if values.get("unknown") == ("*",) else values.get("unknown", ())
-    return ColumnRule(pairs[0][0], pairs[0][2], values["yes"], values["no"], unknown)
+    return ColumnRule(name, column, values["yes"], values["no"], unknown)
 
 
-def run(args: argparse.Namespace, plan: Plan, beam_flags: Sequence[str]) -> None:
+def run(args: argparse.Namespace, plan: Any, beam_flags: Sequence[str]) -> None:
     """Runs the pipeline to its end.
 
-    Raises: ValueError where Beam is not installed, or for what `annotate_files` refuses.
+    Raises: ModuleNotFoundError without Beam, ValueError for what `annotate_files` refuses.
     """
-    try:
-        import apache_beam as beam
-    except ImportError as error:
-        raise ValueError(
-            "this needs Apache Beam: in an environment of its own, pip install 'bias_clip[beam]'."
-        ) from error
+    import apache_beam as beam
+
     from bias_clip.curation.beam import annotate_files
+    from bias_clip.curation.rows import Fields
 
     options = beam.options.pipeline_options.PipelineOptions(list(beam_flags))
     fields = Fields(args.id, tuple(args.captions))
@@ -77,16 +85,13 @@ def run(args: argparse.Namespace, plan: Plan, beam_flags: Sequence[str]) -> None
     print(f"{args.out}: annotations in {args.shards} shards, and counts.parquet")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def make_parser() -> Parser:
+    """Returns the tool's parser."""
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--input", required=True, help="glob of .parquet files, or of lines of JSON")
     add("--out", required=True, help="folder to write, local or in a bucket")
-    add("--shards", type=int, default=1, help="tables to write, about one a million rows")
+    add("--shards", type=int, default=1, help="tables to write, about one per million rows")
     add("--id", default="id", help="field of the id")
     add("--captions", nargs="+", default=["caption"], help="fields of captions")
     several: dict[str, Any] = {"nargs": "*", "metavar": "LIST"}
@@ -94,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--labels", default=["occupations"], help="word lists", **several)
     add("--proxies", default=["proxies"], help="word lists", **several)
     add("--both", choices=BOTH, default="unknown", help="captions of woman and man")
-    add("--merge", choices=list(MERGE_RULES), default="first", help="who is believed")
+    add("--merge", choices=MERGE_RULES, default="first", help="who is believed")
     column: dict[str, Any] = {"nargs": "+", "action": "append", "default": []}
     add("--column", **column, metavar="WORD", help="NAME=COLUMN yes=a,b no=c unknown=d or *")
     return parser

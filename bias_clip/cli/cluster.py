@@ -1,130 +1,48 @@
 """Clusters the embeddings of a data set: the cell of each example, for multistage contrastive learning.
 
-    python tools/cluster.py --embeddings runs/x/embeddings --k 10 --modality image --seed 0 \
+    bias-clip cluster --embeddings runs/x/embeddings --k 10 --modality image --seed 0 \\
         --out runs/x/cells.parquet
 
 k-means over all rows and all devices of this machine. Up to --in-memory-rows they are held by the
-devices; more are read again in each pass, and start from the centres of a sample. `tools/embed.py`
+devices; more are read again in each pass, and start from the centres of a sample. `bias-clip embed`
 writes the embeddings; the table has a column `cluster`, its manifest the centres' file, and --init
 goes on from such a file.
 """
 
 import argparse
-import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
-from tqdm import tqdm
-
-from bias_clip.data.stream.cells import CLUSTER, KIND
-from bias_clip.data.tables import KEY, file_sha256, manifest_path, write_table
-from bias_clip.data.tables.embeddings import MODALITIES, Embeddings, chunks, open_embeddings
-from bias_clip.data.tables.embeddings_writer import write_array
-from bias_clip.stages import KMeans, fit, fit_stream
-from bias_clip.stages.kmeans import EMPTY, check_centres
-
-AXIS = "rows"
-SHOWN = 5  # ids in an error
+from bias_clip.cli.choices import EMPTY, MODALITIES
+from bias_clip.cli.flags import Parser, run_tool
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parses the command line, clusters, writes the table, and prints the report."""
-    args = _parser().parse_args(argv)
-    try:
-        embeddings = open_embeddings(args.embeddings)
-        found = cluster(embeddings, args)
-        write_cells(args.out, embeddings, found, args)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_tool(make_parser(), work, argv)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Clusters, writes, prints.
+
+    Raises:
+      ValueError: embeddings that are not there or not finite, or flags that do not fit them.
+    """
+    from bias_clip.cli.cluster_rows import cluster, to_text, write_cells
+    from bias_clip.data.tables.embeddings import open_embeddings
+
+    embeddings = open_embeddings(args.embeddings)
+    found = cluster(embeddings, args)
+    write_cells(args.out, embeddings, found, args)
     print(to_text(found, args.modality))
     print(f"{args.out}: {len(found.labels):,} cells")
 
 
-def cluster(embeddings: Embeddings, args: argparse.Namespace) -> KMeans:
-    """Clusters a modality over all devices; labels and the rest are in host memory.
-
-    Raises: ValueError for a modality that is not there, fewer (distinct) rows than clusters, rows
-      that are not finite, or a start that does not fit.
-    """
-    next(chunks(embeddings, args.modality, 1))  # says which modalities there are
-    rows, width = len(embeddings.ids), embeddings.manifest["width"]
-    if args.k > rows:
-        raise ValueError(f"got {rows} rows for --k {args.k}; choose a smaller k.")
-    mesh = Mesh(np.array(jax.devices()), (AXIS,), axis_types=(AxisType.Auto,))
-    arguments: dict[str, Any] = {"seed": args.seed, "init": _init(args, width)}
-    arguments |= {"n_init": args.n_init, "max_iterations": args.iterations, "tol": args.tol}
-    arguments |= {"empty": args.empty, "spherical": args.spherical}
-    with tqdm(total=rows, unit=" rows", disable=None, desc="reading") as bar:
-        if rows <= args.in_memory_rows:
-            x, weights = _read_all(embeddings, args.modality, mesh, bar)
-            bar.set_description(f"clustering on {mesh.size} devices")
-            found = _fit_on(mesh, x, weights, args.k, **arguments)
-        else:
-            found = _fit_stream(embeddings, args, mesh, bar, **arguments)
-    found = jax.tree.map(np.asarray, found)
-    found = found._replace(labels=found.labels[:rows])
-    if args.empty == "farthest" and not found.counts.all():
-        raise ValueError(
-            f"{(found.counts == 0).sum()} of {args.k} clusters are empty: the embeddings have fewer "
-            "distinct rows, or --iterations ended it. Choose a smaller --k, or look whether the "
-            "model has collapsed."
-        )
-    return found
-
-
-def write_cells(
-    path: Path, embeddings: Embeddings, found: KMeans, args: argparse.Namespace
-) -> dict[str, Any]:
-    """Writes the centres, then the table; the manifest, last of all, is what makes them a whole."""
-    file = path.with_suffix(".centres.npy")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    manifest_path(path).unlink(missing_ok=True)  # what it spoke of is about to go
-    write_array(file, np.asarray(found.centres))
-    about = {key: embeddings.manifest[key] for key in ("ids_sha256", "plan", "notes")}
-    manifest = {
-        "kind": KIND,
-        "k": args.k,
-        "seed": args.seed,
-        "modality": args.modality,
-        "inertia": float(found.inertia),
-        "iterations": int(found.iterations),
-        "counts": found.counts.tolist(),
-        "centres": {"file": file.name, "sha256": file_sha256(file)},
-        "method": {
-            "form": "memory" if len(embeddings.ids) <= args.in_memory_rows else "stream",
-            "init": None if args.init is None else file_sha256(args.init),
-            **{name: getattr(args, name) for name in ("n_init", "tol", "empty", "spherical")},
-        },
-        "embeddings": {"path": str(args.embeddings), **about},
-    }
-    columns = {KEY: np.asarray(embeddings.ids), CLUSTER: np.asarray(found.labels)}
-    return write_table(path, columns, manifest)
-
-
-def to_text(found: KMeans, modality: str) -> str:
-    """The report: how the iterations ended, and the size of each cluster."""
-    rows = int(found.counts.sum())
-    lines = [
-        f"{len(found.counts)} clusters of {rows:,} {modality} embeddings: {int(found.iterations)} "
-        f"iterations, inertia {float(found.inertia):.6g} ({float(found.inertia) / rows:.4g} a row)",
-        "cluster        rows   share",
-    ]
-    lines += [f"{c:7d}{n:12,d}{n / rows:8.2%}" for c, n in enumerate(found.counts.tolist())]
-    return "\n".join(lines)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> Parser:
+    """Returns the tool's parser."""
+    parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--embeddings", type=Path, required=True, help="the folder that embed.py wrote")
+    add("--embeddings", type=Path, required=True, help="the folder that embed wrote")
     add("--out", type=Path, required=True, help="the .parquet file to write: id and cluster")
     add("--k", type=int, required=True, help="number of clusters")
     add("--modality", choices=MODALITIES, default="image", help="what is clustered")
@@ -139,83 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--chunk-rows", type=int, default=65_536, help="rows read at a time in a stream")
     add("--sample-rows", type=int, default=200_000, help="from which a stream's start is found")
     return parser
-
-
-def _init(args: argparse.Namespace, width: int) -> Float[Array, "k d"] | None:
-    if args.init is None:
-        return None
-    if not args.init.is_file():
-        raise ValueError(f"--init: there is no file {args.init}; expected a .centres.npy.")
-    centres = jnp.asarray(np.load(args.init, allow_pickle=False))
-    check_centres(centres, args.k, width)
-    return centres
-
-
-def _read_all(
-    embeddings: Embeddings, modality: str, mesh: Mesh, bar: Any
-) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-    """All rows, each device its part, filled up with rows of weight 0; and the weights."""
-    matrix: Any = getattr(embeddings, modality)
-    rows, width = matrix.shape
-    padded = -(-rows // mesh.size) * mesh.size
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-
-    def read(index: Any) -> np.ndarray:
-        start, stop, _ = index[0].indices(padded)
-        x = np.zeros((stop - start, width), matrix.dtype)
-        there = max(min(stop, rows) - start, 0)
-        x[:there] = matrix[start : start + there]
-        _check_finite(x[:there], embeddings.ids, start)
-        bar.update(there)
-        return x
-
-    x = jax.make_array_from_callback((padded, width), sharding, read)
-    return x, jax.device_put((np.arange(padded) < rows).astype(np.float32), sharding)
-
-
-def _fit_on(mesh: Mesh, x: Array, weights: Array, k: int, *, init: Any, **arguments: Any) -> KMeans:
-    rows, whole = PartitionSpec(AXIS), PartitionSpec()
-
-    def own(x: Array, weights: Array, init: Any) -> KMeans:
-        return fit(x, k, weights=weights, init=init, axis_name=AXIS, **arguments)
-
-    specs = KMeans(*cast(Any, (whole, rows, whole, whole, whole)))
-    spread = jax.shard_map(own, mesh=mesh, in_specs=(rows, rows, whole), out_specs=specs)
-    return jax.jit(spread)(x, weights, init)
-
-
-def _fit_stream(
-    embeddings: Embeddings, args: argparse.Namespace, mesh: Mesh, bar: Any, **arguments: Any
-) -> KMeans:
-    passes = 0
-
-    def read() -> Iterator[np.ndarray]:
-        nonlocal passes
-        bar.reset()
-        first = 0
-        for x in chunks(embeddings, args.modality, args.chunk_rows):
-            if passes == 0:
-                _check_finite(x, embeddings.ids, first)
-            first += len(x)
-            yield x
-            bar.update(len(x))
-        passes += 1
-
-    def on_pass(iterations: int, inertia: float) -> None:
-        bar.set_description(f"iteration {iterations}, inertia {inertia:.5g}")
-
-    given = {"sample_size": args.sample_rows, "mesh": mesh, "on_pass": on_pass}
-    return fit_stream(read, args.k, **given, **arguments)
-
-
-def _check_finite(x: np.ndarray, ids: list[str], first: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"{len(bad)} embeddings of rows {first} to {first + len(x)} are not finite, such as of "
-            f"{[ids[first + i] for i in bad[:SHOWN]]}; embed again from a checkpoint that has not "
-            "diverged."
-        )
 
 
 if __name__ == "__main__":

@@ -10,9 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bias_clip.core.plans import PLAN, claim_folder
-from bias_clip.core.storage import write_whole, writing
-
 RUN_AGAIN = 75  # exit status of what was stopped by a signal and can go on
 
 
@@ -65,6 +62,9 @@ def check_same(workdir: Path, plan: Mapping[str, Any]) -> None:
       ValueError: they differ, or the folder holds other things; says in what.
       NotSavedError: it cannot be written.
     """
+    from bias_clip.core.plans import PLAN, claim_folder
+    from bias_clip.core.storage import writing
+
     with writing(workdir / PLAN):
         claim_folder(
             workdir,
@@ -99,6 +99,8 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
       NotSavedError: it could not be written.
     """
+    from bias_clip.core.storage import write_whole
+
     write_whole(path, json.dumps(value, indent=2) + "\n")
 
 

@@ -1,7 +1,7 @@
 """Compares groups of finished runs: mean and deviation over seeds of what they measured last.
 
-python tools/compare.py plain=runs/emoji_0,runs/emoji_1 biased=runs/biased_0,runs/biased_1 \\
-    [--metrics 'style/acc' 'gender/(preference|recognition)$'] [--json FILE] [--plot FILE.html]
+    bias-clip compare plain=runs/emoji_0,runs/emoji_1 biased=runs/biased_0,runs/biased_1 \\
+        --metrics 'style/acc' 'gender/(preference|recognition)$' --plot page.html
 
 Prints a Markdown table: a row per metric, a column per group. Metrics are those in `evals/` of the
 workdirs, "evaluator/metric"; regexes are searched for in their names.
@@ -10,41 +10,59 @@ workdirs, "evaluator/metric"; regexes are searched for in their names.
 import argparse
 import json
 import re
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bias_clip.core.storage import run_folder
+from bias_clip.cli.flags import Parser, add_json, read_pairs, run_tool, show
 from bias_clip.core.write import write_file
 
-Group = dict[str, list[float]]  # metric to its values, one a run
+Group = dict[str, list[float]]  # metric to its values, one per run
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parses, reads, prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    run_tool(make_parser(), work, argv)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Compares the groups of the command line.
+
+    Raises:
+      ValueError: see `read_groups` and `compare`.
+    """
+    groups = read_groups(args.groups)
+    compare(groups, args.metrics, json_path=args.json, plot_path=args.plot)
+
+
+def make_parser() -> Parser:
+    """Returns the tool's parser."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "groups", nargs="+", metavar="NAME=WORKDIR,...", help="a group, and its runs"
     )
-    parser.add_argument("groups", nargs="+", metavar="NAME=WORKDIR,WORKDIR,...")
-    parser.add_argument("--metrics", nargs="+", default=[""], metavar="REGEX")
-    parser.add_argument("--json", type=Path, help="also write all values here")
-    parser.add_argument("--plot", type=Path, help="also write a page with charts here, FILE.html")
-    args = parser.parse_args()
-    try:
-        groups = dict(map(split_group, args.groups))
-        compare(groups, args.metrics, json_path=args.json, plot_path=args.plot)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    add_table_arguments(parser)
+    return parser
+
+
+def add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what is shown of the groups, for `sweep` too."""
+    parser.add_argument(
+        "--metrics", nargs="+", default=[""], metavar="REGEX", help="which; all unless given"
+    )
+    add_json(parser)
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.html", help="also write a page with charts there"
+    )
 
 
 def compare(
     workdirs: dict[str, list[Path]],
     regexes: list[str],
     *,
-    json_path: Path | None = None,
+    json_path: str | None = None,
     plot_path: Path | None = None,
 ) -> None:
-    """Prints the table of groups of runs; writes their values and a page where paths are given.
+    """Shows the table of groups of runs, see `show`, and writes a page where a path is given.
 
     Raises:
       ValueError: from `read_group` and `make_table`.
@@ -52,9 +70,7 @@ def compare(
     check_page(plot_path)
     groups = {name: read_group(paths) for name, paths in workdirs.items()}
     details = read_details(next(iter(workdirs.values()))[0])
-    print("\n".join(make_table(groups, regexes, details)))
-    if json_path:
-        write_file(json_path, json.dumps(groups, indent=1) + "\n")
+    show("\n".join(make_table(groups, regexes, details)), groups, json_path)
     if plot_path:
         from bias_clip.report.comparison import render_comparison, sorted_keys
 
@@ -62,14 +78,14 @@ def compare(
         write_file(plot_path, render_comparison(groups, keys, details))
 
 
-def split_group(text: str) -> tuple[str, list[Path]]:
-    """Takes "name=a,b" apart."""
-    name, equals, paths = text.partition("=")
-    if not (name and equals and paths):
-        raise ValueError(
-            f"got {text!r}; expected a name and workdirs, such as plain=runs/a,runs/b."
-        )
-    return name, [Path(path) for path in paths.split(",")]
+def read_groups(words: Sequence[str]) -> dict[str, list[Path]]:
+    """Reads name=workdir,workdir,...
+
+    Raises:
+      ValueError: a word of another form, or a name that comes twice.
+    """
+    pairs = read_pairs(words, flag="a group of runs", example="plain=runs/a,runs/b")
+    return {name: [Path(path) for path in paths.split(",")] for name, paths in pairs.items()}
 
 
 def read_group(workdirs: list[Path]) -> Group:
@@ -78,6 +94,8 @@ def read_group(workdirs: list[Path]) -> Group:
     Raises:
       ValueError: a workdir without evaluations, or runs that measured different things.
     """
+    from bias_clip.core.storage import run_folder
+
     runs = []
     for workdir in workdirs:
         files = sorted((run_folder(workdir) / "evals").glob("*.json"))
@@ -97,6 +115,8 @@ def read_group(workdirs: list[Path]) -> Group:
 
 def read_details(workdir: Path) -> dict[str, dict]:
     """Returns what each evaluator of a run says beside its metrics: its kind, its groups."""
+    from bias_clip.core.storage import run_folder
+
     files = sorted((run_folder(workdir) / "evals").glob("*.json"))
     return {path.stem: json.loads(path.read_text())["details"] for path in files}
 

@@ -1,7 +1,7 @@
 """Compiles the train step of a config for a pod that is not there: fits or not, how fast at best.
 
-python tools/compile_plan.py --config=configs/siglip_b16.py --topology=v5e:16x16
-python tools/compile_plan.py --config=configs/siglip_so400m.py --topology=h100:32 --set mesh.fsdp=8
+    bias-clip compile-plan --config=configs/siglip_b16.py --topology=v5e:16x16
+    bias-clip compile-plan --config=configs/siglip_so400m.py --topology=h100:32 --set mesh.fsdp=8
 
 Topologies: v4, v5e, v5p or v6e and a shape, with the extra `tpu` (libtpu, no TPU); h100 or a100 and
 a number, with the extra `cuda` (no GPU). Takes minutes and 2 to 4 GiB. docs/plans.md explains what
@@ -11,17 +11,26 @@ is printed and has a table. Ends with status 1 if the step does not fit.
 import argparse
 import contextlib
 import gzip
-import json
 import re
 import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bias_clip.cli.flags import (
+    Parser,
+    add_json,
+    add_set,
+    read_pair,
+    read_set,
+    read_value,
+    run_tool,
+    show,
+)
 from bias_clip.core.write import write_file
 
 PROGRESS_SECONDS = 10.0
@@ -29,47 +38,51 @@ PROGRESS_SECONDS = 10.0
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parses, compiles, prints."""
+    run_tool(make_parser(), work, argv)
+
+
+def work(args: argparse.Namespace) -> int:
+    """Compiles and shows the plan; returns 1 if the step does not fit.
+
+    Raises:
+      ValueError: an unknown topology, or a config that cannot be set up on it.
+    """
     from bias_clip.plan.roofline import get_chip
     from bias_clip.plan.topology import get_devices, parse_topology
     from bias_clip.report.plan import format_plan, make_record
 
-    args = parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            kind, _ = parse_topology(args.topology)
-            chip = get_chip(kind)
-            dump = None if chip.gpu else folder
-            devices = get_devices(args.topology, dump=dump)
-        except ValueError as error:
-            sys.exit(f"error: {error}")
+        kind, _ = parse_topology(args.topology)
+        chip = get_chip(kind)
+        dump = None if chip.gpu else folder
+        devices = get_devices(args.topology, dump=dump)
         measured = measure(args.config, devices, overrides=args.set, loss=args.loss, dump=dump)
     if args.hlo is not None and "hlo" in measured["step"]:
         write_file(args.hlo, gzip.compress(measured["step"]["hlo"].encode()))
     record = {"config": args.config, "set": args.set, "topology": args.topology}
     record |= make_record(measured, chip)
-    print(json.dumps(record, indent=2) if args.json else format_plan(record))
-    sys.exit(0 if record["fits"] else 1)
+    show(format_plan(record), record, args.json)
+    return 0 if record["fits"] else 1
 
 
-def parse_args() -> argparse.Namespace:
-    """Returns the command line's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", required=True, help="a file, or file:argument")
-    parser.add_argument("--topology", required=True, help="such as v5e:16x16, v4:4x4x8 or h100:32")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON")
-    parser.add_argument(
+def make_parser() -> Parser:
+    """Returns the tool's parser."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE[:ARGUMENT]", help="of the run")
+    add("--topology", required=True, metavar="CHIP:SHAPE", help="v5e:16x16, v4:4x4x8, h100:32, ...")
+    add_set(parser)
+    add(
         "--loss",
         choices=("ring", "global"),
         default="ring",
         help="global: all pairs in one product, left to the compiler to spread; to compare only",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--hlo", type=Path, help="write the compiled text here, as .gz")
-    return parser.parse_args()
+    add_json(parser)
+    add("--hlo", type=Path, metavar="FILE", help="write the compiled text there, as .gz")
+    return parser
 
 
 def measure(
@@ -85,7 +98,7 @@ def measure(
     Args:
       config: a file, or "file:argument" for one whose `get_config` takes an argument.
       devices: from `get_devices`.
-      overrides: "key=value", the value in JSON.
+      overrides: "key=value", as `read_set` takes them.
       loss: "ring", as it is trained, or "global".
       dump: the folder that `get_devices` was given; needed for TPUs.
 
@@ -104,9 +117,7 @@ def measure(
         raise ValueError("TPUs need a dump: the folder that `get_devices` was given, got None.")
     path, _, argument = config.partition(":")
     loaded = load_config(Path(path), *filter(None, [argument]))
-    for override in overrides:
-        key, _, value = override.partition("=")
-        loaded.update_from_flattened_dict({key: json.loads(value)})
+    override(loaded, read_set(overrides))
     mesh = make_mesh(**loaded.mesh, devices=devices)
     make = make_global_objective if loss == "global" else make_objective
     setup = make_setup(loaded, mesh=mesh, examples_per_epoch=None, make_objective=make)
@@ -117,6 +128,20 @@ def measure(
         "loss alone": _compile("the loss", lower_loss(setup, objective), options, dump),
         "step": _compile("the step", lowered, options, dump),
     }
+
+
+def override(config: Any, overrides: Sequence[str]) -> None:
+    """Sets dotted keys of a config.
+
+    Raises:
+      ValueError: a key that the config does not have, or a value of another type.
+    """
+    for word in overrides:
+        key, text = read_pair(word, flag="--set")
+        try:
+            config.update_from_flattened_dict({key: read_value(text, flag="--set")})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"--set {word}: {error.args[0]}") from error
 
 
 def make_global_objective(terms: dict, mesh: Any) -> Any:

@@ -1,39 +1,31 @@
 """Embeds a data set with a trained model, on all devices, as a directory of shards.
 
-    python tools/embed.py --workdir runs/emoji --source emoji split=train --out runs/emoji/train_z
+    bias-clip embed --workdir runs/emoji --source emoji split=train --out runs/emoji/train_z
 
-The embeddings are of the picture (the first, where there are several) and of the first caption of
-each record, as `bias_clip/data/tables/embeddings.py` describes. Several --workdir are one model, whose
-features are joined as `--concat` says. Interrupted, the same command goes on after the last whole
+The embeddings are of the image (the first, where there are several) and of the first caption of each
+record, as `bias_clip/data/tables/embeddings.py` describes. Several workdirs are one model, whose
+features are joined as --concat says. Interrupted, the same command goes on after the last whole
 shard. Records that cannot be read stop it, unless --max-broken allows as many; the manifest names
 them.
 """
 
 import argparse
-import ast
-import functools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from bias_clip.data.sources import make_source
-from bias_clip.data.tables.embeddings import MODALITIES
-from bias_clip.data.tables.embeddings_writer import DTYPES, write_embeddings
-from bias_clip.evals.concat import FORMS
-from bias_clip.evals.embed_rows import make_embed_rows
-from bias_clip.train.workdir.load_run import as_stage, identity, load_stages
+from bias_clip.cli.choices import DTYPES, FORMS, MODALITIES
+from bias_clip.cli.flags import Parser, add_source, add_workdirs, read_call, run_tool
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parses the command line and writes the embeddings."""
-    args = _parser().parse_args(argv)
-    try:
-        manifest = embed(args)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_tool(make_parser(), work, argv)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Embeds, and says what was written and which records were not."""
+    manifest = embed(args)
     for row, reason in manifest["broken"].items():
         print(f"no row for record {row}: {reason}")
     what = " and ".join(manifest["modalities"])
@@ -46,7 +38,15 @@ def embed(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
       ValueError: no run or checkpoint, an unknown source, an `out` of other embeddings.
     """
-    words = source_words(args.source)
+    from tqdm import tqdm
+
+    from bias_clip.data.sources import make_source
+    from bias_clip.data.tables.embeddings_writer import write_embeddings
+    from bias_clip.evals.embed_rows import make_embed_rows
+    from bias_clip.train.workdir.load_run import as_stage, identity, load_stages
+
+    name, arguments = read_call(args.source, flag="--source")
+    words = {"name": name, **arguments}
     source = make_source(**words)
     runs = load_stages(args.workdir, args.step)
     stages = [as_stage(run, args.batch_size) for run in runs]
@@ -78,39 +78,21 @@ def embed(args: argparse.Namespace) -> dict[str, Any]:
         )
 
 
-def source_words(words: Sequence[str]) -> dict[str, Any]:
-    """The arguments of `make_source`: the first word is its name, the others are key=value.
-
-    Raises:
-      ValueError: a word without "=", or a key that comes twice.
-    """
-    arguments: dict[str, Any] = {"name": words[0]}
-    for word in words[1:]:
-        key, equals, text = word.partition("=")
-        if not (key and equals) or key in arguments:
-            raise ValueError(f"--source: got {word!r}, expected key=value, each key once.")
-        arguments[key] = _literal(text)
-    return arguments
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = functools.partial(parser.add_argument)
-    add("--workdir", type=Path, action="append", required=True, help="of a run; may be repeated")
-    add("--step", type=int, action="append", default=[], help="the newest; once a workdir, or not")
+def make_parser() -> Parser:
+    """Returns the tool's parser."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add_workdirs(parser)
+    add_source(parser)
     add("--concat", choices=FORMS, default="raw", help="how the features of several are joined")
-    add("--source", nargs="+", required=True, metavar="WORD", help="its name, then key=value")
     add("--out", type=Path, required=True, help="the directory to write")
-    add("--modalities", nargs="+", choices=MODALITIES, default=list(MODALITIES))
+    add(
+        "--modalities",
+        nargs="+",
+        choices=MODALITIES,
+        default=list(MODALITIES),
+        help="what is embedded",
+    )
     add("--batch-size", type=int, default=256, help="over all devices")
     add("--shard-rows", type=int, default=8192, help="what an interruption may cost")
     add("--dtype", choices=DTYPES, default="float32", help="of the matrices on disk")

@@ -1,46 +1,55 @@
-"""How biased were the data that a run was fed? Representation and association bias, of any of its steps.
+"""How biased were the data that a run saw? Representation and association bias, of any of its steps.
 
-python tools/exposure_bias.py --workdir runs/m4/90 --by gender --groups woman man --label concept [--parts 10]
+    bias-clip exposure-bias --workdir runs/m4/90 --by gender --groups woman man --label concept
 
-Prints a line a part of the training: what thinning, weights and stages made of the source. The
+Prints a line per part of the training: what thinning, weights and phases made of the source. The
 model's own biases, which its evaluators measured, are in the run's report.
 """
 
 import argparse
 import itertools
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
+
+from bias_clip.cli.flags import Parser, add_json, run_tool, show
 
 SHOWN = ("representation", "association_mean", "association_max", "ess")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Reads the run, counts, prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--by", required=True, help="column of the groups")
-    parser.add_argument("--groups", nargs="+", help="its values; default: all")
-    parser.add_argument("--label", required=True, help="column of the labels")
-    parser.add_argument("--separator", help="splits the column into several labels")
-    parser.add_argument("--parts", type=int, default=10)
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
+    run_tool(make_parser(), work, argv)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Prints the table, or writes its numbers.
+
+    Raises:
+      ValueError: see `measure`.
+    """
     chosen = {"by": args.by, "groups": args.groups, "label": args.label}
-    try:
-        rows = measure(args.workdir, args.parts, **chosen, separator=args.separator)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    if args.json:
-        print(json.dumps(rows, indent=1))
-        return
-    print(f"{'steps':<16}" + "".join(f"{name:>18}" for name in SHOWN))
+    rows = measure(args.workdir, args.parts, **chosen, separator=args.separator)
+    lines = [f"{'steps':<16}" + "".join(f"{name:>18}" for name in SHOWN)]
     for row in rows:
         numbers = "".join(f"{100 * row[name]:>17.2f}%" for name in SHOWN)
-        print(f"{row['start']:>6} to {row['stop']:<6}" + numbers)
+        lines.append(f"{row['start']:>6} to {row['stop']:<6}" + numbers)
+    show("\n".join(lines), rows, args.json)
+
+
+def make_parser() -> Parser:
+    """Returns the tool's parser."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("--workdir", type=Path, required=True, metavar="DIR", help="of the run")
+    add("--by", required=True, metavar="COLUMN", help="column of the groups")
+    add("--groups", nargs="+", metavar="VALUE", help="its values; all unless given")
+    add("--label", required=True, metavar="COLUMN", help="column of the labels")
+    add("--separator", metavar="TEXT", help="splits the column into several labels")
+    add("--parts", type=int, default=10, metavar="N", help="into which the steps are divided")
+    add_json(parser)
+    return parser
 
 
 def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float]]:

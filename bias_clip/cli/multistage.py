@@ -1,14 +1,14 @@
 """Multistage contrastive learning (MCL) from one line: train, embed, cluster, and again within cells.
 
-    python tools/multistage.py --config=configs/emoji_stages.py --workdir=runs/mcl --stages 3 --k 4 \\
-        [--cluster image|text|both] [--init scratch|base|warm] [--seed 0] [--set 'total=9_000 examples']
+    bias-clip multistage --config=configs/emoji_stages.py --workdir=runs/mcl --stages 3 --k 4 \\
+        --set 'total=9_000 examples'
 
 Stage 0 is a plain run. Each later stage draws its negatives from the cells of all earlier stages'
 clusters together, so that it must learn what those have not. Of stage j there is, under `stage<j>`:
 
     run/                 the workdir of `python -m bias_clip.train --config=<config>:<j>`
-    embeddings/          of the training data: tools/embed.py
-    image.parquet        their clusters (and text.parquet): tools/cluster.py
+    embeddings/          of the training data: bias-clip embed
+    image.parquet        their clusters (and text.parquet): bias-clip cluster
     cells.parquet        the cells of the stages 0 to j, which stage j + 1 trains on
 
 and beside each its log. Every part is whole or not there: killed at any moment, the same line goes on
@@ -24,37 +24,44 @@ stages have the same seed: from scratch they start from the same random weights,
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bias_clip.cli.commands import RUN_AGAIN, Step, Stopped, call, check_same, hold, say, write_json
-from bias_clip.core.storage import NotSavedError, check_folder
-from bias_clip.data.stream.cells import write_cells
-from bias_clip.data.tables import manifest_path
-from bias_clip.train.config import load_config, to_plain
+from bias_clip.cli.flags import Parser, add_set, read_set, run_tool
 
 MODALITIES = {"image": ("image",), "text": ("text",), "both": ("text", "image")}
 INITS = ("scratch", "base", "warm")
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the stages, or what is left of them."""
-    args = _parser().parse_args(argv)
+    run_tool(make_parser(), work, argv, errors=(RuntimeError,))
+
+
+def work(args: argparse.Namespace) -> int:
+    """Runs the stages; returns the exit status.
+
+    Raises:
+      ValueError: flags or a config that do not go together, or a workdir of another line.
+      RuntimeError: a command failed.
+    """
+    from bias_clip.core.storage import check_folder
+
+    check_folder(args.workdir)
+    args.workdir = args.workdir.resolve()
+    _check(args)
+    args.workdir.mkdir(parents=True, exist_ok=True)
     try:
-        check_folder(args.workdir)
-        args.workdir = args.workdir.resolve()
-        _check(args)
-        args.workdir.mkdir(parents=True, exist_ok=True)
         with hold(args.workdir) as lock:
             check_same(args.workdir, describe_plan(args))
             run_stages(args, lock)
     except Stopped as stopped:
         print(f"{stopped} Run the same line again to continue.", file=sys.stderr)
-        sys.exit(RUN_AGAIN)
-    except (ValueError, RuntimeError, NotSavedError) as error:
-        sys.exit(f"error: {error}")
+        return RUN_AGAIN
     print("\n".join(str(args.workdir / f"stage{j}" / "run") for j in range(args.stages)))
+    return 0
 
 
 def run_stages(args: argparse.Namespace, lock: int) -> None:
@@ -64,6 +71,9 @@ def run_stages(args: argparse.Namespace, lock: int) -> None:
       RuntimeError: a command failed; says where its log is.
       Stopped: a signal came.
     """
+    from bias_clip.data.stream.cells import write_cells
+    from bias_clip.data.tables import manifest_path
+
     words = MODALITIES[args.cluster]
     for stage in range(args.stages):
         call(train_step(args, stage), lock)
@@ -130,6 +140,8 @@ def cluster_steps(args: argparse.Namespace, stage: int) -> Iterator[Step]:
 
 def describe_plan(args: argparse.Namespace) -> dict[str, Any]:
     """What the models follow from: the arguments, and the configs of a first and a later stage."""
+    from bias_clip.train.config import load_config, to_plain
+
     names = ("stages", "k", "cluster", "init", "seed", "set")
     path = Path(args.config)
     configs = {
@@ -151,8 +163,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             f"got --stages {args.stages} --k {args.k}; expected at least 1 stage, of 2 clusters."
         )
-    if wrong := [override for override in args.set if "=" not in override]:
-        raise ValueError(f"got --set {wrong}; expected key=value, such as 'total=1000 steps'.")
+    read_set(args.set)  # raises for what is not key=value
     if ":" in args.config:
         raise ValueError(
             f"got --config {args.config}; what follows the colon is set here, leave it."
@@ -172,19 +183,18 @@ def _check_later(config: Mapping[str, Any], args: argparse.Namespace) -> None:
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> Parser:
+    """Returns the tool's parser."""
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="called with the stage, see above")
-    add("--workdir", type=Path, required=True)
+    add("--workdir", type=Path, required=True, metavar="DIR", help="folder of all the stages")
     add("--stages", type=int, default=3, help="models in all, the plain one among them")
     add("--k", type=int, default=4, help="clusters of a stage, of each modality")
     add("--cluster", choices=sorted(MODALITIES), default="image", help="what is clustered")
     add("--init", choices=INITS, default="base", help="of the stages after the first, see above")
     add("--seed", type=int, default=0, help="of all stages and clusterings")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="in every stage's config")
+    add_set(parser)
     return parser
 
 

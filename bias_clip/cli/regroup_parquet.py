@@ -1,6 +1,6 @@
 """Writes Parquet files again with small row groups, so that records are read at random at low cost.
 
-    python -m bias_clip.cli.regroup_parquet data/train-00000-of-00002.parquet ... regrouped --rows 16
+    bias-clip regroup-parquet data/train-*.parquet --out regrouped --rows 16
 
 All columns, types and metadata stay as they are. A file that is there already, whole, is left as it is.
 """
@@ -9,25 +9,36 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from bias_clip.cli.flags import Parser, run_tool
 
 ROWS = 16
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the command line and writes the files."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    run_tool(make_parser(), work, argv)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Writes each file, and says how many rows it has.
+
+    Raises:
+      ValueError: see `regroup`, and for what is not Parquet.
+    """
+    for name in args.files:
+        target = args.out / Path(name).name
+        print(f"{target}: {regroup(name, target, rows=args.rows)} rows")
+
+
+def make_parser() -> Parser:
+    """Returns the tool's parser."""
+    parser = Parser(description=__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", help="Parquet files")
-    parser.add_argument("folder", help="where to write files of the same names")
-    parser.add_argument("--rows", type=int, default=ROWS, help="rows per group")
-    args = parser.parse_args(argv)
-    try:
-        for name in args.files:
-            target = Path(args.folder) / Path(name).name
-            print(f"{target}: {regroup(name, target, rows=args.rows)} rows")
-    except (ValueError, OSError, pa.ArrowException) as error:
-        parser.error(str(error))
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="for files of the same names"
+    )
+    parser.add_argument("--rows", type=int, default=ROWS, metavar="N", help="rows per group")
+    return parser
 
 
 def regroup(path: str | Path, target: str | Path, *, rows: int = ROWS) -> int:
@@ -36,6 +47,8 @@ def regroup(path: str | Path, target: str | Path, *, rows: int = ROWS) -> int:
     Returns: the number of rows.
     Raises: ValueError for rows below 1, or a target that is the file itself.
     """
+    import pyarrow.parquet as pq
+
     source, target = pq.ParquetFile(path), Path(target)
     if rows < 1 or target.resolve() == Path(path).resolve():
         raise ValueError(f"got rows={rows} and target {target}; expected at least 1, another file.")

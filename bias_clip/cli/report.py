@@ -1,25 +1,42 @@
-"""Writes the page of a run anew, finished or not: loads nothing, needs no accelerator.
+"""Writes the page of a run again, finished or not: loads no model, needs no accelerator.
 
-python tools/report.py runs/emoji
+bias-clip report --workdir runs/emoji
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from bias_clip.core.storage import NotSavedError
-from bias_clip.report.run_page import write_report
+from bias_clip.cli.flags import Parser, run_tool
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Writes `report.html` into the workdir and prints its path."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("workdir", type=Path, help="folder of the run, as given to training")
-    args = parser.parse_args(argv)
-    try:
-        print(write_report(args.workdir))
-    except (ValueError, NotSavedError) as error:
-        sys.exit(f"error: {error}")
+    run_tool(make_parser(), work, argv)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Writes the page.
+
+    Raises:
+      ValueError: the workdir holds no run.
+    """
+    from bias_clip.report.run_page import write_report
+
+    print(write_report(args.workdir))
+
+
+def make_parser() -> Parser:
+    """Returns the tool's parser."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="of the run, as given to training",
+    )
+    return parser
 
 
 if __name__ == "__main__":

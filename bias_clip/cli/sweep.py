@@ -1,8 +1,8 @@
 """Runs several configs with several seeds, one after another or side by side; compares them at the end.
 
-python tools/sweep.py --workdir=runs/debiased --seeds 3 \\
-    --config=configs/emoji_debiased.py:clip --config=configs/emoji_debiased.py:specific \\
-    [--set 'total=90_000 examples'] [--metrics 'style/acc'] [--plot FILE] [--jobs 2]
+    bias-clip sweep --workdir=runs/debiased --seeds 3 --jobs 2 \\
+        --config=configs/emoji_debiased.py:clip --config=configs/emoji_debiased.py:specific \\
+        --set 'total=90_000 examples' --metrics 'style/acc'
 
 Each run is `python -m bias_clip.train` with a workdir of its own, `<workdir>/<name>_<seed>`, and a
 log beside it. Start the same line again after an interruption: finished runs are kept, the others
@@ -13,13 +13,14 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from tqdm import tqdm
+from bias_clip.cli.compare import add_table_arguments, check_page, compare
+from bias_clip.cli.flags import Parser, add_set, read_set, run_tool
 
 
 class Run(NamedTuple):
@@ -31,31 +32,45 @@ class Run(NamedTuple):
     last: str = "report.html"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs, then compares."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", action="append", required=True, metavar="FILE[:ARGUMENT]")
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--metrics", nargs="+", default=[""], metavar="REGEX")
-    parser.add_argument("--json", type=Path, help="also write all values here")
-    parser.add_argument("--plot", type=Path, help="also draw the metrics here")
-    args = parser.parse_args()
-    from bias_clip.cli.compare import compare
+    run_tool(make_parser(), work, argv, errors=(RuntimeError,))
 
-    try:
-        runs = list(plan(args.config, args.seeds, args.set, args.workdir))
-        run_all(runs, args.jobs)
-        groups: dict[str, list[Path]] = {}
-        for run in runs:
-            groups.setdefault(run.name, []).append(run.workdir)
-        compare(groups, args.metrics, json_path=args.json, plot_path=args.plot)
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+
+def work(args: argparse.Namespace) -> None:
+    """Runs what is not finished, and compares all.
+
+    Raises:
+      ValueError: a plan that makes no sense, or runs that cannot be compared.
+      RuntimeError: a run failed.
+    """
+    check_page(args.plot)  # before the hours of training, not after
+    runs = list(plan(args.config, args.seeds, args.set, args.workdir))
+    run_all(runs, args.jobs)
+    groups: dict[str, list[Path]] = {}
+    for run in runs:
+        groups.setdefault(run.name, []).append(run.workdir)
+    compare(groups, args.metrics, json_path=args.json, plot_path=args.plot)
+
+
+def make_parser() -> Parser:
+    """Returns the tool's parser."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add(
+        "--config",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="FILE[:ARGUMENT]",
+        help="may be several",
+    )
+    add("--workdir", type=Path, required=True, metavar="DIR", help="folder of all the runs")
+    add("--seeds", type=int, default=3, metavar="N", help="0 to N - 1, of each config")
+    add_set(parser)
+    add("--jobs", type=int, default=1, metavar="N", help="runs side by side")
+    add_table_arguments(parser)
+    return parser
 
 
 def plan(configs: list[str], seeds: int, overrides: list[str], workdir: Path) -> Iterator[Run]:
@@ -71,8 +86,7 @@ def plan(configs: list[str], seeds: int, overrides: list[str], workdir: Path) ->
     names = [_name(config) for config in configs]
     if len(set(names)) < len(names):
         raise ValueError(f"got configs named {names}; expected different names.")
-    if wrong := [override for override in overrides if "=" not in override]:
-        raise ValueError(f"got --set {wrong}; expected key=value, such as 'total=1000 steps'.")
+    read_set(overrides)  # raises for what is not key=value
     if seeds < 1:
         raise ValueError(f"got {seeds} seeds; expected at least 1.")
     for seed in range(seeds):
@@ -89,6 +103,8 @@ def run_all(runs: list[Run], jobs: int) -> None:
     Raises:
       RuntimeError: a run failed; no further one was started. Says where its log is.
     """
+    from tqdm import tqdm
+
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if jobs < 1 or (jobs > 1 and jobs > len(cores)):
         raise ValueError(f"got {jobs} jobs; expected 1 to {max(1, len(cores))}, the cores at hand.")

@@ -195,7 +195,7 @@ def spoilt(name, values):
     ("columns", "changes", "words", "message"),
     [
         (None, {}, ["--targets", "woman=0.5"], r"no columns \['woman'\]; it has \['man', 'nurse'"),
-        (None, {}, ["--targets", "man"], "expected NAME=NUMBER"),
+        (None, {}, ["--targets", "man"], "such as man=0.5"),
         (None, {}, ["--targets", "man=half"], "got 'half', expected a number"),
         (None, {}, ["--targets", "man=1.5"], r"expected a share in \[0, 1\]"),
         (None, {}, ["--targets", "man=0.5", "man=0.4"], "given twice"),

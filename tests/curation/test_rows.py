@@ -169,7 +169,7 @@ def test_tool_reads_rules_of_columns():
     assert rule == ("man", "gender", ("man", "boy"), ("woman",), None)
     for words, message in (
         (["man=gender", "yes=man"], "expected NAME=COLUMN"),
-        (["man", "yes=a", "no=b"], "expected NAME=COLUMN"),
+        (["man", "yes=a", "no=b"], "expected key=value, such as man=gender"),
         (["man=gender", "yes=a", "no=b", "nope=c"], r"has no \['nope'\]"),
     ):
         with pytest.raises(ValueError, match=message):

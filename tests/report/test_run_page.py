@@ -289,7 +289,7 @@ def test_config_lines_keep_depth_and_values():
 
 
 def test_tool_prints_the_path_or_the_error(workdir, tmp_path, capsys):
-    main([str(workdir)])
+    main(["--workdir", str(workdir)])
     assert capsys.readouterr().out.strip() == str(workdir / "report.html")
     with pytest.raises(SystemExit, match=r"error: .* is not the workdir"):
-        main([str(tmp_path)])
+        main(["--workdir", str(tmp_path)])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bias_clip.cli import cluster as tool
+from bias_clip.cli import cluster_rows
 from bias_clip.data.tables import file_sha256, join, manifest_path, read_table
 from bias_clip.data.tables.embeddings_writer import Shard, write_embeddings
 from tests.stages.test_kmeans import blobs
@@ -21,7 +22,7 @@ def embed(folder, x=X, modality="image"):
 def run_tool(folder, *words, out="cells.parquet", k=4):
     given = ("--embeddings", folder / "z", "--out", folder / out, "--k", k)
     tool.main([str(word) for word in (*given, *words)])
-    return read_table(folder / out, kind=tool.KIND)
+    return read_table(folder / out, kind=cluster_rows.KIND)
 
 
 def test_every_example_gets_the_nearest_of_the_written_centres(tmp_path, capsys):
@@ -65,19 +66,21 @@ def test_a_stream_finds_what_memory_finds(tmp_path):
 
 def test_an_interruption_leaves_no_table(tmp_path, monkeypatch):
     embed(tmp_path)
-    found = tool.KMeans(X[:4], np.zeros(ROWS, np.int32), *np.ones(2), np.array([ROWS, 0, 0, 0]))
-    monkeypatch.setattr(tool, "cluster", lambda *_: found)
+    found = cluster_rows.KMeans(
+        X[:4], np.zeros(ROWS, np.int32), *np.ones(2), np.array([ROWS, 0, 0, 0])
+    )
+    monkeypatch.setattr(cluster_rows, "cluster", lambda *_: found)
     run_tool(tmp_path)
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tool, "write_table", stop)
+    monkeypatch.setattr(cluster_rows, "write_table", stop)
     with pytest.raises(KeyboardInterrupt):
         run_tool(tmp_path, "--seed", 5)
     assert not manifest_path(tmp_path / "cells.parquet").exists()
     with pytest.raises(ValueError, match="is unfinished"):
-        read_table(tmp_path / "cells.parquet", kind=tool.KIND)
+        read_table(tmp_path / "cells.parquet", kind=cluster_rows.KIND)
 
 
 def refused(folder, *words, **changes):

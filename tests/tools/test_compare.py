@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bias_clip.cli.compare import compare, make_table, read_group, split_group
+from bias_clip.cli.compare import compare, make_table, read_group, read_groups
 from tests.report.test_run_page import Page
 
 
@@ -48,15 +48,15 @@ def test_runs_that_cannot_be_compared_are_named(tmp_path):
         read_group([tmp_path])
     with pytest.raises(ValueError, match="'acc2' finds none of the metrics"):
         make_table({"plain": read_group([one])}, ["acc2"], {})
-    with pytest.raises(ValueError, match="expected a name and workdirs"):
-        split_group("runs/a")
+    with pytest.raises(ValueError, match="such as plain=runs/a"):
+        read_groups(["runs/a"])
 
 
 def test_a_page_has_a_chart_for_each_metric_and_a_dot_for_each_run(tmp_path):
     path = tmp_path / "page.html"
     plain = [write_run(tmp_path / name, value) for name, value in (("a", 0.2), ("b", 0.3))]
     groups = {"plain": plain, "<other>": [write_run(tmp_path / "c", 0.4)]}
-    compare(groups, ["acc"], plot_path=path, json_path=tmp_path / "all.json")
+    compare(groups, ["acc"], plot_path=path, json_path=str(tmp_path / "all.json"))
     page = Page(path.read_text(encoding="utf-8"))
     assert [tag for tag, _ in page.tags].count("svg") == 1
     assert [tag for tag, _ in page.tags].count("circle") == 3

@@ -181,7 +181,9 @@ if INSTALLED:
     def test_small_step_compiles_for_chips_that_are_not_there(topology, kernel, config_path):
         def plan(attention):
             sets = [f'--set=model.attention="{attention}"', '--set=model.dtype="bfloat16"']
-            done = run_tool(f"--config={config_path}", f"--topology={topology}", "--json", *sets)
+            done = run_tool(
+                f"--config={config_path}", f"--topology={topology}", "--json", "-", *sets
+            )
             assert done.returncode == 0, done.stderr
             assert "compiling the step" in done.stderr
             return json.loads(done.stdout)
@@ -201,7 +203,7 @@ if importlib.util.find_spec("libtpu"):
         """The plan of B/16 on 256 chips, which have `gib` of memory instead of their own."""
         config = f"--config=configs/siglip_b16.py{variant}"
         flag = "" if gib is None else f"--xla_tpu_max_hbm_size_mib={round(1024 * gib)}"
-        done = run_tool(config, "--topology=v5e:16x16", "--json", LIBTPU_INIT_ARGS=flag)
+        done = run_tool(config, "--topology=v5e:16x16", "--json", "-", LIBTPU_INIT_ARGS=flag)
         assert done.stdout, done.stderr
         return json.loads(done.stdout)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bias_clip.cli import embed as tool
-from bias_clip.cli import evaluate
+from bias_clip.cli import evaluate, evaluate_run
 from bias_clip.data.sources import SOURCES
 from bias_clip.data.tables.embeddings import open_embeddings
 from bias_clip.evals import embed_rows
@@ -60,7 +60,7 @@ def once():
 def squares(monkeypatch, once):
     use_squares(monkeypatch)
     monkeypatch.setattr(load_run, "load_trained", once[0])
-    for module in (load_run, tool, evaluate):
+    for module in (load_run, evaluate_run):
         monkeypatch.setattr(module, "as_stage", once[1])
 
 
@@ -196,17 +196,18 @@ def test_what_is_wrong_is_said_before_anything_is_written(runs, tmp_path):
 
 def test_evaluate_takes_several_workdirs_as_one_model(runs, tmp_path, capsys):
     """One stage, whichever way it is joined, has the metrics that the run itself had."""
-    evaluate.main([str(runs[0])])
+    evaluate.main(["--workdir", str(runs[0])])
     alone = capsys.readouterr().out
     out = tmp_path / "unit"
     evaluate.main(["--workdir", str(runs[0]), "--concat", "unit", "--out", str(out)])
     assert capsys.readouterr().out == alone
     assert (out / "color.json").is_file()
-    evaluate.main([*map(str, runs), "--json", str(tmp_path / "both.json")])
+    evaluate.main(["--workdir", *map(str, runs), "--json", str(tmp_path / "both.json")])
     assert "eval/color/acc1" in capsys.readouterr().out
     assert '"steps": [\n    6,\n    4\n  ]' in (tmp_path / "both.json").read_text()
-    with pytest.raises(SystemExit, match="no workdir"):
-        evaluate.main([])
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main([str(runs[0])])
+    assert "the following arguments are required: --workdir" in capsys.readouterr().err
 
 
 @pytest.mark.slow

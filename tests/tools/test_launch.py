@@ -2,16 +2,17 @@
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from bias_clip.cli.launch import tpu_vm
+from bias_clip.cli.launch import checks, ray, tpu_vm
 from bias_clip.cli.launch.__main__ import main
 from bias_clip.cli.launch.job import Job, until_done
-from bias_clip.cli.launch.ray import places
 
 COMMON = ["--name=siglip", "--config=configs/siglip_b16.py", "--workdir=/data/siglip"]
 FLAGS = ["--", "--config.seed=1", "--config.total=1e6 examples"]
@@ -44,6 +45,8 @@ def show(capsys, monkeypatch):
         raise AssertionError(args)
 
     monkeypatch.setattr(subprocess, "run", forbidden)
+    monkeypatch.setattr(checks, "_check_committed", lambda _: None)  # asks git
+    monkeypatch.setattr(checks, "_check_overrides", lambda _: None)  # loads the config each time
 
     def shown(where, *own, common=COMMON):
         assert main([where, *common, *own, *FLAGS]) == 0
@@ -174,6 +177,7 @@ class Cloud:
 def run_tpu_vm(monkeypatch, states, statuses):
     cloud = Cloud(states, statuses)
     monkeypatch.setattr(subprocess, "run", cloud.run)
+    monkeypatch.setattr(checks, "_check_committed", lambda _: None)
     monkeypatch.setattr(tpu_vm, "_POLL", 0.0)
     status = main(["tpu_vm", *COMMON, *PLACES["tpu_vm"], "--run"])
     assert not cloud.states
@@ -206,10 +210,10 @@ def test_a_host_starts_again_after_75_and_only_then(ends, expected, tmp_path):
 
 
 def test_ray_numbers_hosts_as_their_tpu_does():
-    got = places([("10.0.0.2", "1", 2222), ("10.0.0.1", "0", 1111)])
+    got = ray.places([("10.0.0.2", "1", 2222), ("10.0.0.1", "0", 1111)])
     assert [place["JAX_PROCESS_ID"] for place in got] == ["1", "0"]
     assert {place["JAX_COORDINATOR_ADDRESS"] for place in got} == {"10.0.0.1:1111"}
-    gpus = places([("10.0.0.2", "", 2222), ("10.0.0.1", "", 1111)])
+    gpus = ray.places([("10.0.0.2", "", 2222), ("10.0.0.1", "", 1111)])
     assert [place["JAX_PROCESS_ID"] for place in gpus] == ["0", "1"]
 
 
@@ -218,7 +222,7 @@ def test_ray_job_drives_with_our_own_module(show):
     assert words[:3] == ["ray", "job", "submit"]
     driver = words[words.index("--") + 1 :]
     assert driver[:3] == ["python", "-m", "bias_clip.cli.launch.ray"]
-    assert driver[driver.index("--") + 2 :] == LINE
+    assert ray.decode(driver[-1].removeprefix("--line="))[1:] == LINE
 
 
 @pytest.mark.parametrize(
@@ -230,23 +234,82 @@ def test_ray_job_drives_with_our_own_module(show):
         ("ray", ["--hosts=2", "--resource=GPU"], "expected a name and a number"),
     ],
 )
-def test_what_makes_no_sense_is_refused(where, own, message, capsys):
-    assert main([where, *COMMON, *own]) == 1
-    assert message in capsys.readouterr().err
+def test_what_makes_no_sense_is_refused(where, own, message):
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        main([where, *COMMON, *own])
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_a_workdir_in_a_bucket_is_handed_on_and_one_elsewhere_refused(where, capsys):
+def test_a_workdir_in_a_bucket_is_handed_on_and_one_elsewhere_refused(where, capsys, monkeypatch):
+    monkeypatch.setattr(checks, "_check_committed", lambda _: None)
     line = [where, *COMMON[:2], *PLACES[where]]
     assert main([*line, "--workdir=gs://bucket/run"]) == 0
     assert "--workdir=gs://bucket/run" in capsys.readouterr().out
-    assert main([*line, "--workdir=s3://bucket/run"]) == 1
-    assert "got the workdir 's3://bucket/run'; expected a folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="got the workdir 's3://bucket/run'; expected a folder"):
+        main([*line, "--workdir=s3://bucket/run"])
 
 
-def test_a_name_that_clusters_refuse_is_refused(capsys):
-    assert main(["slurm", "--name=My_run", *COMMON[1:], "--nodes=1"]) == 1
-    assert "expected at most 40 of a-z" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["My_run", "a;b", "a'b", "a b", "a\n", "-a", "a-", "a" * 41])
+def test_a_name_that_clusters_refuse_is_refused(name):
+    with pytest.raises(SystemExit, match="expected at most 40 of a-z"):
+        main(["slurm", f"--name={name}", *COMMON[1:], "--nodes=1"])
+
+
+@pytest.mark.parametrize("value", ["a;b", "a'b", "a b", "a\n#SBATCH --wrap=x", "$(x)", "-x", ""])
+def test_a_word_that_no_place_takes_is_refused(value):
+    for where, flag in (("slurm", "partition"), ("kubernetes", "image"), ("tpu_vm", "zone")):
+        with pytest.raises(SystemExit, match=f"got --{flag}="):
+            main([where, *COMMON, *PLACES[where], f"--{flag}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.sede=1", "sede"),
+        ("--config.data.source.pth=x", "pth"),
+        ("--config.batch_size=many", "batch_size"),
+    ],
+)
+def test_an_override_that_the_config_does_not_know_is_refused(flag, message):
+    with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+        main(["slurm", *COMMON, "--nodes=1", "--", flag])
+
+
+def test_a_config_that_is_not_here_is_refused():
+    with pytest.raises(SystemExit, match=r"there is no config file configs/none.py here"):
+        main(["slurm", "--name=a", "--config=configs/none.py", "--workdir=/w", "--nodes=1"])
+
+
+@pytest.fixture
+def commit(tmp_path, monkeypatch):
+    """A repository with one commit, and git as it runs there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "a.py").write_text("x = 1\n")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
+        subprocess.run([*git, *words], check=True)
+    return tmp_path
+
+
+def test_a_commit_is_shipped_only_with_the_config_in_it(commit):
+    check = checks._check_committed
+    check(Path("configs/a.py"))
+    (commit / "configs" / "b.py").write_text("x = 2\n")
+    with pytest.raises(ValueError, match=r"configs/b.py is not in the commit"):
+        check(Path("configs/b.py"))
+    for path in ("/configs/a.py", "../a.py"):
+        with pytest.raises(ValueError, match="expected a path inside this repository"):
+            check(Path(path))
+    (commit / "configs" / "a.py").write_text("x = 3\n")
+    with pytest.raises(ValueError, match="changes that are not in the commit"):
+        check(Path("configs/a.py"))
+
+
+def test_a_commit_is_shipped_from_the_top_alone(commit, monkeypatch):
+    monkeypatch.chdir(commit / "configs")
+    with pytest.raises(ValueError, match="launch from the top"):
+        checks._check_committed(Path("a.py"))
 
 
 def test_arguments_are_quoted_for_the_shell():

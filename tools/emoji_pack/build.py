@@ -1,8 +1,8 @@
 """Build the embedded emoji data set from the public packages that it consists of.
 
-    python tools/emoji_pack/build.py --packages DIR            # DIR holds the unpacked packages
-    python tools/emoji_pack/build.py --packages DIR --fetch    # let npm install them there first
-    python tools/emoji_pack/build.py --packages DIR --check    # build aside and compare byte for byte
+    python -m tools.emoji_pack.build --packages DIR            # DIR holds the unpacked packages
+    python -m tools.emoji_pack.build --packages DIR --fetch    # let npm install them there first
+    python -m tools.emoji_pack.build --packages DIR --check    # build aside and compare byte for byte
 
 Writes `bias_clip/data/emoji/pack/`: `entries.tsv.xz` (one row an emoji, sorted so that near-duplicate
 drawings are neighbours), `images.tsv.xz` (one row a drawing, in the order of the picture files), one
@@ -18,7 +18,6 @@ import json
 import lzma
 import pathlib
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -28,13 +27,10 @@ import numpy as np
 import sentencepiece
 from PIL import Image, features
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # from a clone, whatever is installed
-
-from bias_clip.data.emoji import captions as emoji_captions  # noqa: E402
-from bias_clip.data.emoji import source as emoji  # noqa: E402
-from tools.emoji_pack import packages as emoji_packages  # noqa: E402
-from tools.emoji_pack.packages import Drawing  # noqa: E402
+from bias_clip.data.emoji import captions as emoji_captions
+from bias_clip.data.emoji import source as emoji
+from tools.emoji_pack import packages as emoji_packages
+from tools.emoji_pack.packages import Drawing
 
 PRESET = 9 | lzma.PRESET_EXTREME  # 64 MiB window: a whole style, so genders and tones match up
 # Method 6 is 2% smaller and 50 times slower.

@@ -1,6 +1,6 @@
 """Epsilon-SupInfoNCE and FairKL on digits whose background gives them away: does the model look twice?
 
-python tools/experiments/biased_digits.py [--seeds 3] [--jobs 2] [--json FILE] [--plot docs/biased_digits.png]
+python -m tools.experiments.biased_digits [--seeds 3] [--jobs 2] [--json FILE] [--plot docs/biased_digits.png]
 
 The protocol of Biased-MNIST on the handwritten digits that scikit-learn ships (1,797 pictures of 8 x 8,
 from the UCI repository). Each training digit stands for `--copies` pictures, moved by up to a pixel.
@@ -29,6 +29,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from bias_clip.cli.flags import Parser
 from bias_clip.losses import eps_supinfonce_loss, fairkl, supcon_loss, weighted_mean
 
 Run = tuple[int, float, str]  # seed, rho, method
@@ -187,9 +188,21 @@ def train_one(loss: Callable[..., Any], rho: float, seed: int, args: argparse.Na
 
 def main() -> None:
     """Trains every method at every correlation with every seed; prints a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    args = make_parser().parse_args()
+    runs = [(s, r, m) for s in range(args.seeds) for r in args.rhos for m in args.methods]
+    try:
+        found = train_all(runs, args)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    cells = {(m, r): [found[s, r, m] for s in range(args.seeds)] for _, r, m in runs}
+    print("\n".join(table(cells, args.rhos, args.methods)))
+    if args.plot:
+        plot(cells, args.rhos, args.methods, args.plot)
+
+
+def make_parser() -> Parser:
+    """Returns the parser of the command line."""
+    parser = Parser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=256)
@@ -201,16 +214,7 @@ def main() -> None:
         "--json", type=Path, help="keeps the accuracies; runs in it are not repeated"
     )
     parser.add_argument("--plot", type=Path, help="also draw them here")
-    args = parser.parse_args()
-    runs = [(s, r, m) for s in range(args.seeds) for r in args.rhos for m in args.methods]
-    try:
-        found = train_all(runs, args)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    cells = {(m, r): [found[s, r, m] for s in range(args.seeds)] for _, r, m in runs}
-    print("\n".join(table(cells, args.rhos, args.methods)))
-    if args.plot:
-        plot(cells, args.rhos, args.methods, args.plot)
+    return parser
 
 
 def train_all(runs: list[Run], args: argparse.Namespace) -> dict[Run, float]:

@@ -1,6 +1,6 @@
 """The ablation of M4 on the emoji of people: annotates, solves, trains the grid, writes tables and figures.
 
-python tools/experiments/m4_ablation.py [--jobs 2] [--seeds 3] [--out docs/m4]
+    python -m tools.experiments.m4_ablation --jobs 2 --out docs/m4
 
 {no balancing, a random part of the data, balanced, balanced with proxies} x {10, 90, 100 % of the
 training on it, before the plain data} x {SigLIP, CLIP} x seeds, and the plain data before the
@@ -8,14 +8,14 @@ balanced: runs of `configs/m4_people.py` under runs/m4_people, a minute or two e
 line again after an interruption: what is finished is kept. Needs `pip install -e ".[experiments]"`.
 """
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from bias_clip.cli.flags import Parser
+
 CONFIG = "configs/m4_people.py"
 SHARES = (10, 90, 100)
 LAST = 90  # percent of the plain data in the runs that have them first
@@ -24,20 +24,12 @@ BALANCED = ("--eta", "max", "--min-per-side", "3")
 
 def main() -> None:
     """Prepares, trains, reports."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--out", type=Path, help="folder of tables and figures (runs/m4_people)")
-    args = parser.parse_args()
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
+    args = make_parser().parse_args()
     from bias_clip.cli.sweep import plan, run_all
     from configs.m4_people import TABLES
     from tools.experiments.m4_report import write_report
 
-    workdir = ROOT / TABLES
+    workdir = Path(TABLES).resolve()
     try:
         make_tables(workdir)
         configs = [f"{CONFIG}:{variant}" for variant in variants()]
@@ -45,6 +37,15 @@ def main() -> None:
         print(write_report(workdir, variants(), args.seeds, args.out or workdir))
     except (ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
+
+
+def make_parser() -> Parser:
+    """Returns the parser of the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--out", type=Path, help="folder of tables and figures (runs/m4_people)")
+    return parser
 
 
 def variants() -> list[str]:
@@ -88,10 +89,19 @@ def _call(tool: str, out: Path, *flags: str) -> None:
     if out.exists():
         return
     report = out.with_suffix(".report")
-    line = [sys.executable, f"tools/{tool}.py", "--out", str(out), "--report", str(report), *flags]
-    done = subprocess.run(line, cwd=ROOT, stdout=subprocess.DEVNULL)
+    line = [
+        sys.executable,
+        "-m",
+        f"bias_clip.cli.{tool}",
+        "--out",
+        str(out),
+        "--report",
+        str(report),
+        *flags,
+    ]
+    done = subprocess.run(line, stdout=subprocess.DEVNULL)
     if done.returncode:
-        raise RuntimeError(f"tools/{tool}.py for {out} failed with status {done.returncode}.")
+        raise RuntimeError(f"{tool} for {out} failed with status {done.returncode}.")
 
 
 def _mean_weight(path: Path) -> float:

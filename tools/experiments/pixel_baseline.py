@@ -1,6 +1,6 @@
 """Names drawings by the nearest training drawings in pixels: what a model has to beat.
 
-python tools/experiments/pixel_baseline.py --config=configs/emoji.py
+python -m tools.experiments.pixel_baseline --config=configs/emoji.py
 
 For each zero-shot evaluator of the config, the share of its pictures whose own name is that of the
 nearest training picture (top1), and is among those of the five nearest names (top5), by Euclidean
@@ -8,13 +8,13 @@ distance of the pixels that the evaluator would show to the model. A name that h
 picture cannot be found this way.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from bias_clip.cli.flags import Parser
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import Source, column, make_source
 from bias_clip.evals.ranking import row_blocks
@@ -24,13 +24,18 @@ from bias_clip.train.config import load_config
 
 def main() -> None:
     """Prints a line per evaluator."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/emoji.py"))
-    args = parser.parse_args()
+    args = make_parser().parse_args()
     try:
         print_baseline(args.config)
     except ValueError as error:
         sys.exit(f"error: {error}")
+
+
+def make_parser() -> Parser:
+    """Returns the parser of the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path("configs/emoji.py"))
+    return parser
 
 
 def print_baseline(path: Path) -> None:

@@ -1,13 +1,12 @@
 """The table of docs/plans.md: compiles every row that is not in the file yet, then prints them all.
 
-    python tools/experiments/plan_table.py docs/plans.json [--only v5e] [--programs DIR] > table.md
+    python -m tools.experiments.plan_table docs/plans.json [--only v5e] [--programs DIR] > table.md
 
-A row is a call of tools/compile_plan.py in a process of its own, and is kept as soon as it is there. It takes
+A row is a call of `compile_plan` in a process of its own, and is kept as soon as it is there. It takes
 one to three minutes of two cores and 2 to 4 GiB; all of them about an hour. Delete a row from the file, or the file, to
 compile it again; --programs keeps what was compiled, as text. Rows of TPUs need the extra `tpu`, those of GPUs the extra `cuda`.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -15,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from bias_clip.cli.flags import Parser
+
 B16, SO400M, ALL = "siglip_b16.py", "siglip_so400m.py", "siglip_b16.py:all"
 CHUNKED, CUDNN = "objective.sigmoid.chunk_size={}", 'model.attention="cudnn"'
 PALLAS, DOTS = 'model.attention="pallas"', 'model.remat="dots"'
@@ -80,14 +80,7 @@ HEAD = (
 
 def main() -> None:
     """Compiles what is missing, keeps each row, prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("file", type=Path, help="JSON of the rows")
-    parser.add_argument("--only", default="", help="topologies that begin so")
-    parser.add_argument("--rows", type=int, nargs="+", help="these alone, in this order")
-    parser.add_argument("--programs", type=Path, help="a folder")
-    args = parser.parse_args()
+    args = make_parser().parse_args()
     rows = json.loads(args.file.read_text()) if args.file.exists() else {}
     for number in args.rows or range(1, len(ROWS) + 1):
         what, config, topology, overrides, loss = ROWS[number - 1]
@@ -104,23 +97,31 @@ def main() -> None:
     print("\n".join(make_table(rows)))
 
 
+def make_parser() -> Parser:
+    """Returns the parser of the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("file", type=Path, help="JSON of the rows")
+    parser.add_argument("--only", default="", help="topologies that begin so")
+    parser.add_argument("--rows", type=int, nargs="+", help="these alone, in this order")
+    parser.add_argument("--programs", type=Path, help="a folder")
+    return parser
+
+
 def command(config: str, topology: str, overrides: tuple[str, ...], loss: str) -> list[str]:
-    """The arguments of tools/compile_plan.py for a row."""
+    """The arguments of `compile_plan` for a row."""
     sets = [part for override in overrides for part in ("--set", override)]
     form = ["--loss=global"] if loss == "global" else []
     return [f"--config=configs/{config}", f"--topology={topology}", *sets, *form]
 
 
 def compile_row(words: list[str]) -> dict[str, Any]:
-    """Returns the record of tools/compile_plan.py, of a step that does not fit as well.
+    """Returns the record of `compile_plan`, of a step that does not fit as well.
 
     Raises:
       RuntimeError: it printed none.
     """
-    line = [sys.executable, "tools/compile_plan.py", *words]
-    done = subprocess.run(
-        [*line, "--json"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
-    )
+    line = [sys.executable, "-m", "bias_clip.cli.compile_plan", *words]
+    done = subprocess.run([*line, "--json", "-"], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, 1) or not done.stdout:
         raise RuntimeError(f"status {done.returncode} from: {' '.join(line)}")
     return json.loads(done.stdout) | {"jax": version("jax")}

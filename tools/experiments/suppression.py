@@ -1,6 +1,6 @@
 """Feature suppression: stages (MCL) beside as much training spent otherwise, over seeds; tables and a figure.
 
-python tools/experiments/suppression.py --workdir=runs/suppressed --out docs/suppressed [--seeds 3] [--jobs 2]
+    python -m tools.experiments.suppression --workdir=runs/suppressed --out docs/suppressed --jobs 2
 
 For each seed, of `configs/suppressed.py`: three stages, each within the cells of those before, the
 later ones from stage 0's weights as in the authors' code, and again from new weights; one run three
@@ -9,7 +9,6 @@ What joins several runs is `--concat raw`. Start the same line again after an in
 finished is kept. Needs `pip install -e ".[train,experiments]"`.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -17,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bias_clip.cli.flags import Parser
+
 if TYPE_CHECKING:
     from bias_clip.cli.sweep import Run
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = "configs/suppressed.py"
 STAGES = 3
 EXAMPLES = 40_000  # of a stage, as the config has it
@@ -42,17 +42,7 @@ ROWS = {  # what is judged: its name in the table
 
 def main() -> None:
     """Trains, evaluates, reports."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="folder of tables and figure (the workdir)")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--k", type=int, default=10, help="clusters of a stage")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    args = parser.parse_args()
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
+    args = make_parser().parse_args()
     from bias_clip.cli.sweep import run_all
 
     workdir = args.workdir.resolve()
@@ -72,13 +62,30 @@ def main() -> None:
     print(text)
 
 
+def make_parser() -> Parser:
+    """Returns the parser of the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="folder of tables and figure (the workdir)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--k", type=int, default=10, help="clusters of a stage")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    return parser
+
+
 def plan(workdir: Path, seed: int, k: int) -> Iterator["Run"]:
     """Yields the runs of a seed."""
     from bias_clip.cli.sweep import Run
 
     for init in ("base", "scratch"):
         own = workdir / f"{init}_{seed}"
-        command = [sys.executable, "tools/multistage.py", f"--config={CONFIG}", f"--workdir={own}"]
+        command = [
+            sys.executable,
+            "-m",
+            "bias_clip.cli.multistage",
+            f"--config={CONFIG}",
+            f"--workdir={own}",
+        ]
         command += ["--stages", str(STAGES), "--k", str(k), "--seed", str(seed), "--init", init]
         yield Run(init, command, own, last="manifest.json")
     yield _train("long", workdir / f"long_{seed}", seed, examples=STAGES * EXAMPLES)
@@ -93,7 +100,7 @@ def judge(workdir: Path, name: str, seed: int) -> dict[str, float]:
       ValueError: a run is not there.
     """
     from bias_clip.cli.commands import write_json
-    from bias_clip.cli.evaluate import evaluate_stages
+    from bias_clip.cli.evaluate_run import evaluate_stages
     from bias_clip.train.evaluation import flat_metrics
     from bias_clip.train.workdir.load_run import load_stages
 

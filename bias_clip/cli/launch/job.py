@@ -1,13 +1,10 @@
 """What all launchers share: the line that trains, and commands that are shown before they are run."""
 
-import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
-
-from bias_clip.core.storage import check_address
 
 RUN_AGAIN = (
     75  # exit status of bias_clip.train after a signal: state saved, start the same line again
@@ -39,16 +36,7 @@ class Step(NamedTuple):
 
 
 def train_command(job: Job, python: str = "python") -> list[str]:
-    """The line that every host runs.
-
-    Raises:
-      ValueError: for a name that clusters refuse, or a workdir that is neither a folder nor in a bucket.
-    """
-    check_address(job.workdir)
-    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", job.name):
-        raise ValueError(
-            f"got the name {job.name!r}; expected at most 40 of a-z, 0-9 and -, from a letter on."
-        )
+    """The line that every host runs."""
     line = [python, "-m", "bias_clip.train", f"--config={job.config}", f"--workdir={job.workdir}"]
     return [*line, *job.flags]
 
@@ -57,10 +45,22 @@ def shown(steps: Sequence[Step]) -> str:
     """The steps as lines for a shell, which do what `run` does."""
     lines = []
     for step in steps:
-        lines.append(f"# {step.what}")
-        line = shlex.join(step.command)
-        lines.append(f"{line} <<'END'\n{step.stdin.rstrip()}\nEND" if step.stdin else line)
+        lines.append("# " + step.what.replace("\n", "\n# "))
+        lines.append(quote(step.command) + (_document(step.stdin) if step.stdin else ""))
     return "\n".join(lines) + "\n"
+
+
+def quote(words: Sequence[str]) -> str:
+    """Words as text for a shell that gives just these words back; the one place that quotes."""
+    return shlex.join(words)
+
+
+def _document(text: str) -> str:
+    """A here-document, with an end that is no line of the text."""
+    end = "END"
+    while end in text.splitlines():
+        end += "_"
+    return f" <<'{end}'\n{text.rstrip()}\n{end}"
 
 
 def run(step: Step) -> int:
@@ -73,7 +73,7 @@ def run_all(steps: Sequence[Step]) -> int:
     """Runs one after another; stops at the first that fails and returns its status."""
     for step in steps:
         if status := run(step):
-            print(f"error: status {status} from: {shlex.join(step.command)}", file=sys.stderr)
+            print(f"error: status {status} from: {quote(step.command)}", file=sys.stderr)
             return status
     return 0
 
@@ -81,4 +81,4 @@ def run_all(steps: Sequence[Step]) -> int:
 def until_done(command: Sequence[str]) -> str:
     """A shell's loop that starts the command again as long as it ends with `RUN_AGAIN`."""
     again = f"[ $status -eq {RUN_AGAIN} ] || exit $status"
-    return f"while true; do {shlex.join(command)}; status=$?; {again}; done"
+    return f"while true; do {quote(command)}; status=$?; {again}; done"

@@ -9,21 +9,23 @@ from bias_clip.cli.launch.job import RUN_AGAIN, Job, Step, run_all, train_comman
 
 PORT = 8476
 
+SHIPS = "nothing"  # what the hosts get, see `check_launch`
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the cluster needs to know."""
     parser.add_argument("--image", required=True, help="holds Python, bias_clip and the config")
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--tpu", metavar="TYPE", help="node label, such as tpu-v5-lite-podslice")
-    kind.add_argument("--gpus-per-node", type=int)
+    kind.add_argument("--gpus-per-node", type=int, help="of each node with GPUs")
     parser.add_argument("--topology", help="of one TPU slice, such as 16x16")
-    parser.add_argument("--chips-per-host", type=int, default=4)
+    parser.add_argument("--chips-per-host", type=int, default=4, help="of TPU")
     parser.add_argument("--slices", type=int, default=1, help="of TPU")
     parser.add_argument("--nodes", type=int, default=1, help="with GPUs")
     parser.add_argument("--restarts", type=int, default=10, help="after failures; 75 is free")
     parser.add_argument("--claim", help="of a volume, mounted at /data")
     parser.add_argument("--spot", action="store_true", help="Google's spot nodes")
-    parser.add_argument("--namespace", default="default")
+    parser.add_argument("--namespace", default="default", help="of the JobSet")
 
 
 def plan(job: Job, args: argparse.Namespace) -> list[Step]:
@@ -121,7 +123,10 @@ def _pod(job: Job, args: argparse.Namespace, hosts: int) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": "train",
         "image": args.image,
-        "command": train_command(job),  # the first process of the pod, so SIGTERM reaches it
+        # "$" doubled, or Kubernetes puts variables in place of "$(NAME)".
+        "command": [
+            word.replace("$", "$$") for word in train_command(job)
+        ],  # the first process of the pod, so SIGTERM reaches it
         "ports": [{"containerPort": PORT}],
         "resources": {"limits": {resource: number}},
         "volumeMounts": [{"name": n, "mountPath": path} for n, (path, _) in named.items()],

@@ -2,22 +2,27 @@
 
 import argparse
 import ctypes
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import urllib.parse
 from typing import Any
 
-from bias_clip.cli.launch.job import RUN_AGAIN, Job, Step, run_all, train_command
+from bias_clip.cli.flags import Parser
+from bias_clip.cli.launch.job import RUN_AGAIN, Job, Step, quote, run_all, train_command
 
 _PR_SET_PDEATHSIG = 1  # of Linux: what a process gets when the one that started it is gone
+
+SHIPS = "folder"  # what the hosts get, see `check_launch`
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what Ray needs to know."""
     parser.add_argument("--address", default="http://127.0.0.1:8265", help="of Ray's dashboard")
-    parser.add_argument("--hosts", type=int, required=True)
+    parser.add_argument("--hosts", type=int, required=True, help="of the cluster, that train")
     parser.add_argument("--resource", required=True, help="a host's, such as TPU=4 or GPU=8")
     parser.add_argument("--restarts", type=int, default=10, help="after failures; 75 is free")
 
@@ -25,10 +30,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def plan(job: Job, args: argparse.Namespace) -> list[Step]:
     """The one command; Ray carries this folder along."""
     _bundle(args.resource)
+    line = train_command(job)
     submit = ["ray", "job", "submit", f"--address={args.address}", "--working-dir=."]
     drive = ["python", "-m", "bias_clip.cli.launch.ray", f"--hosts={args.hosts}"]
-    drive += [f"--resource={args.resource}", f"--restarts={args.restarts}", "--"]
-    return [Step("submit", [*submit, "--", *drive, *train_command(job)])]
+    drive += [
+        f"--resource={args.resource}",
+        f"--restarts={args.restarts}",
+        f"--line={encode(line)}",
+    ]
+    return [Step(f"submit: {quote(line)}", [*submit, "--", *drive])]
+
+
+def encode(words: list[str]) -> str:
+    """Words as one word without any that a shell reads: versions of Ray quote differently."""
+    return urllib.parse.quote(json.dumps(words), safe="")
+
+
+def decode(text: str) -> list[str]:
+    """What `encode` was given."""
+    return json.loads(urllib.parse.unquote(text))
 
 
 def run(job: Job, args: argparse.Namespace) -> int:
@@ -120,11 +140,11 @@ def _bundle(resource: str) -> dict[str, float]:
 
 def main() -> None:
     """The driver, inside the cluster."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("command", nargs="+", help="after --")
+    parser.add_argument("--line", type=decode, required=True, help="what each host runs, encoded")
     args = parser.parse_args()
-    sys.exit(drive(args.command, hosts=args.hosts, resource=args.resource, restarts=args.restarts))
+    sys.exit(drive(args.line, hosts=args.hosts, resource=args.resource, restarts=args.restarts))
 
 
 if __name__ == "__main__":

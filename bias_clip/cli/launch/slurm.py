@@ -1,19 +1,20 @@
 """A job of SLURM: one task a node, which drives all its GPUs."""
 
 import argparse
-import shlex
 
-from bias_clip.cli.launch.job import RUN_AGAIN, Job, Step, run_all, train_command
+from bias_clip.cli.launch.job import RUN_AGAIN, Job, Step, quote, run_all, train_command
+
+SHIPS = "folder"  # what the hosts get, see `check_launch`
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what SLURM needs to know."""
-    parser.add_argument("--nodes", type=int, required=True)
-    parser.add_argument("--gpus-per-node", type=int, default=8)
+    parser.add_argument("--nodes", type=int, required=True, help="that train")
+    parser.add_argument("--gpus-per-node", type=int, default=8, help="of each")
     parser.add_argument("--cpus-per-task", type=int, default=32, help="threads that decode, mostly")
     parser.add_argument("--time", default="24:00:00", help="limit; the job queues again at its end")
-    parser.add_argument("--partition")
-    parser.add_argument("--account")
+    parser.add_argument("--partition", help="of the cluster")
+    parser.add_argument("--account", help="that pays")
     parser.add_argument("--grace", type=int, default=120, help="seconds to save before the limit")
     parser.add_argument(
         "--setup", default="", help="a shell line before, e.g. source .venv/bin/activate"
@@ -31,13 +32,7 @@ def run(job: Job, args: argparse.Namespace) -> int:
 
 
 def script(job: Job, args: argparse.Namespace) -> str:
-    """The batch script. SIGTERM before the limit, then status 75, then the job queues itself again.
-
-    Raises:
-      ValueError: for fewer than one node.
-    """
-    if args.nodes < 1:
-        raise ValueError(f"got --nodes={args.nodes}; expected at least 1.")
+    """The batch script. SIGTERM before the limit, then status 75, then the job queues itself again."""
     options = {
         "job-name": job.name,
         "nodes": args.nodes,
@@ -53,7 +48,7 @@ def script(job: Job, args: argparse.Namespace) -> str:
     }
     lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
     # srun does not hand the script's --cpus-per-task on by itself.
-    srun = f"srun --cpus-per-task={args.cpus_per_task} {shlex.join(train_command(job))}"
+    srun = f"srun --cpus-per-task={args.cpus_per_task} {quote(train_command(job))}"
     ending = [
         "status=$?  # the highest of all tasks",
         f'if [ $status -eq {RUN_AGAIN} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',

@@ -1,32 +1,33 @@
 """TPU VMs of Google Cloud: asks for a slice, puts this commit on all its hosts, trains on them."""
 
 import argparse
-import shlex
 import subprocess
 import time
 
-from bias_clip.cli.launch.job import Job, Step, run_all, train_command, until_done
+from bias_clip.cli.launch.job import Job, Step, quote, run_all, train_command, until_done
 from bias_clip.cli.launch.job import run as run_step
 
 _GONE = ("SUSPENDED", "SUSPENDING", "FAILED")
 _POLL = 30.0  # seconds
 
+SHIPS = "commit"  # what the hosts get, see `check_launch`
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what gcloud needs to know."""
-    parser.add_argument("--zone", required=True)
+    parser.add_argument("--zone", required=True, help="such as europe-west4-b")
     parser.add_argument("--project", help="default: gcloud's own")
     parser.add_argument("--accelerator", required=True, help="such as v5litepod-256")
     parser.add_argument("--runtime", required=True, help="such as v2-alpha-tpuv5-lite")
-    parser.add_argument("--slices", type=int, default=1)
-    parser.add_argument("--spot", action="store_true")
+    parser.add_argument("--slices", type=int, default=1, help="of that size")
+    parser.add_argument("--spot", action="store_true", help="cheaper, and taken away at times")
     parser.add_argument("--setup", default="true", help="a shell line on each host, e.g. a mount")
     parser.add_argument("--python", default="python3", help="3.11 or later, on the hosts")
 
 
 def plan(job: Job, args: argparse.Namespace) -> list[Step]:
     """All steps in order; `run` repeats them when the slice has been taken away."""
-    wait = f'until [ "$({shlex.join(_describe(job, args))})" = ACTIVE ]; do sleep {_POLL:.0f}; done'
+    wait = f'until [ "$({quote(_describe(job, args))})" = ACTIVE ]; do sleep {_POLL:.0f}; done'
     return [create(job, args), Step("wait for it", ["bash", "-c", wait]), *_rest(job, args)]
 
 
@@ -74,8 +75,9 @@ def _rest(job: Job, args: argparse.Namespace) -> list[Step]:
     everywhere = ["--worker=all", "--node=all"]
     copy = ["gcloud", "compute", "tpus", "queued-resources", "scp", archive, f"{job.name}:"]
     install = (
-        f"mkdir -p bias_clip && tar -xzf {archive} -C bias_clip && cd bias_clip && {args.setup} && "
-        f"{args.python} -m venv .venv && .venv/bin/pip install -q -e '.[train,tpu]' -c constraints.txt"
+        f"mkdir -p bias_clip && tar -xzf {archive} -C bias_clip && cd bias_clip && "
+        f"{quote(['bash', '-c', args.setup])} && "  # whole, whatever it holds
+        f"{quote([args.python])} -m venv .venv && .venv/bin/pip install -q -e '.[train,tpu]' -c constraints.txt"
     )
     train = f"cd bias_clip && {until_done(train_command(job, '.venv/bin/python'))}"
     return [

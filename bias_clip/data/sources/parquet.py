@@ -209,7 +209,7 @@ def _warn_of_large_groups(shards: Sequence[Shard]) -> None:
         rows = max(worst.groups)
         logging.getLogger(__name__).warning(
             "%s: a record at random reads its row group of up to %d rows, %.0f MB. Rewrite the files once: "
-            "python -m bias_clip.cli.regroup_parquet %s regrouped --rows %d",
+            "bias-clip regroup-parquet %s --out regrouped --rows %d",
             worst.path,
             rows,
             worst.most_bytes / 1e6,

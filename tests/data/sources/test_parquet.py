@@ -230,7 +230,7 @@ def test_large_row_groups_are_said_with_the_line_that_mends_them(tmp_path, caplo
     caplog.set_level(logging.WARNING)
     read(tmp_path)
     assert "up to 6 rows, 6 MB" in caplog.text
-    assert "regroup_parquet" in caplog.text
+    assert "bias-clip regroup-parquet" in caplog.text
 
 
 def test_a_thread_keeps_recent_groups_within_its_bound(tmp_path):
@@ -249,7 +249,7 @@ def test_files_are_written_again_with_small_groups(tmp_path):
     table = pa.table({"image": struct(), "text": TEXTS})
     path, target = tmp_path / "t.parquet", tmp_path / "out" / "t.parquet"
     pq.write_table(table.replace_schema_metadata({"k": "v"}), path)
-    main([str(path), str(tmp_path / "out"), "--rows", "2"])
+    main([str(path), "--out", str(tmp_path / "out"), "--rows", "2"])
     assert pq.read_metadata(target).num_row_groups == 3
     assert pq.read_schema(target).metadata[b"k"] == b"v"
     assert found(read(target)) == PAIRS

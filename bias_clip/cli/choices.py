@@ -1,0 +1,10 @@
+"""What options choose from. The library's own tuples take seconds to import; a test compares them."""
+
+BOTH = ("unknown", "both")
+MERGE_RULES = ("first", "agree", "consistent", "any", "all")
+TOLERANCES = ("prevalence", "relative", "absolute")
+UNKNOWNS = ("masked", "unmasked")
+MODALITIES = ("image", "text")
+DTYPES = ("float32", "float16")
+FORMS = ("raw", "unit")
+EMPTY = ("farthest", "keep")
