@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bias_clip.data.bad_records import visible_captions
+from bias_clip.data.bad_records import record_fault, visible_captions
 from bias_clip.data.records import Record, Source
 from bias_clip.data.tables.embeddings import MODALITIES
 from bias_clip.data.tables.embeddings_writer import Shard
@@ -110,8 +110,9 @@ def _prepare(source: Source, row: int, pictures: Any, strings: Any) -> _Prepared
     try:
         record = source[row]
         name = record["id"]
-        inputs = {make: make(_picture(record), _rng(row)) for make in pictures}
-        inputs |= {make: make(_caption(record)) for make in strings}
+        with record_fault():
+            inputs = {make: make(_picture(record), _rng(row)) for make in pictures}
+            inputs |= {make: make(_caption(record)) for make in strings}
     except ValueError as error:  # what the pipeline counts and replaces
         return _Prepared(row, name, {}, f"{name!r}: {error}" if name else f"{error}")
     return _Prepared(row, name, inputs, "")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from bias_clip.data.bad_records import record_fault
 from bias_clip.data.sources import Source
 from bias_clip.evals.ranking import unit
 from bias_clip.evals.results import first_picture
@@ -138,7 +139,8 @@ def _picture(source: Source, image_fn: Callable, index: int) -> np.ndarray:
     record = source[index]
     rng = np.random.Generator(np.random.Philox(key=index))
     try:
-        return image_fn(first_picture(record), rng)
+        with record_fault():
+            return image_fn(first_picture(record), rng)
     except ValueError as error:
         raise ValueError(
             f"the picture of record {record['id']!r} (index {index}) cannot be read: {error}; "

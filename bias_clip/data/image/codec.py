@@ -17,8 +17,9 @@ MODES = {3: "RGB", 4: "RGBA"}
 
 # Pillow opens some forty formats; most of their readers see no untrusted bytes anywhere else.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# 8192 x 8192: above the cameras of phones (50 million), and 600 MB of memory at most per thread.
-MAX_PIXELS = 2**26
+# 33 million: above what phones and most cameras store (24 million). An animated WebP takes the most
+# memory while it is decoded, 17 bytes per pixel: 570 MB per thread.
+MAX_PIXELS = 2**25
 MAX_BYTES = 2**28
 # 4096 x 4096: what an operation may make of an image, or hold between two passes over it.
 MAX_BETWEEN = 2**24
