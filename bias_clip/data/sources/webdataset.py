@@ -122,10 +122,10 @@ class _TarRecords:
         names = dict.fromkeys(name for record in records for name in attributes(record))
         return LazyColumns(list(dict.fromkeys((*_OF_INDEX, *names))), self._column)
 
-    def identity(self, index: int) -> dict[str, str]:
+    def names(self, index: int) -> dict[str, str]:
         """Returns id, key and shard of a record without reading it."""
         sample = self._sample(index)
-        return self._identity(sample, self._index.shard_of(sample))
+        return self._names(sample, self._index.shard_of(sample))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self._folder, "reader": self._reader, "choices": self._choices}
@@ -136,7 +136,7 @@ class _TarRecords:
 
     def _column(self, name: str) -> np.ndarray:
         if name in _OF_INDEX:
-            return text_array([self.identity(index)[name] for index in range(self._length)])
+            return text_array([self.names(index)[name] for index in range(self._length)])
         values = []
         for start in range(0, self._length, _SAMPLED):
             for record in self.read_many(range(start, min(start + _SAMPLED, self._length))):
@@ -171,7 +171,7 @@ class _TarRecords:
         members = {n: (i, 0, b - a) for i, (n, a, b) in enumerate(spans)}
         return _Place(sample, shard, layout, [(shard, a, b) for _, a, b in spans], members)
 
-    def _identity(self, sample: int, shard: int) -> dict[str, str]:
+    def _names(self, sample: int, shard: int) -> dict[str, str]:
         key, name = text(self._index.key(sample)), self._shards[shard]
         return {
             "id": f"{name}/{key}".replace("\0", "#"),
@@ -180,7 +180,7 @@ class _TarRecords:
         }
 
     def _record(self, place: "_Place", data: Sequence[bytes]) -> Record:
-        layout, names = place.layout, self._identity(place.sample, place.shard)
+        layout, names = place.layout, self._names(place.sample, place.shard)
         choice = self._choices[layout]
         assert choice is not None
         members = {n: data[i][a:b] for n, (i, a, b) in place.members.items()}

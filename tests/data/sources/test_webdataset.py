@@ -489,5 +489,5 @@ def test_the_rows_of_a_chunk_are_asked_for_together(both, fns, monkeypatch):
     monkeypatch.setattr(
         type(tars), "read_many", lambda self, i: asked.append(len(i)) or read_many(self, i)
     )
-    batches(tars, fns, 2, batch_size=24)
-    assert asked == [1, 24, 24]  # the first is the check of one example
+    batches(tars, fns, 2, batch_size=16)
+    assert asked == [1, 16, 16]  # the first is the check of one example
