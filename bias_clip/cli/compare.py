@@ -114,11 +114,11 @@ def read_group(workdirs: list[Path]) -> Group:
 
 
 def read_details(workdir: Path) -> dict[str, dict]:
-    """Returns what each evaluator of a run says beside its metrics: its kind, its groups."""
+    """Returns what each evaluator of a run says beside its metrics (its kind, its groups)."""
     from bias_clip.core.storage import run_folder
+    from bias_clip.report.run_read import read_evals
 
-    files = sorted((run_folder(workdir) / "evals").glob("*.json"))
-    return {path.stem: json.loads(path.read_text())["details"] for path in files}
+    return {name: record["details"] for name, record in read_evals(run_folder(workdir)).items()}
 
 
 def make_table(

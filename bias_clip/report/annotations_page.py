@@ -82,7 +82,7 @@ def charts(found: Mapping[str, Any], *, shown: int = SHOWN) -> list[RowChart]:
 
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
-    """The answers of every column, and the gaps of each attribute."""
+    """The answers of every column that occurs, and the gaps of each attribute."""
     rows = [
         [
             row["name"],
@@ -90,10 +90,14 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
             *(format_number(row[answer]) for answer in ("yes", "no", "unknown")),
             format_percent(row["prevalence"]),
         ]
-        for row in found["single"]
+        for row in sorted(found["single"], key=lambda row: -row["yes"])
+        if row["yes"] or row["kind"] == "attribute"
     ]
     head = ["", "kind", "yes", "no", "unknown", "yes, of known"]
-    made = [Table("Answers", head, rows)]
+    caption = (
+        f"Answers: {len(rows)} of {len(found['single'])} columns occur, the most frequent first"
+    )
+    made = [Table(caption, head, rows)]
     for name in attribute_names(found):
         for kind, plural in PLURALS.items():
             pairs = largest_gaps(found, name, kind, len(found["pairs"]))

@@ -79,12 +79,12 @@ def row_charts(found: Mapping[str, Any], *, shown: int = SHOWN) -> list[RowChart
         rows = [Values(shown_name(pair), _points(pair["gap"], STAGES)) for pair in pairs]
         if rows:
             title = f"{group['name']}: share of a label in the group minus outside"
-            unit = "percentage points"
+            unit = "points"
             charts.append(dot_chart(title, rows, series=SERIES, unit=unit, form="signed points"))
     moved = largest_shifts(found, CHART_SHIFTS)
     rows = [Values(shown_name(row), _points(row["shift"], STAGES)[1:]) for row in moved]
     if rows:
-        title, unit = "Labels whose own share changes most", "percentage points"
+        title, unit = "Labels whose own share changes most", "points"
         charts.append(bar_chart(title, rows, series=SERIES, unit=unit, form="signed points"))
     return charts
 

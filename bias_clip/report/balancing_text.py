@@ -123,7 +123,7 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
         )
     gone = vanished(found)
     if gone:
-        said.append(f"VANISHED: {len(gone)} labels all but lose their examples: {gone[:SHOWN]}.")
+        said.append(f"VANISHED: {len(gone)} labels all but lose their examples: {_some(gone)}.")
     free, gap = free_labels(found)
     if free:
         said.append(

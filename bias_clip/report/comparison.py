@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bias_clip.core.formatting import format_unit, is_number
+from bias_clip.core.formatting import format_unit, is_number, spaced
 from bias_clip.evals.headlines import by_importance, find_metric
 from bias_clip.evals.metrics import Metric
 from bias_clip.evals.results import EvalResult
@@ -21,12 +21,11 @@ UNITS = {"share": "%", "points": "points", "signed points": "points"}
 
 
 def sorted_keys(keys: Sequence[str], details: Details) -> list[str]:
-    """The keys by the importance of their evaluators, see `by_importance`, else as given."""
-    results = {key.split("/")[0]: EvalResult({}, {}) for key in keys}
-    for name in results:
-        results[name] = EvalResult({}, dict(details.get(name, {})))
+    """The keys by the importance of their evaluators, see `by_importance`; else as `details` has them."""
+    results = {name: EvalResult({}, dict(own)) for name, own in details.items()}
+    results |= {name: EvalResult({}, {}) for name in map(_evaluator, keys) if name not in results}
     place = {name: i for i, name in enumerate(by_importance(results))}
-    return sorted(keys, key=lambda key: place[key.split("/")[0]])
+    return sorted(keys, key=lambda key: place[_evaluator(key)])
 
 
 def markdown_table(groups: Mapping[str, Group], keys: Sequence[str], details: Details) -> list[str]:
@@ -76,7 +75,7 @@ def comparison_chart(groups: Mapping[str, Group], key: str, details: Details) ->
         mean = statistics.mean(known) if known else None
         rows.append(Values(name, [(i, value) for value in known], mean))
     series = [Series(name, f"s{i % 6}") for i, name in enumerate(groups)]
-    title = f"{key.partition('/')[0]}: {metric.name}{ARROWS[metric.better]}"
+    title = f"{spaced(_evaluator(key))}: {metric.name}{ARROWS[metric.better]}"
     chart = dot_chart(title, rows, series=series, form=metric.unit, unit=UNITS.get(metric.unit, ""))
     return chart._replace(series=())  # the rows bear the names
 
@@ -85,12 +84,20 @@ def _cell(values: Sequence[float], unit: str) -> str:
     known = [value for value in values if is_number(value)]
     if len(known) < len(values):
         return "no value"
-    mean = _spell(statistics.mean(known), unit)
-    return f"{mean} ± {_spell(statistics.stdev(known), unit)}" if len(known) > 1 else mean
+    mean = _written(statistics.mean(known), unit)
+    if len(known) < 2:
+        return mean
+    number, space, symbol = mean.partition("\u202f")
+    deviation = _written(statistics.stdev(known), unit.removeprefix("signed "))
+    return f"{number} ± {deviation.partition(space)[0] if space else deviation}{space}{symbol}"
 
 
-def _spell(value: float, unit: str) -> str:
+def _written(value: float, unit: str) -> str:
     """Numbers with three decimals, which line up in a column; shares and points in their unit."""
     if unit in ("number", "nats", "cosine"):
         return f"{value:.3f}"
     return format_unit(value, unit)
+
+
+def _evaluator(key: str) -> str:
+    return key.partition("/")[0]

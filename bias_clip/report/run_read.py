@@ -49,7 +49,7 @@ def read_run(workdir: str | Path) -> Run:
         )
     config, info = _read_object(folder / "config.json"), _read_object(folder / "run.json")
     rows, missing = read_metrics(folder / "metrics.jsonl")
-    evals = _read_evals(folder / "evals", list(config.get("evals", ())))
+    evals = read_evals(folder)
     if not config:
         missing.append("config.json is missing: the configuration cannot be shown.")
     if not info:
@@ -60,6 +60,28 @@ def read_run(workdir: str | Path) -> Run:
             "to show. They come with the first evaluation of the run."
         )
     return Run(absolute(folder).name, config, info, rows, evals, missing + _unfinished(info, rows))
+
+
+def read_evals(folder: Path) -> dict[str, dict]:
+    """Reads evals/*.json of a run's folder: by name, the most important first, see `by_importance`.
+
+    Raises:
+      ValueError: one of them is malformed.
+    """
+    order = _read_object(folder / "config.json").get("evals", ())
+    found = {}
+    for path in (folder / "evals").glob("*.json"):
+        record = found[path.stem] = _read_object(path)
+        for key in ("metrics", "details"):
+            if not isinstance(record.get(key), dict):
+                raise ValueError(
+                    f'{path}: got "{key}" = {record.get(key)!r}, expected an object. '
+                    "Write it again with tools/evaluate.py."
+                )
+    place = {name: i for i, name in enumerate(order)}
+    names = sorted(found, key=lambda name: (place.get(name, len(place)), name))
+    results = {name: EvalResult(found[name]["metrics"], found[name]["details"]) for name in names}
+    return {name: found[name] for name in by_importance(results)}
 
 
 def read_metrics(path: Path) -> tuple[list[dict], list[str]]:
@@ -98,22 +120,6 @@ def curve(rows: Iterable[Mapping], key: str) -> Curve:
     points = [(row["step"], row[key]) for row in rows if is_number(row.get(key))]
     x, y = zip(*points, strict=True) if points else ((), ())
     return Curve(np.array(x, np.float64), np.array(y, np.float64))
-
-
-def _read_evals(folder: Path, order: list[str]) -> dict[str, dict]:
-    found = {}
-    for path in folder.glob("*.json"):
-        record = found[path.stem] = _read_object(path)
-        for key in ("metrics", "details"):
-            if not isinstance(record.get(key), dict):
-                raise ValueError(
-                    f'{path}: got "{key}" = {record.get(key)!r}, expected an object. '
-                    "Write it again with tools/evaluate.py."
-                )
-    place = {name: i for i, name in enumerate(order)}
-    names = sorted(found, key=lambda name: (place.get(name, len(place)), name))
-    results = {name: EvalResult(found[name]["metrics"], found[name]["details"]) for name in names}
-    return {name: found[name] for name in by_importance(results)}
 
 
 def _unfinished(info: Mapping, rows: list[dict]) -> list[str]:

@@ -177,7 +177,7 @@ def test_a_one_sided_label_is_refused_freed_or_reported_as_vanishing(tmp_path, c
     assert not (tmp_path / "weights.parquet").exists()
     assert "VANISHED" not in capsys.readouterr().out
     run_tool(tmp_path, *words, "--min-retained", 0)
-    assert "VANISHED: 1 labels all but lose their examples: ['nurse']" in capsys.readouterr().out
+    assert "VANISHED: 1 labels all but lose their examples: nurse." in capsys.readouterr().out
     (tmp_path / "weights.parquet.json").unlink()
     table = run_tool(tmp_path, *words, "--min-per-side", 1)
     assert table.manifest["config"]["problem"]["eps_association"] == [None, 0.001, 0.001]

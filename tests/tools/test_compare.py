@@ -38,6 +38,14 @@ def test_values_have_their_unit_and_arrows_point_to_the_better_side():
     ]
 
 
+def test_a_deviation_has_the_unit_of_its_mean_and_no_sign():
+    group = {"gender/stereotype_gap": [0.1, 0.3], "style/acc1": [0.2, 0.2]}
+    details = {"gender": {"kind": "bias"}, "style": {"kind": "zeroshot"}}
+    lines = make_table({"a": group}, [""], details)[2:]
+    assert lines[0] == "| style/acc1 ↑ | 20.0 ± 0.0\u202f% |"
+    assert lines[1] == "| gender/stereotype_gap | +20.0 ± 14.1\u202fpp |"
+
+
 def test_runs_that_cannot_be_compared_are_named(tmp_path):
     one, other = write_run(tmp_path / "a", 0.1), write_run(tmp_path / "b", 0.1, name="other")
     with pytest.raises(

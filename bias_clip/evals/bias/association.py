@@ -39,8 +39,8 @@ REPRESENTATION = Description(
             "nearer to {second}", "share", headline=True, even=0.5, chart="preference"
         ),
         "representation": Metric("representation bias", "points", "lower", True, even=0.0),
-        "preference_low": Metric("the same, lower end of the 95 % interval", "share"),
-        "preference_high": Metric("the same, upper end of the 95 % interval", "share"),
+        "preference_low": Metric("nearer to {second}, lower end of the 95 % interval", "share"),
+        "preference_high": Metric("nearer to {second}, upper end of the 95 % interval", "share"),
         "preference_probability": Metric(
             "nearer to {second}, mean probability",
             "share",

@@ -54,8 +54,12 @@ DESCRIPTION = Description(
             short="mean gap over roles",
         ),
         "representation": Metric("representation bias, in a role", "points", "lower", even=0.0),
-        "preference_low": Metric("the same, lower end of the 95 % interval", "share"),
-        "preference_high": Metric("the same, upper end of the 95 % interval", "share"),
+        "preference_low": Metric(
+            "nearer to {second}, in a role, lower end of the 95 % interval", "share"
+        ),
+        "preference_high": Metric(
+            "nearer to {second}, in a role, upper end of the 95 % interval", "share"
+        ),
         "preference_probability": Metric("nearer to {second}, mean probability", "share", even=0.5),
         "preference_plain": Metric(
             "nearer to {second}, no role named",
