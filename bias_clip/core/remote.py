@@ -8,6 +8,7 @@ AWS_ENDPOINT_URL, or FSSPEC_S3='{"anon": true}' for a public bucket.
 
 import asyncio
 import functools
+import io
 import os
 import random
 import re
@@ -109,6 +110,45 @@ def read_range(address: str, start: int, stop: int) -> bytes:
     if isinstance(data, RemoteError):
         raise data
     return data
+
+
+def read_file(address: str) -> bytes:
+    """Reads an object whole, or raises RemoteError."""
+    (about,) = describe([address])
+    return read_range(address, 0, about.size) if about.size else b""
+
+
+class RemoteReader(io.RawIOBase):
+    """An object as a file that can be read and sought, such as pyarrow takes; each read is a request."""
+
+    def __init__(self, address: str):
+        """Asks for its size; raises RemoteError where that fails."""
+        (self._about,) = describe([address])
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Whether it can be read: it can."""
+        return True
+
+    def seekable(self) -> bool:
+        """Whether it can be sought: it can."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Goes to a place, as of any file."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._about.size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Reads as much as there is, up to the size of the buffer."""
+        stop = min(self._at + len(buffer), self._about.size)
+        if stop <= self._at:
+            return 0
+        data = read_range(self._about.address, self._at, stop)
+        buffer[: len(data)] = data
+        self._at = stop
+        return len(data)
 
 
 _Call = tuple[str, str, tuple, dict[str, Any]]  # address, method, further arguments

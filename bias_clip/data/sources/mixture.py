@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from bias_clip.core.hashing import make_key
-from bias_clip.data.records import LazyColumns, Record, Source, as_array, column, text_array
+from bias_clip.data.records import (
+    LazyColumns,
+    Record,
+    Source,
+    as_array,
+    column,
+    read_many,
+    text_array,
+)
 from bias_clip.stages._bijection import permute
 
 OWN = "mixture"  # the attribute that tells which source a record is of
@@ -79,12 +87,30 @@ class Mixture:
         return self._starts[-1]
 
     def __getitem__(self, index: int) -> Record:
-        number, turn, row = self.find(range(len(self))[index])
+        (record,) = self.read_many([index])
+        if isinstance(record, ValueError):
+            raise record
+        return record
+
+    def read_many(self, indices: Sequence[int]) -> list[Record | ValueError]:
+        """Reads several records, those of one source together."""
+        places = [self.find(range(len(self))[index]) for index in indices]
+        found: dict[tuple[int, int], Record | ValueError] = {}
+        for number in sorted({number for number, _, _ in places}):
+            rows = list(dict.fromkeys(row for n, _, row in places if n == number))
+            records = read_many(self._sources[number], rows)
+            found |= {(number, row): r for row, r in zip(rows, records, strict=True)}
+        return [self._own(found[number, row], number, turn, row) for number, turn, row in places]
+
+    def _own(
+        self, record: Record | ValueError, number: int, turn: int, row: int
+    ) -> Record | ValueError:
+        """A record of a source as it is in the mixture."""
         name = self._names[number]
-        try:
-            record = self._sources[number][row]
-        except ValueError as error:
-            raise ValueError(f"record {row} of {name!r}: {error}") from error
+        if isinstance(record, ValueError):
+            error = ValueError(f"record {row} of {name!r}: {record}")
+            error.__cause__ = record
+            return error
         own = name if OWN not in record else f"{name}/{record[OWN]}"
         return {**record, "id": _id(name, record["id"], turn), OWN: own}
 

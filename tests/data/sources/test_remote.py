@@ -6,17 +6,29 @@ import pickle
 import socket
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bias_clip.core import page_cache, remote
 from bias_clip.core.page_cache import PAGE, PageCache
-from bias_clip.core.remote import Range, RemoteError, describe, find, read_range, read_ranges
+from bias_clip.core.remote import (
+    Range,
+    RemoteError,
+    RemoteReader,
+    describe,
+    find,
+    read_file,
+    read_range,
+    read_ranges,
+)
 from bias_clip.data.sources import column, make_source
 from tests.data.sources import range_server
 from tests.data.sources.tars import pack, pairs, write_patches
 from tests.train.workdir import bucket
 
 DATA = bytes(range(256)) * 200
+TABLE = pa.table({"x": list(range(1000))})
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +41,7 @@ def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("served")
     (made / "x.bin").write_bytes(DATA)
     write_patches(made / "shards", 25)
+    pq.write_table(TABLE, made / "t.parquet")
     return made
 
 
@@ -97,6 +110,15 @@ def test_objects_are_described_and_read_in_ranges(place):
     spans = [(0, 10), (5000, 5001), (100, 40_000), (len(DATA) - 3, len(DATA))]
     got = read_ranges([Range(about.address, *span) for span in spans])
     assert got == [DATA[a:b] for a, b in spans]
+
+
+def test_objects_are_files_to_other_readers(place):
+    assert read_file(f"{place}/x.bin") == DATA
+    with RemoteReader(f"{place}/x.bin") as opened:
+        assert opened.seek(-10, os.SEEK_END) == len(DATA) - 10
+        assert opened.read() == DATA[-10:]
+        assert opened.read(5) == b""
+    assert pq.read_table(RemoteReader(f"{place}/t.parquet")).equals(TABLE)
 
 
 @pytest.mark.parametrize("fixture", ["google", "amazon"])

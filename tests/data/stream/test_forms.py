@@ -13,12 +13,13 @@ from bias_clip.data.sources import make_source
 from bias_clip.data.sources.array_record import write_array_record
 from bias_clip.data.stream.pipeline import make_train_iterator
 from bias_clip.data.text import make_text_fn
+from tests.data.sources.tars import pack
 from tests.data.tiny import Patches
 
 COUNT, BATCH, STEPS = 20, 8, 6
 FORMS = (
     "parquet", "arrow", "table tsv", "table jsonl", "table json", "folder", "array_record",
-    "image_files", "mixture",
+    "image_files", "mixture", "webdataset", "mixture of tars",
 )  # fmt: skip
 
 
@@ -58,6 +59,16 @@ def sources(tmp_path_factory):
         "image_files": {"name": "image_files", "directory": str(root), "tables": "t.csv"},
     }
     made["image_files"]["image"] = "images/{image}"
+    members = [
+        (f"{n[:-4]}.{k}", v)
+        for n, i, t in zip(names, images, texts, strict=True)
+        for k, v in (("png", i), ("txt", t))
+    ]
+    (root / "0.tar").write_bytes(pack(members[:14]))
+    (root / "1.tar").write_bytes(pack(members[14:]))
+    made["webdataset"] = {"name": "webdataset", "path": str(root / "{0..1}.tar")}
+    tars = {"only": made["webdataset"]}
+    made["mixture of tars"] = {"name": "mixture", "sources": tars, "rates": {"only": 1}}
     write_array_record(make_source(**made["parquet"]), root / "t.array_record")
     made["mixture"] = {"name": "mixture", "sources": {"only": made["folder"]}, "rates": {"only": 1}}
     return {form: make_source(**arguments) for form, arguments in made.items()}
