@@ -44,6 +44,7 @@ TEST = [
     "hypothesis>=6.100",
     "import-linter>=2.1",
     "matplotlib>=3.9",
+    "packaging>=24",  # tests read the constraints
     "mypy>=1.13",
     "pytest>=8",
     "pytest-xdist>=3.6",

@@ -46,7 +46,7 @@ def show(capsys, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", forbidden)
     monkeypatch.setattr(checks, "_check_committed", lambda _: None)  # asks git
-    monkeypatch.setattr(checks, "_check_overrides", lambda _: None)  # loads the config each time
+    monkeypatch.setattr(checks, "_check_config", lambda _: None)  # loads the config each time
 
     def shown(where, *own, common=COMMON):
         assert main([where, *common, *own, *FLAGS]) == 0
@@ -178,6 +178,7 @@ def run_tpu_vm(monkeypatch, states, statuses):
     cloud = Cloud(states, statuses)
     monkeypatch.setattr(subprocess, "run", cloud.run)
     monkeypatch.setattr(checks, "_check_committed", lambda _: None)
+    monkeypatch.setattr(checks, "_check_config", lambda _: None)
     monkeypatch.setattr(tpu_vm, "_POLL", 0.0)
     status = main(["tpu_vm", *COMMON, *PLACES["tpu_vm"], "--run"])
     assert not cloud.states
@@ -234,7 +235,8 @@ def test_ray_job_drives_with_our_own_module(show):
         ("ray", ["--hosts=2", "--resource=GPU"], "expected a name and a number"),
     ],
 )
-def test_what_makes_no_sense_is_refused(where, own, message):
+def test_what_makes_no_sense_is_refused(where, own, message, monkeypatch):
+    monkeypatch.setattr(checks, "_check_config", lambda _: None)
     with pytest.raises(SystemExit, match=re.escape(message)):
         main([where, *COMMON, *own])
 
@@ -242,6 +244,7 @@ def test_what_makes_no_sense_is_refused(where, own, message):
 @pytest.mark.parametrize("where", PLACES)
 def test_a_workdir_in_a_bucket_is_handed_on_and_one_elsewhere_refused(where, capsys, monkeypatch):
     monkeypatch.setattr(checks, "_check_committed", lambda _: None)
+    monkeypatch.setattr(checks, "_check_config", lambda _: None)
     line = [where, *COMMON[:2], *PLACES[where]]
     assert main([*line, "--workdir=gs://bucket/run"]) == 0
     assert "--workdir=gs://bucket/run" in capsys.readouterr().out
@@ -273,6 +276,15 @@ def test_a_word_that_no_place_takes_is_refused(value):
 def test_an_override_that_the_config_does_not_know_is_refused(flag, message):
     with pytest.raises(SystemExit, match=f"^error: .*{message}"):
         main(["slurm", *COMMON, "--nodes=1", "--", flag])
+
+
+def test_what_a_config_leaves_open_must_be_given():
+    line = ["slurm", *COMMON, "--nodes=1", "--"]
+    given = ["--config.data.source.path=a.array_record", "--config.data.text.tokenizer=c4"]
+    for i, key in ((0, "data.text.tokenizer"), (1, "data.source.path")):
+        with pytest.raises(SystemExit, match=f"leaves {key} open; add, after --, --config.{key}="):
+            main([*line, given[i]])
+    assert main([*line, *given]) == 0
 
 
 def test_a_config_that_is_not_here_is_refused():

@@ -10,6 +10,7 @@ from bias_clip.cli.launch.job import Job
 _NAME = r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?"  # what all four places take
 _WORD = r"[A-Za-z0-9/][A-Za-z0-9_.:/@,+=-]*"  # zones, images, partitions, addresses, times
 _FREE = ("where", "name", "config", "workdir", "setup")  # quoted, or a shell line of the user's own
+_LEFT_OPEN = ("data.source.path", "data.text.tokenizer")  # keys that a config may have as ""
 _MAY_BE_ZERO = ("restarts", "grace")
 
 
@@ -40,7 +41,7 @@ def check_launch(job: Job, args: argparse.Namespace, *, ships: str) -> None:
     elif ships == "folder" and not path.is_file():
         raise ValueError(f"there is no config file {path} here; the hosts look for it there, too.")
     if path.is_file():
-        _check_overrides(job)
+        _check_config(job)
 
 
 def _check_job(job: Job) -> None:
@@ -76,8 +77,10 @@ def _git(*words: str) -> str:
     return done.stdout.strip()
 
 
-def _check_overrides(job: Job) -> None:
-    """Loads the config as the trainer will, which takes JAX: only here, where a launch is near."""
+def _check_config(job: Job) -> None:
+    """The overrides are known, and say what the config leaves to them.
+
+    Loads the config as the trainer will, which takes JAX: only here, where a launch is near."""
     from bias_clip.cli.compile_plan import override
     from bias_clip.train.config import load_config
 
@@ -86,3 +89,7 @@ def _check_overrides(job: Job) -> None:
     config.lock()  # else a key that is not there is added
     words = [flag.removeprefix("--config.") for flag in job.flags if flag.startswith("--config.")]
     override(config, words)
+    for key in _LEFT_OPEN:
+        _, section, name = key.split(".")
+        if config.data[section].to_dict().get(name) == "":
+            raise ValueError(f"{path} leaves {key} open; add, after --, --config.{key}=...")

@@ -1,0 +1,162 @@
+"""Every command that README, docs and configs/README.md show is one that can be typed.
+
+Tools parse their words with the parser that runs; configs are loaded and take the overrides; launches are
+shown; extras and files exist. Commands of other programs are listed here by name.
+"""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bias_clip.cli.__main__ import module_of
+from bias_clip.cli.compile_plan import override
+from bias_clip.cli.flags import read_call, read_set
+from bias_clip.cli.launch import checks
+from bias_clip.train.config import load_config
+from tests.cli.commands_in_docs import ROOT, find_commands
+
+COMMANDS = find_commands()
+OTHERS = "gcloud kubectl py-spy ray scancel tail tensorboard".split()  # not ours: not in the venv
+BEAM_RUNNERS = "DirectRunner DataflowRunner FlinkRunner SparkRunner".split()
+EXTRAS = set(re.findall(r'^ {8}"(\w+)": ', (ROOT / "setup.py").read_text(), re.MULTILINE))
+
+
+def name_of(command):
+    return f"{command.page}: {' '.join(command.words)[:60]}"
+
+
+@pytest.fixture(autouse=True)
+def at_the_top(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=map(name_of, COMMANDS))
+def test_a_command_of_the_docs_can_be_typed(command, monkeypatch, capsys):
+    program, words = command.words[0], list(command.words[1:])
+    name = Path(program).name
+    if name in ("python", "python3"):
+        check_python(words, monkeypatch, capsys)
+    elif name == "bias-clip":
+        check_tool(words[0].replace("-", "_"), words[1:], monkeypatch, capsys)
+    elif name == "pip":
+        check_pip(words)
+    elif name == "source":
+        assert words[0].endswith("venv/bin/activate")
+    elif program.startswith("--runner="):  # added to beam-annotate, which hands them on
+        assert program.partition("=")[2] in BEAM_RUNNERS
+        assert all(word.startswith("--") for word in words)
+    elif name not in OTHERS:
+        path = ROOT / program
+        assert path.is_file()
+        assert path.stat().st_mode & 0o100
+
+
+def check_python(words, monkeypatch, capsys):
+    if words[0] != "-m":
+        path = Path(words[0])
+        assert (ROOT / path).is_file(), f"there is no {path}"
+        check_tool(path.stem, words[1:], monkeypatch, capsys)
+    elif words[1] == "bias_clip.train":
+        check_training(words[2:])
+    elif words[1].startswith(("tools.", "bias_clip.cli.")):
+        check_tool(words[1].partition(".")[2].removeprefix("cli."), words[2:], monkeypatch, capsys)
+    else:
+        assert words[1] in ("venv", "pytest", "jax.collect_profile")
+
+
+def check_pip(words):
+    assert words[0] == "install"
+    text = " ".join(words)
+    for extras in re.findall(r"(?:\.|bias_clip)\[([a-z0-9,]+)\]", text):
+        assert set(extras.split(",")) <= EXTRAS
+    for path in re.findall(r"-c (\S+)", text):
+        assert (ROOT / path).is_file()
+
+
+def check_tool(tool, words, monkeypatch, capsys):
+    if tool == "train":
+        return check_training(words)
+    if tool == "launch":
+        return check_launch(words, monkeypatch, capsys)
+    if tool == "beam_annotate":
+        importlib.import_module(module_of(tool)).make_parser().parse_known_args(words)
+        return None
+    ours = (ROOT / "bias_clip" / "cli" / f"{tool}.py").exists()
+    module = importlib.import_module(module_of(tool) if ours else f"tools.{tool}")
+    args = (module.make_parser(words[:1]) if tool == "bench" else module.make_parser()).parse_args(
+        words
+    )
+    for text in [args.config] if isinstance(vars(args).get("config"), str | Path) else []:
+        load(str(text), read_set(vars(args).get("set", [])))
+    for text in vars(args).get("config") or [] if tool == "sweep" else []:
+        load(text, read_set(args.set))
+    if "source" in vars(args):
+        read_call(args.source, flag="--source")
+    return None
+
+
+def check_training(words):
+    """The trainer's flags; and the config takes the overrides."""
+    given = [word for word in words if word.startswith("--config=")]
+    assert len(given) == 1
+    assert any(word.startswith("--workdir=") for word in words)
+    overrides = [w.removeprefix("--config.") for w in words if w.startswith("--config.")]
+    load(given[0].removeprefix("--config="), overrides)
+    own = [w for w in words if not w.startswith(("--config", "--workdir"))]
+    known = "coordinator process_id process_count wait_for_hosts lost_host_after profiler_port"
+    assert {word.removeprefix("--").partition("=")[0] for word in own} <= set(known.split())
+
+
+def load(spec, overrides):
+    path, _, argument = spec.partition(":")
+    config = load_config(ROOT / path, *filter(None, [argument]))
+    override(config, overrides)
+    return config
+
+
+def check_launch(words, monkeypatch, capsys):
+    """It shows what it would do, with all that a launch is checked for, but whether it is committed."""
+    from bias_clip.cli.launch.__main__ import main
+
+    monkeypatch.setattr(checks, "_check_committed", lambda _: None)  # of whoever works here
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "bias_clip.train" in shown
+
+
+def test_commands_are_found_in_all_their_forms():
+    pages = {command.page for command in COMMANDS}
+    assert {"README.md", "docs/pods.md", "docs/balancing.md", "configs/README.md"} <= pages
+    assert len(COMMANDS) > 40
+    assert any(command.variables for command in COMMANDS)
+
+
+@pytest.mark.slow
+def test_the_balancing_commands_of_the_readme_run(tmp_path):
+    """In a folder of their own, one after the other; the training for two steps."""
+    lines = [c.words for c in COMMANDS if c.page == "README.md" and "runs/m4/" in " ".join(c.words)]
+    lines += [
+        c.words for c in COMMANDS if c.page == "README.md" and "emoji_m4.py" in " ".join(c.words)
+    ]
+    assert len(lines) == 3
+    quick = ["--config.total=2 steps", "--config.batch_size=8", "--config.log_every=1 steps"]
+    for name in ("tools", "configs", "bias_clip"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for words in lines:
+        more = quick if "bias_clip.train" in words or "train" in words[:2] else []
+        done = subprocess.run(
+            [sys.executable, *_as_module(words), *more],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "runs" / "emoji_m4" / "report.html").is_file()
+
+
+def _as_module(words):
+    return ["-m", "bias_clip.cli", *words[1:]] if Path(words[0]).name == "bias-clip" else words[1:]
