@@ -23,6 +23,8 @@ MAX_PIXELS = 2**25
 MAX_BYTES = 2**28
 # 4096 x 4096: what an operation may make of an image, or hold between two passes over it.
 MAX_BETWEEN = 2**24
+# Progressive JPEG has ten scans; each costs a pass over the whole image, and an empty one 16 bytes.
+_MAX_SCANS, _SCAN = 100, b"\xff\xda"
 _STARTS_A_PROGRAM = frozenset({"EPS"})  # Pillow runs Ghostscript on the bytes
 _TILE_SIDES = (322, 323)  # tags of TIFF: a tile is decoded whole, however small the image is
 
@@ -66,6 +68,8 @@ def decode(
     what = f"cannot decode an image of {len(image)} bytes"
     with record_fault(what), _open(image, known) as opened:
         _check_header(opened, max_pixels)
+        if opened.format in ("JPEG", "MPO") and (scans := bytes(image).count(_SCAN)) > _MAX_SCANS:
+            raise ValueError(f"a JPEG of {scans} scans, expected {_MAX_SCANS} at most")
         if at_least is not None:
             opened.draft(opened.mode, (at_least, at_least))  # of another format: does nothing
         opened.load()

@@ -155,6 +155,14 @@ def test_bounds_are_arguments_of_the_operation():
         decode(encode_png(smooth()), max_bytes=9)
 
 
+def test_a_jpeg_of_endless_scans_is_refused():
+    whole = encoded(smooth(64, 64), "JPEG", progressive=True)
+    scan = whole[whole.rindex(b"\xff\xda") : -2][:40]
+    assert decode(whole[:-2] + 50 * scan + whole[-2:]).shape == (64, 64, 3)
+    with pytest.raises(ValueError, match="a JPEG of 5010 scans, expected 100 at most"):
+        decode(whole[:-2] + 5000 * scan + whole[-2:])
+
+
 @pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (1, 1500)])
 @pytest.mark.parametrize(
     "ops", ["resize_small(224)|central_crop(224)", "resize_small(224,antialias=True)"]
