@@ -217,7 +217,7 @@ def histogram(
     bars = []
     for left, right, n in zip(edges[:-1], edges[1:], counts, strict=True):
         size = tall * (math.log10(n) + 0.15) / (top + 0.15) if n >= 1 else 0.0  # 1 is seen
-        text = f"{format_number(left)} to {format_number(right)}: {format_number(n)}"
+        text = f"{' to '.join(format_ticks([left, right]))}: {format_number(n)}"
         place = x(left)
         bars.append((place, round(HEIGHT - BOTTOM - size, 1), x(right) - place, size, text))
     powers = [10.0**i for i in range(top + 1)]

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bias_clip.core.formatting import format_unit, spaced
-from bias_clip.evals.headlines import find_metric
-from bias_clip.evals.metrics import Metric
+from bias_clip.evals.headlines import describe, find_metric
+from bias_clip.evals.metrics import Metric, family_of
 from bias_clip.report.plots import Chart, line_chart, sparkline
 from bias_clip.report.run_read import Curve, Run, curve
 
@@ -46,6 +46,16 @@ TRAIN_CHARTS: tuple[tuple[str, str, dict[str, str], dict], ...] = (
     ("Throughput", "examples per second", {"examples_per_second": "throughput"}, {"zero": True}),
     ("Waiting for input", "share of time, %", {"input_wait": "waiting"}, SHARE),
     ("Utilisation", "share of peak FLOP/s, %", {"mfu": "MFU"}, SHARE),
+    (
+        "Skipped steps",
+        "bad loss or gradient",
+        {
+            "train/skipped": "this step",
+            "train/skipped_in_row": "in a row",
+            "train/skipped_total": "in all",
+        },
+        {"zero": True},
+    ),
     ("Gradient norm", "all parameters", {"train/grad_norm": "norm"}, {"zero": True}),
     ("Parameter norm", "all parameters", {"train/param_norm": "norm"}, {}),
 )
@@ -70,7 +80,7 @@ def eval_charts(run: Run) -> list[Chart]:
     """The charts of each evaluator, as its description says; none of more lines than colours."""
     charts = []
     for name, record in run.evals.items():
-        metrics = {key: find_metric(key, record["details"]) for key in record["metrics"]}
+        metrics = {key: find_metric(key, record["details"]) for key in sorted_keys(record)}
         titles = dict.fromkeys(m.chart for m in metrics.values() if m.chart is not None)
         for title in titles:
             drawn = {key: metric for key, metric in metrics.items() if metric.chart == title}
@@ -84,7 +94,8 @@ def metric_table(run: Run) -> list[dict]:
     groups = []
     for name, record in run.evals.items():
         rows = []
-        for key, value in record["metrics"].items():
+        for key in sorted_keys(record):
+            value = record["metrics"][key]
             metric = find_metric(key, record["details"])
             values = curve(run.rows, f"eval/{name}/{key}").y.tolist()
             course = sparkline(values) if len(set(values)) > 1 else ""
@@ -92,6 +103,14 @@ def metric_table(run: Run) -> list[dict]:
             rows.append({"name": metric.name, "value": text, "course": course})
         groups.append({"name": spaced(name), "step": record.get("step"), "rows": rows})
     return groups
+
+
+def sorted_keys(record: Mapping) -> list[str]:
+    """The metrics of an evaluator in the order of its description, unknown ones last."""
+    described = describe(record["details"]).metrics
+    place = {family: i for i, family in enumerate(described)}
+    found = {key: family_of(key, described) for key in record["metrics"]}
+    return sorted(found, key=lambda key: place[family[0]] if (family := found[key]) else len(place))
 
 
 def _eval_chart(

@@ -150,7 +150,8 @@ class _Run(NamedTuple):
 def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str, float]:
     """Runs the steps after `start`; `seconds` were spent before it."""
     setup, total = run.setup, run.setup.total_steps
-    writer = MetricWriter(run.workdir, start_step=start)
+    kinds = {name: section.type for name, section in run.config.evals.items()}
+    writer = MetricWriter(run.workdir, start_step=start, evaluators=kinds)
     progress = Progress(total_steps=total, start_step=start)
     speed = _make_speed(run)
     clock, logged = Clock(), start

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tqdm import tqdm
 
+from bias_clip.core.formatting import spaced
 from bias_clip.core.storage import UPLOAD_SECONDS, Growing, write_whole, writing
+from bias_clip.evals.headlines import find_metric
 from bias_clip.models.two_towers import Outputs
 
 HEALTH_ANCHORS = 1024  # rows of the batch that are compared with all of it
@@ -64,8 +66,18 @@ class MetricWriter:
     written, all its functions raise NotSavedError.
     """
 
-    def __init__(self, workdir: Path, *, start_step: int):
-        """Opens the files; lines of steps after `start_step`, which will be run again, are cut."""
+    def __init__(
+        self, workdir: Path, *, start_step: int, evaluators: Mapping[str, str] | None = None
+    ):
+        """Opens the files; lines of steps after `start_step`, which will be run again, are cut.
+
+        Args:
+          workdir: of the run.
+          start_step: the last step that counts.
+          evaluators: kind of each evaluator by its name, for what TensorBoard says of its metrics.
+        """
+        self._kinds = dict(evaluators or {})
+        self._said: set[str] = set()
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
@@ -90,7 +102,10 @@ class MetricWriter:
             return
         plain = {name: _number(value) for name, value in values.items()}
         plain = {name: value for name, value in plain.items() if not math.isnan(value)}
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in plain.items()]
+        scalars = [
+            Summary.Value(tag=name, simple_value=value, metadata=self._about(name))
+            for name, value in plain.items()
+        ]
         with writing(self._path):
             self._file.write(json.dumps({"step": step, **plain}) + "\n")
             self._file.flush()
@@ -108,6 +123,18 @@ class MetricWriter:
             with writing(self._path), contextlib.closing(self._events):
                 self._file.close()
             self._files.close()
+
+    def _about(self, tag: str) -> SummaryMetadata | None:
+        """What the evaluator says of a metric, once per tag; None for the others."""
+        part, _, rest = tag.partition("/")
+        evaluator, _, key = rest.partition("/")
+        if part != "eval" or evaluator not in self._kinds or tag in self._said:
+            return None
+        self._said.add(tag)
+        metric = find_metric(key, {"kind": self._kinds[evaluator]})
+        better = "" if metric.better == "neither" else f", {metric.better} is better"
+        name = f"{spaced(evaluator)}: {metric.name}"
+        return SummaryMetadata(display_name=name, summary_description=f"{metric.unit}{better}")
 
     def _add_event(self, event: Event) -> None:
         event.wall_time = time.time()

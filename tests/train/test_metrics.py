@@ -5,6 +5,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from bias_clip.core.formatting import format_duration
 from bias_clip.models.two_towers import Outputs
@@ -51,6 +52,33 @@ def test_metrics_of_steps_that_run_again_are_cut(tmp_path):
     writer.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["train/loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 30)]
+
+
+def test_tensorboard_says_what_an_evaluators_metric_is(tmp_path):
+    writer = MetricWriter(tmp_path, start_step=0, evaluators={"my_style": "zeroshot"})
+    for step in (1, 2):
+        writer.write(step, {"train/loss": 1.0, "eval/my_style/acc1": 0.5, "eval/other/x": 2.0})
+    writer.close()
+    [path] = (tmp_path / "tensorboard").iterdir()
+    first, second = (
+        {value.tag: value.metadata for value in event.summary.value}
+        for event in map(Event.FromString, records(path.read_bytes()))
+        if event.summary.value
+    )
+    about = first["eval/my_style/acc1"]
+    assert about.display_name == "my style: top-1 accuracy"
+    assert about.summary_description == "share, higher is better"
+    assert not first["train/loss"].display_name
+    assert not first["eval/other/x"].display_name
+    assert not second["eval/my_style/acc1"].display_name  # once is enough
+
+
+def records(data):
+    """The payloads of a file of TFRecords: length, its checksum, payload, its checksum."""
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        yield data[12 : 12 + size]
+        data = data[16 + size :]
 
 
 def test_clock_charges_time_to_parts_and_starts_anew():
