@@ -5,6 +5,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
+
+from bias_clip.core.remote import RemoteError, describe, is_remote, read_range
 
 MAX_FILE_BYTES = 2**28  # one image file; above it the record is bad
 
@@ -13,8 +16,8 @@ class Roots(NamedTuple):
     """Where files may be.
 
     Attributes:
-      root: the folder that relative paths start from; files within it may be read.
-      further: folders whose files may be read, too.
+      root: the folder that relative paths start from, or its address; files within may be read.
+      further: folders and addresses, ending in "/", whose files may be read, too.
     """
 
     root: str
@@ -28,20 +31,27 @@ def make_roots(root: str | Path, further: Sequence[str] = ()) -> Roots:
     """
     if isinstance(further, str):
         raise ValueError(f"roots is {further!r}; expected a list of folders, as [{further!r}].")
-    wrong = [str(folder) for folder in (root, *further) if not Path(folder).is_dir()]
+    here = [str(folder) for folder in (root, *further) if not is_remote(folder)]
+    wrong = [folder for folder in here if not Path(folder).is_dir()]
     if wrong:
         raise ValueError(f"there is no folder {wrong[0]!r}; give the one that paths start from.")
-    return Roots(os.path.abspath(root), tuple(os.path.realpath(folder) for folder in further))
+    return Roots(
+        str(root).rstrip("/") if is_remote(root) else os.path.abspath(root),
+        tuple(f.rstrip("/") + "/" if is_remote(f) else os.path.realpath(f) for f in further),
+    )
 
 
 def read_contained(name: str, roots: Roots) -> bytes:
     """Reads the file that a table names.
 
-    Symbolic links are followed first, and the real path must lie in one of the folders.
+    Symbolic links are followed first, and the real path must lie in one of the folders. An address in
+    a table is read only where it begins with one of the addresses.
 
     Raises: ValueError for a path outside of them, a file that is not a regular one or is larger than
-      `MAX_FILE_BYTES`, and one that cannot be read.
+      `MAX_FILE_BYTES`, and one that cannot be read. RemoteError for an object that is away for now.
     """
+    if is_remote(name) or is_remote(roots.root):
+        return _read_remote(name if is_remote(name) else f"{roots.root}/{name}", name, roots)
     try:
         path = os.path.realpath(os.path.join(roots.root, name), strict=True)
         allowed = (os.path.realpath(roots.root), *roots.further)
@@ -55,6 +65,27 @@ def read_contained(name: str, roots: Roots) -> bytes:
         return _read_regular(path)
     except (OSError, UnicodeError) as error:
         raise ValueError(f"{name!r} cannot be read: {error}") from error
+
+
+def _read_remote(address: str, name: str, roots: Roots) -> bytes:
+    prefixes = [f for f in (roots.root + "/", *roots.further) if is_remote(f)]
+    climbs = ".." in unquote(address).replace("\\", "/").split("/")
+    if climbs or not any(address.startswith(prefix) for prefix in prefixes):
+        raise ValueError(
+            f"{name!r} is outside of {prefixes or roots.root}; if it belongs to the data, name the "
+            "beginning of its address in `roots`."
+        )
+    try:
+        (file,) = describe([address])
+    except RemoteError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # of this record; other errors pass
+            raise ValueError(f"{name!r} cannot be read: {error}") from error
+        raise
+    if file.size > MAX_FILE_BYTES:
+        raise ValueError(
+            f"{address} has {file.size} bytes; expected an image of at most {MAX_FILE_BYTES}."
+        )
+    return read_range(address, 0, file.size)
 
 
 def _read_regular(path: str) -> bytes:

@@ -55,7 +55,7 @@ def image_files_source(
                            captions=("statement",))
     """
     names = [tables] if isinstance(tables, str) else list(tables)
-    files = find_tables([str(Path(directory) / name) for name in names])
+    files, _ = find_tables([str(Path(directory) / name) for name in names])
     rows = stack(
         files, [read_table_file(f, Form(skip_blanks=True), "refuse") for f in files], numbers=False
     )

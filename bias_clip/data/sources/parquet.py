@@ -1,7 +1,10 @@
 """Parquet shards, and Arrow files of `save_to_disk`, read at random by row group."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from bias_clip.data.sources.table import table_name
 
 # A random record reads its whole row group; above this many bytes it is said how slow that is.
 LARGE_GROUP = 2**22
+_FOOTERS = 16  # that are read at the same time
 _SCALARS = ("text", "integer", "number", "boolean", "time", "decimal")
 _STATUS, _SUCCESS = "status", "success"  # of img2dataset, whose failed rows have no image
 
@@ -43,7 +47,8 @@ def parquet_source(
     fractions and in columns that are missing.
 
     Args:
-      path: a file, a folder, a pattern, or a list of those; `save_to_disk` folders too.
+      path: a file, a folder, a pattern, or a list of those; `save_to_disk` folders, and addresses of
+        Parquet files, too.
       split: which one, where file names or folders tell several apart.
       image, captions, identity, roots: as of `table_source`.
       attributes: the columns to keep; None keeps text, numbers, booleans and times.
@@ -57,14 +62,15 @@ def parquet_source(
         parquet_source(path="data", split="train", captions=("text",))
     """
     files = find_shards(path, split)
-    shards = [open_shard(file) for file in files]
-    rows = ShardRows(shards, [table_name(file) for file in files], cache_bytes)
+    with ThreadPoolExecutor(_FOOTERS) as pool:  # each footer of an object waits for three answers
+        shards = list(pool.map(open_shard, files))
+    rows = ShardRows(shards, [table_name(Path(file)) for file in files], cache_bytes)
     if not len(rows):
-        raise ValueError(f"{[str(file) for file in files][:3]} have no rows to read.")
+        raise ValueError(f"{files[:3]} have no rows to read.")
     layout = make_layout(
         rows.names,
         table=shards[0].path,
-        roots=make_roots(root or files[0].parent, roots),
+        roots=make_roots(root or os.path.dirname(files[0]) or ".", roots),
         image=image if image is not None else rows.image_column(),
         captions=captions,
         identity=identity,

@@ -7,27 +7,30 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
+from bias_clip.core.remote import find, is_remote
+
 _ENDINGS = (".parquet", ".pq", ".arrow", ".feather")
 _NUMBERED = re.compile(r"(?:(.+?)[-_.])?(\d{4,})-of-(\d{4,})$")
 _SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
 
 
-def find_shards(path: str | Sequence[str], split: str | None) -> list[Path]:
+def find_shards(path: str | Sequence[str], split: str | None) -> list[str]:
     """The files of a data set in their order.
 
     Args:
-      path: a file, a folder (also one of `save_to_disk`), a pattern, or a list of those.
+      path: a file, a folder (also one of `save_to_disk`), a pattern, or a list of those; addresses of
+        files, and of prefixes and patterns in buckets, too.
       split: which files, where their names or folders tell several splits apart.
 
     Raises: ValueError for nothing found, a shard that is missing (of "00001-of-00003"), an unknown
       split, and several splits where none is named: an evaluation's data must not be trained on by
       accident.
     """
-    names = [path] if isinstance(path, str | Path) else list(path)
-    files = [file for name in names for file in _files(Path(name))]
+    names = [str(path)] if isinstance(path, str | Path) else [str(name) for name in path]
+    files = [file for name in names for file in (_remote(name) or map(str, _files(Path(name))))]
     if not files:
         raise ValueError(f"nothing at {names}: expected files, or a folder of {list(_ENDINGS)}.")
-    splits = [_split_of(file) for file in files]
+    splits = [_split_of(Path(file)) for file in files]
     there = sorted({name for name in splits if name})
     if split is not None and split not in there:
         raise ValueError(f"{names} has no split {split!r}, it has {there}.")
@@ -35,8 +38,16 @@ def find_shards(path: str | Sequence[str], split: str | None) -> list[Path]:
         raise ValueError(f"{names} has the splits {there}; name the one to read by `split`.")
     if split is not None:
         files = [file for file, own in zip(files, splits, strict=True) if own == split]
-    _check_whole(files)
+    _check_whole([Path(file) for file in files])
     return files
+
+
+def _remote(name: str) -> list[str]:
+    if not is_remote(name):
+        return []
+    if name.endswith(_ENDINGS) and not has_magic(name):
+        return [name]
+    return [file.address for file in find(name) if file.address.endswith(_ENDINGS)]
 
 
 def _files(path: Path) -> list[Path]:

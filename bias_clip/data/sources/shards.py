@@ -3,11 +3,12 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from bias_clip.core.remote import RemoteError, describe, is_remote, read_range
 
 CACHE_BYTES = 2**27  # of recent row groups, per thread
 _HANDLES = 64  # open files per thread
@@ -30,27 +31,54 @@ class Shard(NamedTuple):
     most_bytes: int
 
 
-def open_shard(path: Path) -> Shard:
-    """Reads what a file holds.
+def open_shard(path: str) -> Shard:
+    """Reads what a file holds; of an object, its footer.
 
-    Raises: ValueError for a file that is neither, or was cut.
+    Raises: ValueError for a file that is neither, or was cut; RemoteError for an object that cannot be
+      read.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(4)
-        if start == _MAGIC:
-            about = pq.ParquetFile(path)
-            groups = [about.metadata.row_group(i) for i in range(about.num_row_groups)]
-            most = max((group.total_byte_size for group in groups), default=0)
-            return Shard(
-                str(path), about.schema_arrow, tuple(group.num_rows for group in groups), most
-            )
-        batches = _arrow(str(path))
-        return Shard(str(path), batches.schema, tuple(map(len, batches.to_batches())), 0)
+        file = _open(path)
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, RemoteError):
+            raise
         raise ValueError(
             f"{path} cannot be read as Parquet or Arrow: {error}; it was cut, or is of another form."
         ) from error
+    if isinstance(file, pa.Table):
+        return Shard(path, file.schema, tuple(map(len, file.to_batches())), 0)
+    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    most = max((group.total_byte_size for group in groups), default=0)
+    return Shard(path, file.schema_arrow, tuple(group.num_rows for group in groups), most)
+
+
+class RemoteBytes:
+    """An object as a file that pyarrow reads ranges of."""
+
+    closed = False
+
+    def __init__(self, address: str):
+        """Asks for the object's size."""
+        (self._file,) = describe([address])
+        self._place = 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Goes to a place, counted from the start, from here (1) or from the end (2)."""
+        self._place = offset + (0, self._place, self._file.size)[whence]
+        return self._place
+
+    def tell(self) -> int:
+        """Returns the place."""
+        return self._place
+
+    def read(self, count: int = -1) -> bytes:
+        """Reads up to `count` bytes."""
+        stop = self._file.size if count < 0 else min(self._place + count, self._file.size)
+        start, self._place = self._place, max(stop, self._place)
+        return read_range(self._file.address, start, stop) if stop > start else b""
+
+    def close(self) -> None:
+        """Does nothing: connections are shared."""
 
 
 class ShardReader:
@@ -95,6 +123,8 @@ class ShardReader:
                 handles.popitem(last=False)
             return read(handles[path])
         except (pa.ArrowException, OSError) as error:
+            if isinstance(error, RemoteError):  # of the storage, not of a record
+                raise
             raise ValueError(f"{path} cannot be read: {error}; it is damaged.") from error
 
     def _kept(self, name: str) -> OrderedDict[Any, Any]:
@@ -104,11 +134,14 @@ class ShardReader:
 
 
 def _open(path: str) -> pq.ParquetFile | pa.Table:
+    options: dict[str, Any] = {"page_checksum_verification": True}
+    if is_remote(path):  # pre-buffered: the columns of a group in one request
+        return pq.ParquetFile(
+            pa.PythonFile(RemoteBytes(path), mode="r"), pre_buffer=True, **options
+        )
     with open(path, "rb") as file:
         start = file.read(4)
-    if start != _MAGIC:
-        return _arrow(path)
-    return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+    return pq.ParquetFile(path, memory_map=True, **options) if start == _MAGIC else _arrow(path)
 
 
 def _arrow(path: str) -> pa.Table:

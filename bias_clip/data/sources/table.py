@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from bias_clip.core.remote import find, is_remote
 from bias_clip.data.sources.caption_files import caption_rows, find_images, flickr_rows, take_splits
 from bias_clip.data.sources.contained import make_roots
+from bias_clip.data.sources.copies import local_copy
 from bias_clip.data.sources.delimited import Form, TextRows, read_delimited
 from bias_clip.data.sources.json_rows import (
     BAD_ROWS,
@@ -49,8 +51,9 @@ def table_source(
     list holds several captions.
 
     Args:
-      path: a file, a pattern, or a list of those; the files of a pattern come by name.
-      root: the folder that paths of images start from; the folder of the (first) table unless given.
+      path: a file, an address, a pattern, or a list of those; the files of a pattern come by name.
+      root: the folder, or its address, that paths of images start from; that of the (first) table
+        unless given.
       image: the column of the path, or a template such as "{type}/{id}.jpg"; several of them give a
         record several images. None: a column that is usually called so, see `rows.IMAGES`.
       captions: columns or templates, in this order; None: a column that is usually called so.
@@ -64,7 +67,8 @@ def table_source(
       header: the names of the columns, where the first line does not hold them.
       bad_rows: "refuse", or "skip" leaves out lines that are not JSON and says so in the log.
       numbers: columns of separated text in which every value is a number become numbers.
-      roots: further folders that images may be in, for paths that lead out of `root`.
+      roots: further folders, and beginnings of addresses, that images may be in, for paths that lead
+        out of `root`, as ["https://host/images/"].
 
     Raises: ValueError for a table that is missing, damaged or empty, an unknown column, ids that come
       twice. A record whose image is missing, outside of the folders, or not a file, raises ValueError
@@ -74,7 +78,7 @@ def table_source(
     """
     if bad_rows not in BAD_ROWS:
         raise ValueError(f"got bad_rows={bad_rows!r}, expected one of {list(BAD_ROWS)}.")
-    files = find_tables(path)
+    files, folder = find_tables(path)
     form = Form(separator, quoting, encoding, None if header is None else tuple(header))
     read = [read_table_file(file, form, bad_rows) for file in files]
     published = all(isinstance(table, list) for table in read)
@@ -82,14 +86,15 @@ def table_source(
         read = [take_splits(table, split, file) for table, file in zip(read, files, strict=True)]
     elif split is not None:
         raise ValueError(f"got split={split!r}, but {files[0]} has no splits; leave it out.")
-    folder = Path(root) if root else files[0].parent
     if published and root is None and image is None:
-        folder, image = find_images(read[0], folder)
+        if is_remote(folder):
+            raise ValueError(f"{files[0]}: give the address of the images as `root`, and `image`.")
+        folder, image = find_images(read[0], Path(folder))
     rows = stack(files, read, numbers=numbers)
     layout = make_layout(
         [*rows.names, "table"],
         table=str(files[0]),
-        roots=make_roots(folder, roots),
+        roots=make_roots(root or folder, roots),
         image=image,
         captions=captions,
         identity=identity,
@@ -98,18 +103,25 @@ def table_source(
     return checked(RowRecords(rows, layout))
 
 
-def find_tables(path: str | Sequence[str]) -> list[Path]:
-    """The files of a path, a pattern, or several of them; raises ValueError where there is none."""
-    names = [path] if isinstance(path, str | Path) else list(path)
-    found = [
-        Path(file)
-        for name in map(str, names)
-        for file in (sorted(glob(name, recursive=True)) if has_magic(name) else [name])
-    ]
-    missing = [str(file) for file in found if not file.is_file()]
+def find_tables(path: str | Sequence[str]) -> tuple[list[Path], str | Path]:
+    """The files of a path, an address, a pattern, or several of them; and the folder of the first.
+
+    Raises: ValueError where there is none.
+    """
+    names = [str(path)] if isinstance(path, str | Path) else [str(name) for name in path]
+    found = list[str]()
+    for name in names:
+        if not has_magic(name):
+            found.append(name)
+        elif is_remote(name):
+            found += [file.address for file in find(name)]
+        else:
+            found += sorted(glob(name, recursive=True))
+    missing = [name for name in found if not is_remote(name) and not Path(name).is_file()]
     if missing or not found:
         raise ValueError(f"there is no table {missing[0] if missing else names}; give its path.")
-    return found
+    folder = found[0].rpartition("/")[0] if is_remote(found[0]) else Path(found[0]).parent
+    return [local_copy(name) if is_remote(name) else Path(name) for name in found], folder
 
 
 def stack(files: Sequence[Path], read: Sequence[Any], *, numbers: bool) -> Rows:
