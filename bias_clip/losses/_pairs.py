@@ -107,7 +107,7 @@ def negative_logits(
     return jnp.where(is_negative(anchors, candidates), logits, nothing(scale.dtype))
 
 
-def own_logits(a: Rows, b: Rows, scale: Float[Array, ""]) -> Float[Array, " b"]:
+def positive_logits(a: Rows, b: Rows, scale: Float[Array, ""]) -> Float[Array, " b"]:
     """`scale * <a_i, b_i>`, the logits of the positives."""
     dimensions = (((1,), (1,)), ((0,), (0,)))
     return scale * jax.lax.dot_general(a.z, b.z, dimensions, preferred_element_type=scale.dtype)

@@ -56,41 +56,41 @@ def _forward(anchors, candidates, scale, bias, axis_name, chunk_size):
     wide = _wide(anchors, scale.dtype)
 
     def step(carry, block, block_carry):
-        (total, toward, slope), (back, weighed) = carry, block_carry
+        (total, grad_anchors, slope), (grad_candidates, grad_weights) = carry, block_carry
         z = _logits(anchors, block, scale, bias)
         t, p = jax.nn.softplus(z), jax.nn.sigmoid(z)
-        back = back + _contract_rows(p, scale[:, None] * wide)
-        weighed = weighed + t.sum(axis=0)
+        grad_candidates = grad_candidates + _contract_rows(p, scale[:, None] * wide)
+        grad_weights = grad_weights + t.sum(axis=0)
         t, p = _weigh(t, block), _weigh(p, block)
-        toward = toward + p @ _wide(block, scale.dtype)
-        return (total + t.sum(1), toward, slope + p.sum(1)), (back, weighed)
+        grad_anchors = grad_anchors + p @ _wide(block, scale.dtype)
+        return (total + t.sum(1), grad_anchors, slope + p.sum(1)), (grad_candidates, grad_weights)
 
     start = (jnp.zeros_like(scale), jnp.zeros_like(wide), jnp.zeros_like(scale))
-    (total, toward, slope), (back, weighed) = fold_blocks_both(
+    (total, grad_anchors, slope), (grad_candidates, grad_weights) = fold_blocks_both(
         step, start, candidates, start[1::-1], axis_name, chunk_size=chunk_size
     )
-    kept = (anchors, candidates, scale, bias, toward, slope, back, weighed)
+    kept = (anchors, candidates, scale, bias, grad_anchors, slope, grad_candidates, grad_weights)
     return total, kept
 
 
 def _backward(axis_name, chunk_size, kept, g):
-    anchors, candidates, scale, bias, toward, slope, back, weighed = kept
+    anchors, candidates, scale, bias, grad_anchors, slope, grad_candidates, grad_weights = kept
     low, high = g.min(), g.max()
     if axis_name is not None:
         low, high = jax.lax.pmin(low, axis_name), jax.lax.pmax(high, axis_name)
 
     def as_collected(g):
-        return g[:1] * back, g[:1] * weighed  # all rows count alike
+        return g[:1] * grad_candidates, g[:1] * grad_weights  # all rows count alike
 
     def again(g):
         return _collect(anchors, candidates, scale, bias, g, axis_name, chunk_size)
 
-    back, weighed = jax.lax.cond(low == high, as_collected, again, g)
+    grad_candidates, grad_weights = jax.lax.cond(low == high, as_collected, again, g)
     if candidates.weights is not None:
-        back = candidates.weights[:, None] * back
-    of_anchors = _gradient_of(anchors, (g * scale)[:, None] * toward, None)
-    of_candidates = _gradient_of(candidates, back, weighed)
-    of_scale = g * jnp.sum(_wide(anchors, scale.dtype) * toward, axis=1)
+        grad_candidates = candidates.weights[:, None] * grad_candidates
+    of_anchors = _gradient_of(anchors, (g * scale)[:, None] * grad_anchors, None)
+    of_candidates = _gradient_of(candidates, grad_candidates, grad_weights)
+    of_scale = g * jnp.sum(_wide(anchors, scale.dtype) * grad_anchors, axis=1)
     return of_anchors, of_candidates, of_scale, g * slope
 
 
@@ -103,10 +103,10 @@ def _collect(anchors, candidates, scale, bias, g, axis_name, chunk_size):
     wide = (g * scale)[:, None] * _wide(anchors, scale.dtype)
 
     def step(carry, block, block_carry):
-        back, weighed = block_carry
+        grad_candidates, grad_weights = block_carry
         z = _logits(anchors, block, scale, bias)
-        back = back + _contract_rows(jax.nn.sigmoid(z), wide)
-        return carry, (back, weighed + g @ jax.nn.softplus(z))
+        grad_candidates = grad_candidates + _contract_rows(jax.nn.sigmoid(z), wide)
+        return carry, (grad_candidates, grad_weights + g @ jax.nn.softplus(z))
 
     start = (jnp.zeros_like(wide), jnp.zeros_like(g))
     return fold_blocks_both(step, (), candidates, start, axis_name, chunk_size=chunk_size)[1]

@@ -15,10 +15,31 @@ from bias_clip.losses._pairs import (
     logit_dtype,
     make_row_pairs,
     nothing,
-    own_logits,
     pair_logits,
+    positive_logits,
     prior_of_anchors,
 )
+
+
+def _plain_debiased_loss(
+    za: Float[Array, "b d"],
+    zb: Float[Array, "b d"],
+    *,
+    prior: float,
+    scale: float,
+    concentration: float = 0.0,
+) -> Float[Array, " b"]:
+    """Both losses at their plainest: one device, no weights, exponentials. The oracle of the tests."""
+    z, n, other = scale * za @ zb.T, len(za) - 1, 1 - jnp.eye(len(za))
+    own = jnp.exp(jnp.diag(z))
+
+    def one_way(z):
+        importance = other * jnp.exp(concentration * z)
+        total = n * (importance * jnp.exp(z)).sum(axis=1) / importance.sum(axis=1)
+        rest = jnp.maximum((total - prior * n * own) / (1 - prior), n * jnp.exp(-scale))
+        return jnp.log(own + rest) - jnp.log(own)
+
+    return (one_way(z) + one_way(z.T)) / 2
 
 
 def debiased_loss(
@@ -236,7 +257,7 @@ def _negative_sums(
     dtype = logit_dtype(a.z.dtype)
     scale = jnp.asarray(scale, dtype)
     beta = None if concentration is None else jnp.asarray(concentration, dtype)
-    own = own_logits(a, b, scale)
+    own = positive_logits(a, b, scale)
     if negatives == "both":
         own = jnp.concatenate([own, own])
         both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), a, b)

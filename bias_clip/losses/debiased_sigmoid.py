@@ -10,10 +10,21 @@ from bias_clip.losses._pairs import (
     is_negative,
     logit_dtype,
     make_row_pairs,
-    own_logits,
     pair_logits,
+    positive_logits,
     prior_of_anchors,
 )
+
+
+def _plain_debiased_sigmoid_loss(
+    zimg: Float[Array, "b d"], ztxt: Float[Array, "b d"], *, prior: float, scale: float, bias: float
+) -> Float[Array, " b"]:
+    """The loss at its plainest: one device, no weights. The oracle of the tests."""
+    z, n = scale * zimg @ ztxt.T + bias, len(zimg) - 1
+    terms, own = jax.nn.softplus(z), jnp.diag(z)
+    total = (terms.sum(axis=1) + terms.sum(axis=0)) / 2 - jax.nn.softplus(own)
+    rest = (total - prior * n * jax.nn.softplus(own)) / (1 - prior)  # above its floor
+    return jax.nn.softplus(-own) + rest
 
 
 def debiased_sigmoid_loss(
@@ -101,7 +112,7 @@ def debiased_sigmoid_loss(
             _add(text_sums, terms, jnp.where(negative, of_images, 0), axis=0),
         )
 
-    own = own_logits(images, texts, scale) + bias
+    own = positive_logits(images, texts, scale) + bias
     zeros = (jnp.zeros_like(own), jnp.zeros_like(own))
     sums = fold_blocks_both(step, zeros, texts, zeros, axis_name, chunk_size=chunk_size)
     total, weight = (jnp.concatenate([x, y]) for x, y in zip(*sums, strict=True))

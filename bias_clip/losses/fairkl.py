@@ -15,9 +15,32 @@ from bias_clip.losses._checks import (
     check_pairs,
     check_temperature,
 )
-from bias_clip.losses._pairs import Rows, is_other, logit_dtype, make_rows, own_logits, pair_logits
+from bias_clip.losses._pairs import (
+    Rows,
+    is_other,
+    logit_dtype,
+    make_rows,
+    pair_logits,
+    positive_logits,
+)
 
 _FORMS = ("kl", "jeffreys", "mean", "authors")
+
+
+def _plain_fairkl(
+    z: Float[Array, "b d"], labels: Int[Array, " b"], bias_labels: Int[Array, " b"]
+) -> Float[Array, ""]:
+    """The form "kl" at its plainest: all pairs at once, no weights. The oracle of the tests."""
+    distance, other = 2 - 2 * z @ z.T, ~jnp.eye(len(z), dtype=bool)
+    label, bias = (x[:, None] == x for x in (labels, bias_labels))
+    total = jnp.zeros(())
+    for side in (other & label, other & ~label):
+        aligned, conflicting = distance[side & bias], distance[side & ~bias]
+        means, variances = zip(
+            *((x.mean(), x.var(ddof=1)) for x in (aligned, conflicting)), strict=True
+        )
+        total += _kl(means[0], variances[0], means[1], variances[1])
+    return total
 
 
 def fairkl(
@@ -116,7 +139,7 @@ def fairkl(
         parts = [_moments(s, w) for w in _groups(pairs, labels, bias_labels, *block[1:])]
         return _merge(moments, jax.tree.map(lambda *x: jnp.stack(x), *parts))
 
-    local = own_logits(rows, block[0], scale)
+    local = positive_logits(rows, block[0], scale)
     empty = _Moments(*[jnp.zeros_like(local, shape=4)] * 4)
     moments = fold_blocks(step, empty, block, axis_name, chunk_size=chunk_size)
     moments = _over_devices(moments, axis_name)

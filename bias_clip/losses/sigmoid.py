@@ -6,8 +6,17 @@ from jaxtyping import Array, Float, Int
 
 from bias_clip.losses._blocks import AxisName
 from bias_clip.losses._checks import check_scalars
-from bias_clip.losses._pairs import logit_dtype, make_row_pairs, own_logits
+from bias_clip.losses._pairs import logit_dtype, make_row_pairs, positive_logits
 from bias_clip.losses._softplus import sum_softplus
+
+
+def _plain_sigmoid_loss(
+    zimg: Float[Array, "b d"], ztxt: Float[Array, "b d"], *, scale: float, bias: float
+) -> Float[Array, " b"]:
+    """The loss at its plainest: one device, no labels, no weights. The oracle of the tests."""
+    z = scale * zimg @ ztxt.T + bias
+    sign = 2 * jnp.eye(len(z)) - 1  # 1 for an image and its own text, -1 for all other pairs
+    return jax.nn.softplus(-sign * z).sum(axis=1)
 
 
 def sigmoid_loss(
@@ -89,7 +98,7 @@ def sigmoid_loss(
     dtype = logit_dtype(images.z.dtype)
     scale, bias, margin = (jnp.asarray(x, dtype) for x in (scale, bias, margin))
 
-    own = own_logits(images, texts, scale)
+    own = positive_logits(images, texts, scale)
     positives = jax.nn.softplus(margin - bias - own)
     # As vectors, so that all that the fold takes and gives belongs to local rows.
     scales, biases = jnp.zeros_like(own) + scale, jnp.zeros_like(own) + bias

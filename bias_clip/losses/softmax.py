@@ -11,8 +11,18 @@ from bias_clip.losses._pairs import (
     logit_dtype,
     make_row_pairs,
     negative_logits,
-    own_logits,
+    positive_logits,
 )
+
+
+def _plain_softmax_loss(
+    zimg: Float[Array, "b d"], ztxt: Float[Array, "b d"], *, scale: float
+) -> Float[Array, " b"]:
+    """The loss at its plainest: one device, no labels, no weights. The oracle of the tests."""
+    z = scale * zimg @ ztxt.T
+    i2t = -jnp.diag(jax.nn.log_softmax(z, axis=1))
+    t2i = -jnp.diag(jax.nn.log_softmax(z, axis=0))
+    return (i2t + t2i) / 2
 
 
 def softmax_loss(
@@ -102,7 +112,7 @@ def softmax_loss(
         text_sums = jnp.logaddexp(text_sums, jax.nn.logsumexp(t2i, axis=0))
         return image_sums, text_sums
 
-    positives = own_logits(images, texts, scale)
+    positives = positive_logits(images, texts, scale)
     start = positives - epsilon
     sums = fold_blocks_both(step, start, texts, start, axis_name, chunk_size=chunk_size)
     return (sums[0] + sums[1]) / 2 - positives

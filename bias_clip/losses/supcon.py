@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bias_clip.losses._blocks import AxisName, fold_blocks
 from bias_clip.losses._checks import check_choice, check_scalars
-from bias_clip.losses._pairs import nothing, own_logits, pair_logits
+from bias_clip.losses._pairs import nothing, pair_logits, positive_logits
 from bias_clip.losses._supervised import (
     finish,
     guard,
@@ -16,6 +16,28 @@ from bias_clip.losses._supervised import (
     top_logit,
     weigh,
 )
+
+
+def _plain_eps_supcon_loss(
+    z: Float[Array, "b d"], labels: Int[Array, " b"], *, temperature: float, epsilon: float
+) -> Float[Array, " b"]:
+    """epsilon-SupCon (epsilon 0: SupCon) at its plainest. The oracle of the tests."""
+    s, other = z @ z.T / temperature, ~jnp.eye(len(z), dtype=bool)
+    positive = other & (labels[:, None] == labels)
+    total = jnp.sum(jnp.exp(s - epsilon * positive), axis=1, where=other)
+    mean = jnp.sum(s, axis=1, where=positive) / jnp.maximum(positive.sum(axis=1), 1)
+    return jnp.where(positive.any(axis=1), jnp.log(total) - mean, 0)
+
+
+def _plain_eps_supinfonce_loss(
+    z: Float[Array, "b d"], labels: Int[Array, " b"], *, temperature: float, epsilon: float
+) -> Float[Array, " b"]:
+    """epsilon-SupInfoNCE, form "out", at its plainest. The oracle of the tests."""
+    s, same = z @ z.T / temperature, labels[:, None] == labels
+    positive = same & ~jnp.eye(len(z), dtype=bool)
+    negatives = jnp.sum(jnp.exp(s), axis=1, where=~same, keepdims=True)
+    each = jnp.log(jnp.exp(s - epsilon) + negatives) - s
+    return jnp.sum(each, axis=1, where=positive) / jnp.maximum(positive.sum(axis=1), 1)
 
 
 def supcon_loss(
@@ -161,7 +183,7 @@ def eps_supcon_loss(
             top_logit(top, s, candidates, log_guard),
         )
 
-    own = own_logits(rows, rows, scale)
+    own = positive_logits(rows, rows, scale)
     zero = jnp.zeros_like(own)
     start = (jnp.full_like(own, nothing(own.dtype)), zero, zero, jax.lax.stop_gradient(own))
     log_sum, positive_sum, positive_weight, top = fold_blocks(
@@ -251,7 +273,7 @@ def eps_supinfonce_loss(
             top_logit(top, s, candidates, log_guard),
         )
 
-    own = own_logits(rows, rows, scale)
+    own = positive_logits(rows, rows, scale)
     zero, none = jnp.zeros_like(own), jnp.full_like(own, nothing(own.dtype))
     start = (none, none, zero, jax.lax.stop_gradient(own))
     positive_sum, negative_sum, weight, top = fold_blocks(
