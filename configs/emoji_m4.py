@@ -44,7 +44,7 @@ def get_config(arguments="thin,balanced,100%"):
     config.data.balance = dict(table=TABLE, use=use, seed=0, first=first, switch=switch)
     if use == "weight":
         with config.unlocked():
-            config.objective.sigmoid.weigh_candidates = True
+            config.objective.sigmoid.weight_candidates = True
     config.evals.update(by_group(config.data.source.to_dict()))
     return config
 

@@ -78,7 +78,7 @@ def _add_regularisers(config):
     config.data.columns = dict(
         labels="occupation", bias_labels="gender", cells="cell", prior="prior", weights="weight"
     )
-    weighed = dict(weigh_candidates=True, chunk_size=1_024)
+    weighed = dict(weight_candidates=True, chunk_size=1_024)
     with config.unlocked():
         config.objective = dict(
             sigmoid=dict(coef=1.0, duplicates="mask", margin=0.25, **weighed),

@@ -105,9 +105,9 @@ def _zero_shot(words: Sequence[str], source: Source) -> Annotator:
 def _load_encoder(workdir: Path, step: int | None) -> tuple[int, Callable[[], Any]]:
     """The step of a run's checkpoint, and what makes an `Encode` of it."""
     from bias_clip.evals.concat import concat_encode
-    from bias_clip.train.workdir.load_run import as_stage, load_trained
+    from bias_clip.train.workdir.load_run import as_stage, load_run
 
-    trained = load_trained(workdir, step)
+    trained = load_run(workdir, step)
     size = trained.config.evaluation.batch_size
     stage = as_stage(trained, size)
     return trained.step, lambda: concat_encode([stage], batch_size=size)

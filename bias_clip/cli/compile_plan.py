@@ -108,7 +108,7 @@ def measure(
     Raises:
       ValueError: a config that cannot be set up on so many devices, or TPUs without `dump`.
     """
-    from bias_clip.train.config import load_config
+    from bias_clip.train.config_io import load_config
     from bias_clip.train.objective import make_objective
     from bias_clip.train.setup import make_setup
     from bias_clip.train.sharding import make_mesh
@@ -162,7 +162,7 @@ def lower_loss(setup: Any, objective: Any) -> Any:
     """Returns value and gradient of the objective alone, lowered for embeddings of the batch."""
     import jax
 
-    from bias_clip.train.objective import ROW_KEYS
+    from bias_clip.data.stream.batch import ROW_KEYS
     from bias_clip.train.sharding import batch_sharding, replicated
 
     batch = setup.abstract_batch

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from bias_clip.evals.concat import concat_encode
 from bias_clip.evals.results import EvalResult
-from bias_clip.train.config import load_config
+from bias_clip.train.config_io import load_config
 from bias_clip.train.evaluation import (
     flat_metrics,
     make_evaluation,
     make_evaluators,
     write_results,
 )
-from bias_clip.train.workdir.load_run import Trained, as_stage, load_trained
+from bias_clip.train.workdir.load_run import Trained, as_stage, load_run
 
 
 def evaluate_run(
@@ -23,7 +23,7 @@ def evaluate_run(
     Raises:
       ValueError: if there is no run, or no checkpoint of that step.
     """
-    trained = load_trained(workdir, step)
+    trained = load_run(workdir, step)
     return trained.step, evaluate_alone(trained, evaluators)
 
 

@@ -67,10 +67,10 @@ def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float
 
     from bias_clip.core.storage import run_folder
     from bias_clip.data.sources import make_source
-    from bias_clip.data.stream.balanced import make_plan, plain_plan
-    from bias_clip.data.stream.exposure import fed_weights
+    from bias_clip.data.stream import make_plan, plain_plan
+    from bias_clip.data.stream.exposure import count_exposure
     from bias_clip.evals.bias.data_bias import make_data_bias
-    from bias_clip.train.config import from_plain
+    from bias_clip.train.config_io import from_plain
     from bias_clip.train.optim.schedule import parse_duration
 
     path = run_folder(workdir) / "config.json"
@@ -90,7 +90,7 @@ def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float
     rows, edges = [], np.linspace(0, total, parts + 1).round().astype(int).tolist()
     for start, stop in itertools.pairwise(edges):
         steps = {"start": start, "stop": stop}
-        fed = fed_weights(source, plan, batch_size=config.batch_size, seed=config.seed, **steps)
+        fed = count_exposure(source, plan, batch_size=config.batch_size, seed=config.seed, **steps)
         evaluate = make_data_bias(source, weights=fed, **arguments)
         rows.append({**steps, **evaluate(cast(Any, None)).metrics})  # it looks at no picture
     return rows

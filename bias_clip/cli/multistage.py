@@ -140,7 +140,7 @@ def cluster_steps(args: argparse.Namespace, stage: int) -> Iterator[Step]:
 
 def describe_plan(args: argparse.Namespace) -> dict[str, Any]:
     """What the models follow from: the arguments, and the configs of a first and a later stage."""
-    from bias_clip.train.config import load_config, to_plain
+    from bias_clip.train.config_io import load_config, to_plain
 
     names = ("stages", "k", "cluster", "init", "seed", "set")
     path = Path(args.config)

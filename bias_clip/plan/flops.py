@@ -1,12 +1,10 @@
 """How much arithmetic a function does, and how much the machine could do."""
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 # Peak dense bfloat16 FLOP/s of one device, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -35,15 +33,18 @@ def count_flops(function: Callable, *args: Any) -> float:
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def peak_flops(dtype: str) -> float:
-    """Returns the FLOP/s that all devices could do: by data sheet, or measured on a CPU.
+def peak_flops() -> float | None:
+    """Returns the FLOP/s that all devices could do, by data sheet; None on CPUs.
+
+    A CPU has no such number: what it could do changes with its clock and with whatever else runs, so a
+    measured peak would make a busy machine look well used.
 
     Raises:
       ValueError: for an accelerator without an entry in `PEAK_FLOPS`.
     """
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return _measure_matmul(dtype)
+        return None
     known = [name for name in PEAK_FLOPS if device.device_kind.startswith(name)]
     if not known:
         raise ValueError(
@@ -100,15 +101,3 @@ def _conv_flops(eqn: Any) -> float:
     out_features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
     per_output = math.prod(kernel) / out_features
     return 2.0 * math.prod(eqn.outvars[0].aval.shape) * per_output
-
-
-def _measure_matmul(dtype: str, size: int = 1024, repeats: int = 5) -> float:
-    x = jnp.ones((size, size), dtype)
-    matmul = jax.jit(lambda x: x @ x)
-    matmul(x).block_until_ready()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        matmul(x).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times)

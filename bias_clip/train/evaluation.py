@@ -15,7 +15,7 @@ from bias_clip.data.sources import make_source
 from bias_clip.data.text import make_text_fn
 from bias_clip.evals import Encode, EvalResult, make_encoder, make_evaluator
 from bias_clip.models.two_towers import Model
-from bias_clip.train.config import to_plain
+from bias_clip.train.config_io import to_plain
 from bias_clip.train.sharding import batch_sharding, gather, replicated
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,28 +9,31 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
-from bias_clip.core.formatting import format_duration
+from bias_clip.core.formatting import format_duration, format_large
 from bias_clip.core.storage import run_folder
-from bias_clip.data.image import make_pixel_fn
-from bias_clip.data.sources import Source, make_source
-from bias_clip.data.stream.balanced import Plan, make_plan, plain_plan
-from bias_clip.data.stream.cells import describe, make_cells_plan
-from bias_clip.data.stream.pipeline import make_train_iterator
-from bias_clip.data.text import make_text_fn
+from bias_clip.data.sources import make_source
+from bias_clip.evals.headlines import headlines
+from bias_clip.models.two_towers import count_parameters
 from bias_clip.plan.flops import count_flops, peak_flops
 from bias_clip.report.run_page import write_report
+from bias_clip.train.config_io import to_plain
 from bias_clip.train.evaluation import flat_metrics, make_evaluation, write_results
 from bias_clip.train.guards import is_healthy, stop_sick_run
 from bias_clip.train.hosts.distributed import asked_to_stop, is_main
 from bias_clip.train.hosts.watchdog import Watchdog
-from bias_clip.train.metrics import Clock, MetricWriter, Progress
-from bias_clip.train.optim.schedule import parse_duration
+from bias_clip.train.metrics import Clock, MetricWriter, plain_numbers
 from bias_clip.train.setup import Setup, make_setup
 from bias_clip.train.sharding import make_mesh, to_global
+from bias_clip.train.sinks import Sink, open_sinks
 from bias_clip.train.state import TrainState
+from bias_clip.train.stream import open_stream
+from bias_clip.train.terminal import Progress, format_table, say, waiting
 from bias_clip.train.workdir import checkpoint
 from bias_clip.train.workdir.folder import check_room, open_workdir, write_run
 from bias_clip.train.workdir.initial_state import first_state
+
+# Parts of the work that a person waits for: no part of the speed of training.
+_WAITS = {"compile": "compiling the step", "evaluate": "evaluating", "save": "saving"}
 
 
 class Interrupted(Exception):
@@ -53,16 +55,19 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
     Raises:
       ValueError: if the workdir is an address of another kind, holds a run of another config, cannot be written or
         has no room, or its newest checkpoint is damaged.
-      FloatingPointError: if the loss is no finite number, or `guards.max_consecutive` steps in a row
+      FloatingPointError: if the loss is not finite, or `guards.max_consecutive` steps in a row
         were skipped; the state is under `nonfinite/`.
       NotSavedError: if a checkpoint, the metrics or the report could not be written; what was saved
         before is whole.
       Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
     workdir = run_folder(workdir)
-    source = make_source(**config.data.source.to_dict())
+    with waiting("reading the data") as found:
+        source = make_source(**config.data.source.to_dict())
+        found.append(f"{len(source):,} examples found")
     # An epoch is as long as the plain data: as many examples whatever balancing keeps of them.
     setup = make_setup(config, mesh=make_mesh(**config.mesh), examples_per_epoch=len(source))
+    say(_describe(setup))
     evaluate = make_evaluation(
         config.evals.to_dict(),
         model=setup.model,
@@ -71,71 +76,39 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         text=config.data.text.to_dict(),
         batch_size=config.evaluation.batch_size,
     )
-    plan = _make_plan(source, config, setup)
-    keep_every = _keep_every(config, setup, len(source))
+    iterator = open_stream(config, source, switch=setup.switch)
     open_workdir(workdir, config)
-    iterator = make_train_iterator(
-        source,
-        image_fn=make_pixel_fn(config.data.image)[0],
-        text_fn=make_text_fn(**config.data.text.to_dict()),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        num_threads=config.data.num_threads,
-        num_workers=config.data.num_workers,
-        prefetch=config.data.prefetch,
-        max_bad_share=config.data.max_bad_share,
-        first_caption=config.data.first_caption,
-        columns=config.data.columns.to_dict(),
-        plan=plan,
-    )
     manager = checkpoint.open_checkpoints(
         workdir / "checkpoints",
         keep=config.checkpoint.keep,
-        keep_every=keep_every,
+        keep_every=setup.keep_every,
         clean=True,
     )
     with contextlib.closing(iterator), checkpoint.closing(manager):
         there = len(manager.all_steps())
         check_room(workdir, setup.abstract_state, keep=config.checkpoint.keep, there=there)
         init_from = None if config.init_from is None else config.init_from.to_dict()
-        state, start, seconds = first_state(
-            setup, manager, iterator, seed=config.seed, init_from=init_from
-        )
+        with waiting("making the parameters"):
+            state, start, seconds = first_state(
+                setup, manager, iterator, seed=config.seed, init_from=init_from
+            )
         write_run(workdir, setup, command)
-        run = _Run(config, workdir, setup, evaluate, iterator, manager)
-        return _steps(run, state, start, seconds)
+        sinks = open_sinks(config.sinks, workdir=workdir, config=to_plain(config))
+        run = _Run(config, workdir, setup, evaluate, iterator, manager, sinks)
+        try:
+            return _steps(run, state, start, seconds)
+        finally:
+            for sink in sinks:
+                sink.close()
 
 
-def _make_plan(source: Source, config: ml_collections.ConfigDict, setup: Setup) -> Plan:
-    cells, balance = config.data.cells, config.data.balance
-    if cells is not None:
-        given = {"batch_size": config.batch_size, "seed": config.seed}
-        plan, stats = make_cells_plan(source, **cells.to_dict(), **given)
-        if is_main():
-            print(describe(stats, config.batch_size), file=sys.stderr, flush=True)
-        return plan
-    if balance is None:
-        return plain_plan(source)
-    return make_plan(source, **{**balance.to_dict(), "switch": setup.switch})
-
-
-def _keep_every(config: ml_collections.ConfigDict, setup: Setup, examples: int) -> int | None:
-    if config.keep_every is None:
-        return None
-    steps = parse_duration(
-        config.keep_every,
-        total_steps=setup.total_steps,
-        batch_size=config.batch_size,
-        examples_per_epoch=examples,
+def _describe(setup: Setup) -> str:
+    devices, params = setup.mesh.devices.flat, setup.abstract_state.params
+    kind = devices[0].device_kind or devices[0].platform
+    return (
+        f"device: {setup.mesh.size} x {kind}; model: {format_large(count_parameters(params))} "
+        f"parameters; {setup.total_steps:,} steps"
     )
-    if steps == 0 or steps % setup.save_every:
-        raise ValueError(
-            f"config.keep_every is {config.keep_every!r}, {steps} steps, "
-            f"and checkpoint.every {setup.save_every} steps; expected a multiple of it."
-        )
-    return steps
 
 
 class _Run(NamedTuple):
@@ -145,6 +118,7 @@ class _Run(NamedTuple):
     evaluate: Any
     iterator: Any
     manager: Any
+    sinks: list[Sink]
 
 
 def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str, float]:
@@ -161,9 +135,16 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
 
     def timed(part, function, *arguments):
         dog.doing(part)
-        result = clock.timed(part, function, *arguments)
+        quiet = contextlib.nullcontext()
+        with waiting(_WAITS[part], progress.say) if part in _WAITS else quiet:
+            result = clock.timed(part, function, *arguments)
         dog.doing("step")
         return result
+
+    def write(step, values):
+        writer.write(step, values)
+        for sink in run.sinks:
+            sink.write(step, plain_numbers(values))
 
     progress.say(f"{'continuing after' if start else 'starting; total'} step {start or total}")
     with (
@@ -191,12 +172,12 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
                 elapsed, parts = clock.report()
                 seconds += elapsed
                 line = speed(step - logged, elapsed, parts)
-                writer.write(step, _log_line(run, step, seconds, values) | line)
+                write(step, _log_line(run, step, seconds, values) | line)
                 progress.update(step, _say(run, values, line, total - step))
                 logged = step
             if step % setup.evaluate_every == 0 or step == total:
                 results = timed("evaluate", _evaluate, run, state, step)
-                writer.write(step, flat_metrics(results))
+                write(step, flat_metrics(results))
             if asked_to_stop(step):  # many hosts agree on the step
                 stop.append("SIGTERM")
             if step % setup.save_every == 0 or step == total or stop:
@@ -208,6 +189,8 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
         if not results:  # a finished run that was started again
             results = _evaluate(run, state, total)
         _say_bad_records(run, progress)
+        if rows := headlines(results):
+            progress.say(format_table(rows))
         if is_main():
             writer.flush()
             progress.say(f"report: {write_report(run.workdir)}")
@@ -233,21 +216,21 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, Any]:
 
 def _make_speed(run: _Run) -> Any:
     """Returns a function that tells how fast an interval between two log lines went."""
-    batch = run.setup.abstract_batch
-    params = run.setup.abstract_state.params
+    setup, batch = run.setup, run.setup.abstract_batch
+    peak = peak_flops()
     # A training step is counted as three forward passes: recomputation is not useful work.
-    flops = 3 * count_flops(run.setup.apply, params, batch["image"], batch["text"])
-    peak = peak_flops(run.config.model.dtype)
+    forward = (setup.apply, setup.abstract_state.params, batch["image"], batch["text"])
+    flops = 0.0 if peak is None else 3 * count_flops(*forward)
 
     def speed(steps, elapsed, parts):
-        useful = elapsed - sum(parts.get(part, 0.0) for part in ("evaluate", "save", "compile"))
+        useful = elapsed - sum(parts.get(part, 0.0) for part in _WAITS)
         steps -= "compile" in parts  # the time of that step is left out, so is the step
         per_second = steps / max(useful, 1e-9)
-        return {
+        line = {
             "examples_per_second": per_second * run.config.batch_size,
-            "mfu": per_second * flops / peak,
             "input_wait": parts.get("input", 0.0) / max(useful, 1e-9),
         }
+        return line if peak is None else line | {"mfu": per_second * flops / peak}
 
     return speed
 
@@ -265,8 +248,9 @@ def _log_line(run: _Run, step: int, seconds: float, values: dict[str, Any]) -> d
 def _say(run: _Run, values: dict[str, Any], line: dict[str, float], steps_left: int) -> str:
     per_second = line["examples_per_second"]
     left = steps_left * run.config.batch_size / per_second if per_second else 0.0
+    mfu = f"  MFU {line['mfu']:.0%}" if "mfu" in line else ""
     return (
-        f"loss {values['loss']:.3f}  {per_second:.0f} examples/s  MFU {line['mfu']:.0%}  "
+        f"loss {values['loss']:.3f}  {per_second:.0f} examples/s{mfu}  "
         f"waiting for data {line['input_wait']:.1%}  {format_duration(left)} left"
     )
 

@@ -1,9 +1,8 @@
-"""What a run says of itself: health of the towers, a file of metrics, a line of progress."""
+"""What a run says of itself: health of the towers, a file of metrics, a clock."""
 
 import contextlib
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,6 @@ from jaxtyping import Array, Float
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
-from tqdm import tqdm
 
 from bias_clip.core.formatting import spaced
 from bias_clip.core.storage import UPLOAD_SECONDS, Growing, write_whole, writing
@@ -23,13 +21,12 @@ from bias_clip.evals.headlines import find_metric
 from bias_clip.models.two_towers import Outputs
 
 HEALTH_ANCHORS = 1024  # rows of the batch that are compared with all of it
-QUIET_SECONDS = 30.0  # between progress lines where the output is not a terminal
 
 
 def health(outputs: Outputs, batch: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
     """Returns the signals that tell a healthy contrastive run from a sick one.
 
-    `scale`, `bias`; mean and extreme logit of the pairs and of the non-pairs; the share of pictures
+    `scale`, `bias`; mean and extreme logit of the pairs and of the non-pairs; the share of images
     whose own caption has the highest logit of the batch (`acc_img`), and of captions (`acc_txt`).
     Non-pairs with an equal caption (`text_id`) are left out. The first 1024 rows are anchors, the
     whole batch are candidates, so that the cost grows linearly with the batch.
@@ -100,8 +97,7 @@ class MetricWriter:
         """Appends one line and the same scalars as events; a NaN, no number, is left out."""
         if not self._writes:
             return
-        plain = {name: _number(value) for name, value in values.items()}
-        plain = {name: value for name, value in plain.items() if not math.isnan(value)}
+        plain = plain_numbers(values)
         scalars = [
             Summary.Value(tag=name, simple_value=value, metadata=self._about(name))
             for name, value in plain.items()
@@ -143,47 +139,6 @@ class MetricWriter:
             self._events.flush()
 
 
-class Progress:
-    """A live line on a terminal; elsewhere a line every half minute. One process speaks for all."""
-
-    def __init__(self, *, total_steps: int, start_step: int):
-        """Shows nothing until the first `update`."""
-        self._speaks = jax.process_index() == 0
-        self._quiet = not (self._speaks and sys.stderr.isatty())
-        self._last = 0.0
-        self._bar = tqdm(
-            total=total_steps,
-            initial=start_step,
-            unit="step",
-            disable=self._quiet,
-            dynamic_ncols=True,
-            smoothing=0.05,
-        )
-
-    def update(self, step: int, text: str) -> None:
-        """Moves to `step`; `text` says how the run is doing."""
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(step - self._bar.n if not self._quiet else 0)
-        now = time.monotonic()
-        if (
-            self._speaks
-            and self._quiet
-            and (now - self._last > QUIET_SECONDS or step == self._bar.total)
-        ):
-            self._last = now
-            print(f"step {step}/{self._bar.total}  {text}", file=sys.stderr, flush=True)
-
-    def say(self, text: str) -> None:
-        """Prints a line that stays."""
-        if self._speaks:
-            self._bar.write(text, file=sys.stderr)
-            sys.stderr.flush()
-
-    def close(self) -> None:
-        """Leaves the line as it stands."""
-        self._bar.close()
-
-
 class Clock:
     """Seconds since the last report, and how many of them were spent in a part of the work."""
 
@@ -200,10 +155,16 @@ class Clock:
         return result
 
     def report(self) -> tuple[float, dict[str, float]]:
-        """Returns (seconds since the last report, seconds by part) and starts anew."""
+        """Returns (seconds since the last report, seconds by part) and starts again."""
         seconds, parts = time.perf_counter() - self._start, self._parts
         self._start, self._parts = time.perf_counter(), {}
         return seconds, parts
+
+
+def plain_numbers(values: Mapping[str, Any]) -> dict[str, float | int]:
+    """Returns the values as Python's numbers, without those that are NaN."""
+    plain = {name: _number(value) for name, value in values.items()}
+    return {name: value for name, value in plain.items() if not math.isnan(value)}
 
 
 def _number(value: Any) -> float | int:

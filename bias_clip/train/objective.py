@@ -7,13 +7,10 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from bias_clip.data.stream.columns import KEYS
+from bias_clip.data.stream.batch import ROW_KEYS
 from bias_clip.models.two_towers import Outputs
 from bias_clip.train.sharding import BATCH_AXES
 from bias_clip.train.terms import TERMS
-
-# Batch keys that terms may read; the pictures and the tokens stay outside of shard_map.
-ROW_KEYS = ("text_id", *KEYS)
 
 
 def make_objective(
@@ -39,6 +36,7 @@ def make_objective(
         return sum(terms[name]["coef"] * value for name, value in parts.items()), parts
 
     def objective(outputs, batch):
+        # Images and tokens stay outside of shard_map: no term reads them.
         given = {key: batch[key] for key in ROW_KEYS if key in batch}
         sharded = jax.shard_map(
             local_objective,

@@ -1,7 +1,7 @@
 """From a config and a mesh to the compiled pieces of a run; reads no data and touches no disk."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,14 +12,13 @@ from jax.sharding import Mesh
 
 from bias_clip.data.image import PixelRange, make_pixel_fn
 from bias_clip.data.image.color import to_range
-from bias_clip.data.stream.cells import CELLS
-from bias_clip.data.stream.columns import WEIGHTS, dtype_of
+from bias_clip.data.stream.batch import attributes_of, batch_columns
 from bias_clip.models.two_towers import Model, make_model
 from bias_clip.train.accumulate import make_gradient
 from bias_clip.train.metrics import health
 from bias_clip.train.objective import make_objective
 from bias_clip.train.optim import make_optimizer
-from bias_clip.train.optim.schedule import make_schedule, parse_duration
+from bias_clip.train.optim.schedule import Duration, make_schedule, parse_duration
 from bias_clip.train.sharding import (
     batch_sharding,
     check_batch_size,
@@ -45,7 +44,8 @@ class Setup(NamedTuple):
     log_every: int
     evaluate_every: int
     save_every: int
-    switch: int | None  # the first step, counted from 0, of the data's second stage, if any
+    keep_every: int | None  # checkpoints of these steps stay for ever
+    switch: int | None  # the first step, counted from 0, of the data's second phase, if any
     abstract_state: TrainState  # ShapeDtypeStructs with shardings
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
     init: Any  # jitted: key -> TrainState
@@ -70,8 +70,8 @@ def make_setup(
     Raises:
       ValueError: if the batch does not divide over the mesh, or a duration cannot be resolved.
     """
-    accumulation, guards = _section(config, "accumulation"), _section(config, "guards")
-    check_batch_size(config.batch_size, mesh, max(1, accumulation.get("steps", 1)))
+    accumulation, guards = config.accumulation.to_dict(), config.guards
+    check_batch_size(config.batch_size, mesh, max(1, accumulation["steps"]))
     check_batch_size(config.evaluation.batch_size, mesh)
     known = {"batch_size": config.batch_size, "examples_per_epoch": examples_per_epoch}
     total_steps = parse_duration(config.total, **known)
@@ -80,11 +80,13 @@ def make_setup(
         return parse_duration(text, total_steps=total_steps, **known)
 
     schedule = make_schedule(total_steps=total_steps, **known, **config.schedule.to_dict())
-    model = _on_mesh(make_model(**config.model.to_dict()), mesh)
+    model = make_model_on(config.model.to_dict(), mesh)
     params_shape = jax.eval_shape(model.init, jax.random.key(0))
     tx = make_optimizer(params_shape, schedule=schedule, **config.optimizer.to_dict())
-    log_every = max(1, steps(config.log_every))
-    init = _make_init(model, tx, with_ema=config.ema_decay is not None, with_guard=bool(guards))
+    log_every, save_every = max(1, steps(config.log_every)), max(1, steps(config.checkpoint.every))
+    init = _make_init(
+        model, tx, with_ema=config.ema_decay is not None, with_guard=guards is not None
+    )
     abstract_state = _with_shardings(init, config.sharding, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
     apply = _with_range(model.apply, _pixel_range(config))
@@ -102,7 +104,7 @@ def make_setup(
         log_every=log_every,
         total_steps=total_steps,
         ema_decay=config.ema_decay,
-        max_grad_norm=guards["max_grad_norm"] if guards else None,
+        max_grad_norm=None if guards is None else guards.max_grad_norm,
     )
     return Setup(
         mesh=mesh,
@@ -112,7 +114,8 @@ def make_setup(
         total_steps=total_steps,
         log_every=log_every,
         evaluate_every=max(1, steps(config.evaluation.every)),
-        save_every=max(1, steps(config.checkpoint.every)),
+        save_every=save_every,
+        keep_every=_keep_every(config.keep_every, steps, save_every),
         switch=_switch(config.data, steps, total_steps),
         abstract_state=abstract_state,
         abstract_batch=_abstract_batch(config, mesh),
@@ -126,8 +129,19 @@ def make_setup(
     )
 
 
-def _on_mesh(model: Model, mesh: Mesh) -> Model:
-    """The model, whose towers know `mesh` while they are traced; see `fused.attend`."""
+def make_model_on(arguments: Mapping[str, Any], mesh: Mesh) -> Model:
+    """Returns the model, whose towers know `mesh` while they are traced.
+
+    Attention in a kernel is computed by each device for its own rows: it has to know the mesh.
+
+    Args:
+      arguments: of `make_model`.
+      mesh: from `make_mesh`.
+
+    Raises:
+      ValueError: as `make_model`, and if the attention is a kernel for other devices.
+    """
+    model = make_model(**arguments)
     platform = mesh.devices.flat[0].platform
     if not has_kernel(model.attention, platform):
         raise ValueError(
@@ -147,7 +161,7 @@ def _on_mesh(model: Model, mesh: Mesh) -> Model:
 
 
 def has_kernel(attention: str, platform: str) -> bool:
-    """Whether `config.model.attention` can be computed on such devices; what is no kernel can."""
+    """Whether `config.model.attention` can be computed on such devices; without a kernel it can."""
     return platform in _PLATFORMS.get(attention, (platform,))
 
 
@@ -172,24 +186,20 @@ def _with_range(apply: Callable, pixels: PixelRange) -> Callable:
     return apply_to_pixels
 
 
-def _section(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
-    # Empty where it is None, and for a workdir from before there was such a section.
-    if name not in config or config[name] is None:
-        return {}
-    return config[name].to_dict()
-
-
-def _balance(data: ml_collections.ConfigDict) -> ml_collections.ConfigDict | None:
-    # A workdir from before there was balancing has no such key, and can still be evaluated.
-    return data.balance if "balance" in data else None
-
-
-def _cells(data: ml_collections.ConfigDict) -> tuple[str, ...]:
-    return (CELLS,) if "cells" in data and data.cells is not None else ()  # as for balance
+def _keep_every(keep_every: Duration | None, steps: Callable, save_every: int) -> int | None:
+    if keep_every is None:
+        return None
+    count = steps(keep_every)
+    if count == 0 or count % save_every:
+        raise ValueError(
+            f"config.keep_every is {keep_every!r}, {count} steps, and checkpoint.every {save_every} "
+            "steps; expected a multiple of it."
+        )
+    return count
 
 
 def _switch(data: ml_collections.ConfigDict, steps: Callable, total_steps: int) -> int | None:
-    balance = _balance(data)
+    balance = data.balance
     if balance is None or "switch" not in balance or balance.switch is None:
         return None
     switch = steps(balance.switch)
@@ -209,30 +219,38 @@ def _make_init(
     )
 
 
+def abstract_params(model: Model, rules: Any, mesh: Mesh) -> Any:
+    """Returns the model's parameters as ShapeDtypeStructs with shardings: what to restore them as.
+
+    Args:
+      model: from `make_model_on`.
+      rules: `config.sharding`.
+      mesh: from `make_mesh`.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return jax.tree.map(_with_sharding, shapes, tree_shardings(shapes, rules, mesh))
+
+
+def _with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
 def _with_shardings(init: Callable, rules: Any, mesh: Mesh) -> TrainState:
     shapes = jax.eval_shape(init, jax.random.key(0))
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes,
-        state_shardings(shapes, shapes.params, tree_shardings(shapes.params, rules, mesh)),
-    )
+    of_params = tree_shardings(shapes.params, rules, mesh)
+    return jax.tree.map(_with_sharding, shapes, state_shardings(shapes, shapes.params, of_params))
 
 
 def _abstract_batch(
     config: ml_collections.ConfigDict, mesh: Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    rows, size = config.batch_size, config.model.image.size
-    shapes = {
-        "image": ((rows, size, size, 3), jnp.uint8),
-        "text": ((rows, config.model.text.length), jnp.int32),
-        "text_id": ((rows,), jnp.int32),
-    }
-    balance = _balance(config.data)
-    weighed = balance is not None and balance.use == "weight"
-    columns = (*config.data.columns, *((WEIGHTS,) if weighed else ()), *_cells(config.data))
-    shapes |= {key: ((rows,), dtype_of(key)) for key in columns}
-    sharding = batch_sharding(mesh)
+    data, sharding = config.data, batch_sharding(mesh)
+    columns = batch_columns(
+        size=config.model.image.size,
+        length=config.model.text.length,
+        attributes=attributes_of(columns=data.columns, balance=data.balance, cells=data.cells),
+    )
     return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-        for name, (shape, dtype) in shapes.items()
+        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in columns.items()
     }

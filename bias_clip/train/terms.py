@@ -1,19 +1,28 @@
-"""The terms of an objective: three-line adapters from (outputs, batch) to the losses of the library.
+"""The terms of an objective: a table of the library's losses and what each of them takes.
 
-Each is `f(outputs, batch, *, ..., axis_name) -> scalar`, the `weighted_mean` of its loss over rows with
-`batch["weights"]`, where there are any. Beside the embeddings a term may read
+`TERMS[name](outputs, batch, *, ..., axis_name) -> scalar`. The arguments of a term are those of its
+loss, in whose signature they stand, without what the run supplies: embeddings, scale, bias, and columns
+of the batch. Beside the embeddings a term may read
 
 * `text_id`: equal for equal captions; always there;
 * `labels`, `bias_labels`, `prior`, `cells`, `weights`: columns of the data (`config.data.columns`).
   `cells`, where they are there, restrict every term to pairs of one cell.
 
-The arguments of a term are those of its loss; `weigh_candidates` gives the weights to the candidates
-(the negatives) too, and not to the anchors alone.
+To add a term, add a row to `_TABLE`. Arguments of the terms themselves:
+
+    duplicates          "keep", or "mask": equal captions are not negatives of each other
+    weight_candidates   whether candidates (the negatives) have the weights too, or anchors alone
+    tower               whose embeddings: "image", "text", or "both" as two views
+    across              whether the pairs are an image and a text, instead of two of one tower
+    prior               a number for all rows, or None: the batch has one per row
 """
 
 import functools
+import inspect
+import operator
+import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -23,267 +32,195 @@ from bias_clip.models.two_towers import Outputs
 
 Batch = Mapping[str, Array]
 TOWERS = ("image", "text", "both")
+DUPLICATES = ("keep", "mask")
 
 
-def sigmoid_term(
-    outputs: Outputs,
-    batch: Batch,
-    *,
-    duplicates: str = "keep",
-    margin: float = 0.0,
-    weigh_candidates: bool = False,
-    chunk_size: int | None = None,
-    axis_name: Any = None,
-) -> Float[Array, ""]:
-    """Returns SigLIP's loss. `duplicates="mask"`: equal captions are no negatives of each other."""
-    values = losses.sigmoid_loss(
-        *_both_towers(outputs),
-        scale=outputs.scale,
-        bias=outputs.bias,
-        margin=margin,
-        labels=_duplicate_labels(batch, duplicates),
-        **_rows(batch, weigh_candidates, chunk_size, axis_name),
-    )
-    return losses.weighted_mean(values, batch.get("weights"), axis_name)
+class Term(NamedTuple):
+    """A loss, and what it takes.
 
-
-def softmax_term(
-    outputs: Outputs,
-    batch: Batch,
-    *,
-    duplicates: str = "keep",
-    epsilon: float = 0.0,
-    weigh_candidates: bool = False,
-    chunk_size: int | None = None,
-    axis_name: Any = None,
-) -> Float[Array, ""]:
-    """Returns CLIP's loss. `duplicates="mask"`: equal captions are no negatives of each other."""
-    values = losses.softmax_loss(
-        *_both_towers(outputs),
-        scale=outputs.scale,
-        epsilon=epsilon,
-        labels=_duplicate_labels(batch, duplicates),
-        **_rows(batch, weigh_candidates, chunk_size, axis_name),
-    )
-    return losses.weighted_mean(values, batch.get("weights"), axis_name)
-
-
-def supcon_term(
-    outputs: Outputs,
-    batch: Batch,
-    *,
-    temperature: float,
-    base_temperature: float | None = None,
-    tower: str = "image",
-    weigh_candidates: bool = False,
-    chunk_size: int | None = None,
-    axis_name: Any = None,
-) -> Float[Array, ""]:
-    """Returns SupCon of one tower's embeddings, or of both as two views."""
-    z, rows = _views(outputs, batch, tower)
-    values = losses.supcon_loss(
-        z,
-        rows["labels"],
-        temperature=temperature,
-        base_temperature=base_temperature,
-        **_rows(rows, weigh_candidates, chunk_size, axis_name),
-    )
-    return losses.weighted_mean(values, rows.get("weights"), axis_name)
-
-
-def eps_supcon_term(
-    outputs: Outputs,
-    batch: Batch,
-    *,
-    temperature: float,
-    epsilon: float,
-    base_temperature: float | None = None,
-    log_guard: float = 0.0,
-    tower: str = "image",
-    weigh_candidates: bool = False,
-    chunk_size: int | None = None,
-    axis_name: Any = None,
-) -> Float[Array, ""]:
-    """Returns epsilon-SupCon of one tower's embeddings, or of both as two views."""
-    z, rows = _views(outputs, batch, tower)
-    values = losses.eps_supcon_loss(
-        z,
-        rows["labels"],
-        temperature=temperature,
-        epsilon=epsilon,
-        base_temperature=base_temperature,
-        log_guard=log_guard,
-        **_rows(rows, weigh_candidates, chunk_size, axis_name),
-    )
-    return losses.weighted_mean(values, rows.get("weights"), axis_name)
-
-
-def eps_supinfonce_term(
-    outputs: Outputs,
-    batch: Batch,
-    *,
-    temperature: float,
-    epsilon: float,
-    form: str = "out",
-    base_temperature: float | None = None,
-    log_guard: float = 0.0,
-    tower: str = "image",
-    weigh_candidates: bool = False,
-    chunk_size: int | None = None,
-    axis_name: Any = None,
-) -> Float[Array, ""]:
-    """Returns epsilon-SupInfoNCE of one tower's embeddings, or of both as two views."""
-    z, rows = _views(outputs, batch, tower)
-    values = losses.eps_supinfonce_loss(
-        z,
-        rows["labels"],
-        temperature=temperature,
-        epsilon=epsilon,
-        form=form,
-        base_temperature=base_temperature,
-        log_guard=log_guard,
-        **_rows(rows, weigh_candidates, chunk_size, axis_name),
-    )
-    return losses.weighted_mean(values, rows.get("weights"), axis_name)
-
-
-def fairkl_term(
-    outputs: Outputs,
-    batch: Batch,
-    *,
-    form: str = "kl",
-    tower: str = "image",
-    across: bool = False,
-    variance_guard: float = 1e-4,
-    chunk_size: int | None = 1024,
-    axis_name: Any = None,
-) -> Float[Array, ""]:
-    """Returns FairKL within a tower, or `across` both: distances between pictures and texts.
-
-    Unlike the loss, the term guards the variances by default: groups of equal distances, as a
-    collapsed or very young model has them, would give infinite values.
+    Attributes:
+      loss: of the library.
+      takes: "pairs" of an image and a text, or "views": embeddings of one tower, or of both as two
+        views. Both give a value per row, which is averaged with the weights of the batch. "number":
+        views, or pairs where `across`; the loss averages by itself.
+      columns: of the batch, which the loss takes after the embeddings.
+      defaults: where they differ from those of the loss.
     """
-    if across:
-        (z, z_other), rows = _both_towers(outputs), batch
-    else:
-        (z, rows), z_other = _views(outputs, batch, tower), None
-    return losses.fairkl(
-        z,
-        rows["labels"],
-        rows["bias_labels"],
-        form=form,
-        z_other=z_other,
-        weights=rows.get("weights"),
-        variance_guard=variance_guard,
-        chunk_size=chunk_size,
-        axis_name=axis_name,
-    )
+
+    loss: Callable[..., Array]
+    takes: str
+    columns: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = {}
 
 
-def debiased_term(
-    outputs: Outputs,
-    batch: Batch,
-    *,
-    prior: float | None = None,
-    concentration: float | None = None,
-    negatives: str = "cross",
-    weigh_candidates: bool = False,
-    chunk_size: int | None = None,
-    axis_name: Any = None,
-) -> Float[Array, ""]:
-    """Returns the debiased loss; sample-specific where `prior` is None: then the batch has it.
-
-    With a `concentration` it is Robinson's loss with hard negatives.
-    """
-    loss: Callable[..., Array] = losses.debiased_loss
-    if concentration is not None:
-        loss = functools.partial(losses.hard_debiased_loss, concentration=concentration)
-    values = loss(
-        *_both_towers(outputs),
-        prior=batch["prior"] if prior is None else prior,
-        scale=outputs.scale,
-        negatives=negatives,
-        **_rows(batch, weigh_candidates, chunk_size, axis_name),
-    )
-    return losses.weighted_mean(values, batch.get("weights"), axis_name)
+@functools.wraps(losses.hard_debiased_loss)
+def _debiased_loss(*embeddings: Array, concentration: float | None, **arguments: Any) -> Array:
+    """Robinson's loss with hard negatives, or without a concentration the plain debiased one."""
+    if concentration is None:
+        return losses.debiased_loss(*embeddings, **arguments)
+    return losses.hard_debiased_loss(*embeddings, concentration=concentration, **arguments)
 
 
-def debiased_sigmoid_term(
-    outputs: Outputs,
-    batch: Batch,
-    *,
-    prior: float | None = None,
-    weigh_candidates: bool = False,
-    chunk_size: int | None = None,
-    axis_name: Any = None,
-) -> Float[Array, ""]:
-    """Returns the sigmoid form of the debiased loss; `prior` as in `debiased_term`."""
-    values = losses.debiased_sigmoid_loss(
-        *_both_towers(outputs),
-        prior=batch["prior"] if prior is None else prior,
-        scale=outputs.scale,
-        bias=outputs.bias,
-        **_rows(batch, weigh_candidates, chunk_size, axis_name),
-    )
-    return losses.weighted_mean(values, batch.get("weights"), axis_name)
-
-
-TERMS: dict[str, Callable] = {
-    "sigmoid": sigmoid_term,
-    "softmax": softmax_term,
-    "supcon": supcon_term,
-    "eps_supcon": eps_supcon_term,
-    "eps_supinfonce": eps_supinfonce_term,
-    "fairkl": fairkl_term,
-    "debiased": debiased_term,
-    "debiased_sigmoid": debiased_sigmoid_term,
+_TABLE = {
+    "sigmoid": Term(losses.sigmoid_loss, "pairs"),
+    "softmax": Term(losses.softmax_loss, "pairs"),
+    "debiased": Term(_debiased_loss, "pairs", defaults={"concentration": None}),
+    "debiased_sigmoid": Term(losses.debiased_sigmoid_loss, "pairs"),
+    "supcon": Term(losses.supcon_loss, "views", ("labels",)),
+    "eps_supcon": Term(losses.eps_supcon_loss, "views", ("labels",)),
+    "eps_supinfonce": Term(losses.eps_supinfonce_loss, "views", ("labels",)),
+    # Groups of equal distances, as a collapsed or very young model has them, would give infinite
+    # values: so the term guards the variances, and the loss does not.
+    "fairkl": Term(losses.fairkl, "number", ("labels", "bias_labels"), {"variance_guard": 1e-4}),
 }
-_NEEDS = {
-    "supcon": ("labels",),
-    "eps_supcon": ("labels",),
-    "eps_supinfonce": ("labels",),
-    "fairkl": ("labels", "bias_labels"),
-}
+
+# What the run supplies: no argument of a term.
+_SUPPLIED = (
+    "scale",
+    "bias",
+    "labels",
+    "cells",
+    "candidate_weights",
+    "weights",
+    "z_other",
+    "axis_name",
+)
+_NOT_PER_ROW = ("positives",)  # a matrix, which no column of a batch can be
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def needed_columns(name: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the columns of the data that a term cannot do without."""
-    needs = list(_NEEDS.get(name, ()))
-    if name.startswith("debiased") and arguments.get("prior") is None:
+    needs = list(_TABLE[name].columns)
+    if "prior" in _keywords(_TABLE[name]) and arguments.get("prior") is None:
         needs.append("prior")
-    if arguments.get("weigh_candidates", False):
+    if arguments.get("weight_candidates", False):
         needs.append("weights")
     return tuple(needs)
 
 
-def _rows(batch: Batch, weigh_candidates: bool, chunk_size: int | None, axis_name: Any) -> dict:
-    """The arguments that every loss per row has."""
-    return {
-        "cells": batch.get("cells"),
-        "candidate_weights": batch["weights"] if weigh_candidates else None,
-        "chunk_size": chunk_size,
+def _make_term(name: str, term: Term) -> Callable[..., Float[Array, ""]]:
+    """Returns the function of a row of the table; its signature is made of the loss's."""
+
+    def compute(outputs: Outputs, batch: Batch, **arguments: Any) -> Array:
+        return _compute(term, outputs, batch, **arguments)
+
+    signature = _signature(term)
+    compute.__name__ = f"{name}_term"
+    compute.__doc__ = term.loss.__doc__
+    compute.__signature__ = signature  # type: ignore[attr-defined]
+    compute.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    return compute
+
+
+def _compute(
+    term: Term,
+    outputs: Outputs,
+    batch: Batch,
+    *,
+    axis_name: Any = None,
+    duplicates: str = "keep",
+    weight_candidates: bool = False,
+    tower: str = "image",
+    across: bool = False,
+    prior: float | None = None,
+    **arguments: Any,
+) -> Float[Array, ""]:
+    _check_choice("duplicates", duplicates, DUPLICATES)
+    _check_choice("tower", tower, TOWERS)
+    embeddings, rows = _pairs(outputs), batch
+    supplied: dict[str, Any] = {
         "axis_name": axis_name,
+        "scale": outputs.scale,
+        "bias": outputs.bias,
     }
+    if term.takes != "pairs" and not across:
+        z, rows = _views(outputs, batch, tower)
+        embeddings = (z,)
+    elif across:  # the loss takes the other tower by its name
+        embeddings, supplied["z_other"] = embeddings[:1], embeddings[1]
+    supplied["labels"] = rows["text_id"] if duplicates == "mask" else None
+    supplied["cells"], supplied["weights"] = rows.get("cells"), rows.get("weights")
+    supplied["candidate_weights"] = rows["weights"] if weight_candidates else None
+    keywords = _keywords(term)
+    if "prior" in keywords:
+        supplied["prior"] = rows["prior"] if prior is None else prior
+    supplied = {key: value for key, value in supplied.items() if key in keywords}
+    columns = (rows[key] for key in term.columns)
+    values = term.loss(*embeddings, *columns, **{**term.defaults, **arguments}, **supplied)
+    if term.takes == "number":
+        return values
+    return losses.weighted_mean(values, rows.get("weights"), axis_name)
+
+
+def _signature(term: Term) -> inspect.Signature:
+    """(outputs, batch, *, arguments of the loss, arguments of terms, axis_name)."""
+    keywords = _keywords(term)
+    made: dict[str, tuple[Any, Any]] = {}  # name: (type, default)
+    for name, parameter in keywords.items():
+        if name not in (*_SUPPLIED, *_NOT_PER_ROW):
+            default = term.defaults.get(name, parameter.default)
+            made[name] = (_plain_type(parameter.annotation), default)
+            if default is None:
+                made[name] = (made[name][0] | None, None)
+    if "prior" in keywords:
+        made["prior"] = (float | None, None)
+    if "labels" in keywords:
+        made["duplicates"] = (str, "keep")
+    if "candidate_weights" in keywords:
+        made["weight_candidates"] = (bool, False)
+    if term.takes != "pairs":
+        made["tower"] = (str, "image")
+    if term.takes == "number":
+        made["across"] = (bool, False)
+    made["axis_name"] = (Any, None)
+    kind = inspect.Parameter
+    first = [kind("outputs", kind.POSITIONAL_OR_KEYWORD, annotation=Outputs)]
+    first.append(kind("batch", kind.POSITIONAL_OR_KEYWORD, annotation=Batch))
+    rest = [
+        kind(name, kind.KEYWORD_ONLY, default=default, annotation=type_)
+        for name, (type_, default) in made.items()
+    ]
+    return inspect.Signature([*first, *rest])
+
+
+@functools.cache
+def _keywords_of(loss: Callable) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(loss).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def _keywords(term: Term) -> dict[str, inspect.Parameter]:
+    return _keywords_of(term.loss)
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The types that a config can hold: `Float[Array, ""] | float` is a float there."""
+    options = [o for o in typing.get_args(annotation) or (annotation,) if o in _PLAIN]
+    return functools.reduce(operator.or_, options)
 
 
 def _views(outputs: Outputs, batch: Batch, tower: str) -> tuple[Array, Batch]:
     """Embeddings of one tower and the batch; or of both, and the batch twice."""
-    if tower not in TOWERS:
-        raise ValueError(f"tower is {tower!r}; expected one of {TOWERS}.")
-    zimg, ztxt = _both_towers(outputs)
+    zimg, ztxt = _pairs(outputs)
     if tower != "both":
         return (zimg if tower == "image" else ztxt), batch
     twice = {key: jnp.concatenate([value, value]) for key, value in batch.items()}
     return jnp.concatenate([zimg, ztxt]), twice
 
 
-def _both_towers(outputs: Outputs) -> tuple[Array, Array]:
+def _pairs(outputs: Outputs) -> tuple[Array, ...]:
     if outputs.zimg is None or outputs.ztxt is None:
-        raise ValueError("got the outputs of one tower; a loss needs pictures and texts.")
+        raise ValueError("got the outputs of one tower; a loss needs images and texts.")
     return outputs.zimg, outputs.ztxt
 
 
-def _duplicate_labels(batch: Batch, duplicates: str) -> Array | None:
-    if duplicates not in ("keep", "mask"):
-        raise ValueError(f"duplicates is {duplicates!r}; expected 'keep' or 'mask'.")
-    return batch["text_id"] if duplicates == "mask" else None
+def _check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise ValueError(f"{name} is {value!r}; expected one of {valid}.")
+
+
+TERMS: dict[str, Callable[..., Float[Array, ""]]] = {
+    name: _make_term(name, term) for name, term in _TABLE.items()
+}
+"""Name to `f(outputs, batch, *, ..., axis_name)`."""

@@ -7,7 +7,7 @@ import pytest
 
 from bias_clip.models.two_towers import count_parameters
 from bias_clip.plan.flops import count_flops
-from bias_clip.train.config import load_config, to_plain
+from bias_clip.train.config_io import load_config, to_plain
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 

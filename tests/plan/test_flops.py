@@ -65,5 +65,5 @@ def test_attention_of_cudnn_counts_both_products():
     assert count_flops(attention.bind, *inputs) == count_flops(written_out, *inputs)
 
 
-def test_peak_of_a_cpu_is_measured():
-    assert peak_flops("float32") > 1e8
+def test_a_cpu_has_no_peak():
+    assert peak_flops() is None

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 
-from bias_clip.train.config import to_plain
+from bias_clip.train.config_io import to_plain
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from bias_clip.train.workdir import checkpoint

@@ -39,7 +39,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def once():
     """Loads and compiles each checkpoint once for all tests: it is most of what they cost."""
-    loaded, stages, real = {}, {}, (load_run.load_trained, load_run.as_stage)
+    loaded, stages, real = {}, {}, (load_run.load_run, load_run.as_stage)
 
     def load(workdir, step=None):
         if (workdir, step) not in loaded:
@@ -59,7 +59,7 @@ def once():
 @pytest.fixture(autouse=True)
 def squares(monkeypatch, once):
     use_squares(monkeypatch)
-    monkeypatch.setattr(load_run, "load_trained", once[0])
+    monkeypatch.setattr(load_run, "load_run", once[0])
     for module in (load_run, evaluate_run):
         monkeypatch.setattr(module, "as_stage", once[1])
 
@@ -74,7 +74,7 @@ def files(path):
 
 
 def expected(*workdirs, form="raw"):
-    stages = [load_run.as_stage(load_run.load_trained(w), 16) for w in workdirs]
+    stages = [load_run.as_stage(load_run.load_run(w), 16) for w in workdirs]
     encode, source = concat_encode(stages, form=form, batch_size=16), Squares()
     texts = [source[i]["captions"][0] for i in range(len(source))]
     return encode.images(source), encode.texts(texts)

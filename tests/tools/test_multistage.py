@@ -234,7 +234,7 @@ def test_a_command_outlives_a_signal_until_it_has_saved(tmp_path):
 
 
 def test_the_config_of_the_emoji_is_one_for_stages():
-    from bias_clip.train.config import load_config
+    from bias_clip.train.config_io import load_config
 
     plain, later = (load_config(ROOT / "configs" / "emoji_stages.py", stage) for stage in "01")
     assert plain.data.cells is None

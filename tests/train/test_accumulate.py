@@ -19,13 +19,13 @@ from tests.train.tiny import tiny_config
 ROWS, HIDDEN, STEPS = 32, 16, 2
 
 ARGUMENTS = {
-    "sigmoid": {"duplicates": "mask", "margin": 0.5, "weigh_candidates": True},
-    "softmax": {"epsilon": 0.5, "weigh_candidates": True},
+    "sigmoid": {"duplicates": "mask", "margin": 0.5, "weight_candidates": True},
+    "softmax": {"epsilon": 0.5, "weight_candidates": True},
     "supcon": {"temperature": 0.2, "tower": "both"},
     "eps_supcon": {"temperature": 0.2, "epsilon": 0.1, "log_guard": 1e-2},
     "eps_supinfonce": {"temperature": 0.2, "epsilon": 0.1, "tower": "text"},
     "fairkl": {"across": True},
-    "debiased": {"weigh_candidates": True},
+    "debiased": {"weight_candidates": True},
     "debiased_sigmoid": {},
 }
 

@@ -1,14 +1,18 @@
-"""How the command ends, and where compiled code stays."""
+"""The command line: what it may say, how the command ends, and where compiled code stays."""
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import pytest
 
 from bias_clip.core.storage import run_folder, writing
-from bias_clip.train import __main__ as command
+from bias_clip.train import command
+from bias_clip.train.command_line import Arguments, parse
+from bias_clip.train.config_io import load_config
 from bias_clip.train.loop import Interrupted
 
 
@@ -16,14 +20,11 @@ from bias_clip.train.loop import Interrupted
 def run(monkeypatch):
     """The command, of a run that does nothing but what it is given."""
 
-    def main(body):
-        for name in ("initialize_from_flags", "keep_pages", "load_config", "validate"):
+    def main(body, workdir="runs/x"):
+        for name in ("join", "keep_pages", "load_config", "apply_overrides", "validate"):
             monkeypatch.setattr(command, name, lambda *_: None)
-        monkeypatch.setattr(command.config_flags, "get_config_filename", lambda _: "configs/x.py")
         monkeypatch.setattr(command, "train", lambda *_, **__: body())
-        if command._WORKDIR.value is None:
-            monkeypatch.setattr(command, "_WORKDIR", type("Flag", (), {"value": "runs/x"}))
-        command.main([])
+        command.run(Arguments("configs/x.py", [], str(workdir), {}), [])
 
     return main
 
@@ -75,12 +76,74 @@ def test_compiled_code_stays_in_the_workdir_but_on_cpus(
     run, monkeypatch, tmp_path, backend, given, expected
 ):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(command, "_WORKDIR", type("Flag", (), {"value": tmp_path / "run"}))
     absolute = {name: name and str(tmp_path / name) for name in (given, expected)}
     before, seen = jax.config.jax_compilation_cache_dir, []
     jax.config.update("jax_compilation_cache_dir", absolute[given])
     try:
-        run(lambda: seen.append(jax.config.jax_compilation_cache_dir))
+        run(lambda: seen.append(jax.config.jax_compilation_cache_dir), tmp_path / "run")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     assert seen == [absolute[expected]]
+
+
+def test_help_has_keys_defaults_and_an_example_and_loads_no_jax():
+    line = "import sys; from bias_clip.train.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    line += "print('loaded', [m for m in ('jax', 'numpy', 'ml_collections', 'absl') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    assert run.stdout.endswith("loaded []\n")
+    for part in ("--config.batch_size=256", "config.seed = 0  #", "default: 300", "sinks"):
+        assert part in run.stdout
+
+
+def test_the_line_is_taken_apart():
+    words = ["--config=c.py:a", "--config.total=9 steps", "--workdir=w", "--config.seed", "3"]
+    got = parse([*words, "--process_id=1"])
+    assert got.config == "c.py:a"
+    assert got.overrides == ["total=9 steps", "seed=3"]
+    assert got.hosts["process_id"] == 1
+    assert got.hosts["wait_for_hosts"] == 300.0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config=c.py"], "required: --workdir"),
+        (["--config=c.py", "--workdir=w", "--config.seed", "--x"], "--config.seed has no value"),
+        (["--config=c.py", "--workdir=w", "--proces_id=1"], "unrecognized arguments: --proces_id"),
+        (["--config=c.py", "--workdir=w", "--process_count=0"], "expected at least 1"),
+    ],
+)
+def test_a_wrong_line_ends_with_status_2(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_package_is_one_line_with_the_extra(monkeypatch):
+    from bias_clip.train.__main__ import main
+
+    monkeypatch.setitem(sys.modules, "bias_clip.train.command", None)
+    error = ModuleNotFoundError("No module named 'grain'", name="grain")
+    monkeypatch.setattr("builtins.__import__", _refusing("bias_clip.train.command", error))
+    with pytest.raises(SystemExit) as ended:
+        main(["--config=c.py", "--workdir=w"])
+    assert "training needs grain, which is not installed" in ended.value.code
+    assert "pip install 'bias_clip[train]'" in ended.value.code
+
+
+def _refusing(name, error):
+    original = __import__
+
+    def load(module, *rest, **more):
+        if module == name:
+            raise error
+        return original(module, *rest, **more)
+
+    return load
+
+
+def test_an_error_of_a_config_file_is_ours():
+    with pytest.raises(ValueError, match="after the colon") as caught:
+        load_config(Path("configs/m4_people.py"), "nonsense")
+    assert command._is_ours(caught.value)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from bias_clip.train.config import from_plain, load_config, to_plain, validate
+from bias_clip.train.config import validate
+from bias_clip.train.config_io import from_plain, load_config, to_plain
 from configs.default import get_config
 from tests.train.tiny import tiny_config, use_squares
 
@@ -15,8 +16,8 @@ def _squares(monkeypatch):
 
 
 def test_tiny_and_default_configs_are_valid():
-    validate(tiny_config(), get_config())
-    validate(get_config(), get_config())
+    validate(tiny_config())
+    validate(get_config())
 
 
 def broken(change):
@@ -55,6 +56,11 @@ CASES = {
     "missing key": (lambda c: c.__delitem__("optimizer"), r"lacks \['optimizer'\]"),
     "lengths differ": (set_key("data.text.length", 9), "length is 9.*set both"),
     "too few pieces": (set_key("model.text.vocab_size", 5), "has 2000 pieces"),
+    "renamed argument": (
+        set_key("objective.sigmoid.weigh_candidates", True),
+        "weigh_candidates is now called 'weight_candidates'",
+    ),
+    "unknown sink": (set_key("sinks", ("wandbb",)), "Did you mean 'wandb'"),
     "empty batch": (set_key("batch_size", 0), "at least 1"),
 }
 
@@ -63,7 +69,7 @@ CASES = {
 def test_wrong_config_is_refused_with_what_is_valid(name):
     change, message = CASES[name]
     with pytest.raises(ValueError, match=message):
-        validate(broken(change), get_config())
+        validate(broken(change))
 
 
 def test_plain_form_survives_json():
@@ -83,3 +89,39 @@ def test_plain_config_keeps_the_order_of_the_file():
     config.evals = dict(second=dict(type="b", source={}), first=dict(type="a", source={}))
     assert list(to_plain(config)["evals"]) == ["second", "first"]
     assert list(to_plain(from_plain(to_plain(config)))["evals"]) == ["second", "first"]
+
+
+OWN = """
+from bias_clip.train.schema import default_config
+from helpers import SIZE
+
+
+def get_config(size="48"):
+    config = default_config()
+    config.data.image = f"decode|resize({size})|value_range(-1,1)"
+    config.batch_size = SIZE
+    return config
+"""
+
+
+def test_a_config_in_any_folder_works_and_imports_its_neighbours(tmp_path):
+    (tmp_path / "helpers.py").write_text("SIZE = 7\n")
+    (tmp_path / "own.py").write_text(OWN)
+    config = load_config(tmp_path / "own.py", "32")
+    validate(config)
+    assert config.batch_size == 7
+    assert "resize(32)" in config.data.image
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("def other(): pass", (), "defines no function get_config"),
+        ("def get_config(): pass", ("big",), "got 'big' after the colon, but get_config\\(\\)"),
+        ("def get_config(size): pass", (), "got nothing after a colon, but get_config\\(size\\)"),
+    ],
+)
+def test_a_file_that_gives_no_config_is_refused(tmp_path, text, arguments, message):
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_config(tmp_path / "own.py", *arguments)

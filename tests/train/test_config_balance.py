@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 import pytest
 
-from bias_clip.train.config import to_plain, validate
+from bias_clip.train.config import validate
+from bias_clip.train.config_io import to_plain
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
-from configs.default import get_config
 from configs.emoji_m4 import get_config as get_m4
 from tests.train.tiny import tiny_config, use_squares
 
@@ -42,7 +42,7 @@ def switch_of(config):
 )
 def test_wrong_balance_is_refused_with_what_is_valid(arguments, message):
     with pytest.raises(ValueError, match=message):
-        validate(balanced(**arguments), get_config())
+        validate(balanced(**arguments))
 
 
 @pytest.mark.parametrize("use", ["thin", "weight"])
@@ -50,26 +50,26 @@ def test_weights_of_two_origins_are_refused(use):
     config = balanced(use=use)
     config.data.columns = {"weights": "name"}
     with pytest.raises(ValueError, match=r"columns.weights are both set"):
-        validate(config, get_config())
+        validate(config)
 
 
 def test_a_balance_without_its_use_is_refused():
     config = tiny_config()
     config.data.balance = {"table": "w.parquet"}
     with pytest.raises(ValueError, match=r"balance lacks \['use'\]"):
-        validate(config, get_config())
+        validate(config)
 
 
 def test_candidates_can_be_weighed_by_a_table():
     config = balanced(use="weight")
     with config.unlocked():
-        config.objective.sigmoid.weigh_candidates = True
-    validate(config, get_config())
+        config.objective.sigmoid.weight_candidates = True
+    validate(config)
     setup = make_setup(config, mesh=make_mesh(), examples_per_epoch=40)
     assert setup.abstract_batch["weights"].dtype == jnp.float32
     config.data.balance.use = "thin"
     with pytest.raises(ValueError, match=r"needs \['weights'\] in every batch"):
-        validate(config, get_config())
+        validate(config)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_switch_after_the_end_is_refused():
 @pytest.mark.parametrize("arguments", ["thin,balanced,10%", "weight,plain,90%"])
 def test_the_experiment_on_emoji_is_valid(arguments):
     config = get_m4(arguments)
-    validate(config, get_config())
+    validate(config)
     use, first, switch = arguments.split(",")
     assert to_plain(config.data.balance) == {
         "table": "runs/m4/weights.parquet",

@@ -26,7 +26,7 @@ import json
 import os
 
 from bias_clip.data.sources import SOURCES
-from bias_clip.train import loop
+from bias_clip.train import loop, stream
 from bias_clip.train.metrics import Clock
 from tests.train.tiny import squares_source, tiny_config
 
@@ -55,7 +55,7 @@ def watch():
         return result
 
     Clock.timed = told
-    make = loop.make_train_iterator
+    make = stream.make_train_iterator
 
     def recording(*arguments, **named):
         iterator = make(*arguments, **named)
@@ -71,7 +71,7 @@ def watch():
         iterator.__class__ = Recording
         return iterator
 
-    loop.make_train_iterator = recording
+    stream.make_train_iterator = recording
 
 
 if not hasattr(Clock, "watched"):
@@ -85,7 +85,6 @@ def configs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills") / "kill_configs"
     folder.mkdir()
     (folder / "tiny.py").write_text(CONFIG.replace("{total}", str(TOTAL)))
-    (folder / "default.py").write_text((ROOT / "configs" / "default.py").read_text())
     return folder
 
 

@@ -15,7 +15,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from bias_clip.cli.evaluate_run import evaluate_run
 from bias_clip.core.storage import NotSavedError
 from bias_clip.data.tables import write_table
-from bias_clip.train import loop
+from bias_clip.train import loop, stream
 from bias_clip.train.loop import Interrupted, train
 from bias_clip.train.metrics import Clock
 from bias_clip.train.setup import make_setup
@@ -79,7 +79,7 @@ def test_metrics_have_a_line_per_logged_step_and_evaluation(whole_run):
     "crash_at", [1, 5, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 7))]
 )
 def test_crashed_run_continues_bit_for_bit(whole_run, tmp_path, monkeypatch, crash_at):
-    make = loop.make_train_iterator
+    make = stream.make_train_iterator
 
     def failing(*args, **kwargs):
         iterator = make(*args, **kwargs)
@@ -97,7 +97,7 @@ def test_crashed_run_continues_bit_for_bit(whole_run, tmp_path, monkeypatch, cra
         return iterator
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_train_iterator", failing)
+        patch.setattr(stream, "make_train_iterator", failing)
         with pytest.raises(RuntimeError, match="power cut"):
             train(tiny_config(), tmp_path, command="")
     train(tiny_config(), tmp_path, command="")

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bias_clip.models import pallas_attention
-from bias_clip.train.config import load_config
+from bias_clip.train.config_io import load_config
 from bias_clip.train.evaluation import make_evaluation
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import (

@@ -10,7 +10,7 @@ import pytest
 
 from bias_clip.plan.flops import count_flops
 from bias_clip.train.accumulate import Gradient
-from bias_clip.train.config import load_config
+from bias_clip.train.config_io import load_config
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh, to_global
 from bias_clip.train.state import init_state

@@ -12,7 +12,6 @@ from bias_clip.train.loop import train
 from bias_clip.train.objective import make_objective
 from bias_clip.train.sharding import make_mesh
 from bias_clip.train.terms import TERMS, needed_columns
-from configs.default import get_config
 from tests.train.tiny import tiny_config, use_squares
 
 ROWS = 16
@@ -54,7 +53,7 @@ CASES = {
         ),
     ),
     "softmax": (
-        {"epsilon": 0.5, "weigh_candidates": True},
+        {"epsilon": 0.5, "weight_candidates": True},
         lambda b: losses.softmax_loss(
             *PAIR, **SCALE, epsilon=0.5, cells=b["cells"], candidate_weights=b["weights"]
         ),
@@ -135,7 +134,7 @@ def test_a_term_is_its_loss_averaged_with_the_weights(name, devices):
 
 def test_what_a_term_needs():
     assert needed_columns("sigmoid", {}) == ()
-    assert needed_columns("softmax", {"weigh_candidates": True}) == ("weights",)
+    assert needed_columns("softmax", {"weight_candidates": True}) == ("weights",)
     assert needed_columns("fairkl", {}) == ("labels", "bias_labels")
     assert needed_columns("debiased", {}) == ("prior",)
     assert needed_columns("debiased", {"prior": 0.1}) == ()
@@ -152,7 +151,7 @@ def test_a_term_without_its_columns_is_refused_at_the_start(monkeypatch):
     use_squares(monkeypatch)
     message = r"objective.debiased needs \['prior'\].*config.data.columns = dict\(prior='...'\)"
     with pytest.raises(ValueError, match=message):
-        validate(with_objective(debiased={}), get_config())
+        validate(with_objective(debiased={}))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,7 @@ def test_a_term_without_its_columns_is_refused_at_the_start(monkeypatch):
         ({"fairkl": {}}, r"objective.fairkl needs \['labels', 'bias_labels'\] in every batch"),
         ({"supcon": {"temperature": 0.1}}, r"objective.supcon needs \['labels'\]"),
         ({"debiased_sigmoid": {}}, r"objective.debiased_sigmoid needs \['prior'\]"),
-        ({"softmax": {"weigh_candidates": True}}, r"objective.softmax needs \['weights'\]"),
+        ({"softmax": {"weight_candidates": True}}, r"objective.softmax needs \['weights'\]"),
         ({"sigmoyd": {}}, r"config.objective has 'sigmoyd'.* Did you mean 'sigmoid'\?"),
         ({"sigmoid": {"marjin": 0.1}}, r"objective.sigmoid has 'marjin'.* Did you mean 'margin'\?"),
         ({"eps_supcon": {}}, r"objective.eps_supcon lacks \['temperature', 'epsilon'\]"),
@@ -171,7 +170,7 @@ def test_a_term_without_its_columns_is_refused_at_the_start(monkeypatch):
 def test_a_wrong_objective_is_refused_at_the_start(terms, message, monkeypatch):
     use_squares(monkeypatch)
     with pytest.raises(ValueError, match=message):
-        validate(with_objective(**terms), get_config())
+        validate(with_objective(**terms))
 
 
 def test_an_unknown_column_is_refused_at_the_start(monkeypatch):
@@ -179,7 +178,7 @@ def test_an_unknown_column_is_refused_at_the_start(monkeypatch):
     config = with_objective(sigmoid={})
     config.data.columns = {"label": "name"}
     with pytest.raises(ValueError, match="Did you mean 'labels'"):
-        validate(config, get_config())
+        validate(config)
 
 
 def test_training_with_all_terms_and_columns(monkeypatch, tmp_path):
@@ -193,7 +192,7 @@ def test_training_with_all_terms_and_columns(monkeypatch, tmp_path):
         "weights": "weight",
     }
     monkeypatch.setattr("tests.train.tiny.Squares.__init__", _with_weights)
-    validate(config, get_config())
+    validate(config)
     train(config, tmp_path / "run", command="test")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert all(f'"train/term_{name}"' in lines for name in TERMS)

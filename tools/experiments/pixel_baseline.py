@@ -19,7 +19,7 @@ from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import Source, column, make_source
 from bias_clip.evals.ranking import row_blocks
 from bias_clip.evals.results import first_picture
-from bias_clip.train.config import load_config
+from bias_clip.train.config_io import load_config
 
 
 def main() -> None:

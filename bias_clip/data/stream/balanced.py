@@ -1,66 +1,27 @@
-"""Training on a table of weights: rows are drawn as often as they weigh, or weighed in the loss.
+"""Training on a table of weights: rows are drawn as often as their weight says, or weighted in the loss.
 
-Either way nothing is solved here: the table says what each example weighs, and training looks it up.
+Either way nothing is solved here: the table has the weight of each example, and training looks it up.
 A run may also see the plain data for a part of its steps, before or after the balanced ones.
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int64
 
 from bias_clip.balancing.thinning import keep
 from bias_clip.data.records import LazyColumns, Record, Source, column
-from bias_clip.data.stream.columns import WEIGHTS
-from bias_clip.data.stream.examples import Order
+from bias_clip.data.stream.batch import WEIGHTS
+from bias_clip.data.stream.plan import Phase, Plan
 from bias_clip.data.tables import join, read_table
 
 KIND, WEIGHT = "weights", "weight"  # of the table, and its column
 USES = ("thin", "weight")
 MAX_WEIGHT = 1e6  # copies of one record; beyond it only a mistake explains a weight
 MAX_DRAWN = 2**31 - 1  # rows of an epoch
-STAGES = ("balanced", "plain")
-
-
-class Stage(NamedTuple):
-    """What some of the steps draw from.
-
-    Attributes:
-      source: of their records.
-      keys: batch keys beside those of `make_columns`, an entry a record of `source`.
-      order: in which records are visited; the shuffle of all of them where it is None.
-    """
-
-    source: Source
-    keys: Mapping[str, np.ndarray]
-    order: Order | None = None
-
-
-class Plan(NamedTuple):
-    """Which stage a step draws from.
-
-    Attributes:
-      stages: one, or two in their order.
-      switch: the step, counted from 0, from which on it is the second.
-      identity: what makes another stream of examples when it differs, as JSON.
-    """
-
-    stages: tuple[Stage, ...]
-    switch: int
-    identity: Mapping[str, Any]
-
-    def number(self, step: int) -> int:
-        """The place in `stages` of the one that a step draws from."""
-        return int(len(self.stages) > 1 and step >= self.switch)
-
-
-def plain_plan(source: Source) -> Plan:
-    """Every step draws from all of the source."""
-    return Plan((Stage(source, {}),), 0, {})
+PHASES = ("balanced", "plain")
 
 
 def make_plan(
@@ -81,21 +42,21 @@ def make_plan(
         more, the same ones in every epoch; or "weight": all are drawn, and `weights` of the batch has
         their weight, 1 while the data are plain.
       seed: of the thinning; not that of the run, so that runs of several seeds see the same records.
-      first: which stage comes first, "balanced" or "plain".
-      switch: the step, counted from 0, from which on the other stage is drawn from; None: never.
+      first: which phase comes first, "balanced" or "plain".
+      switch: the step, counted from 0, from which on the other phase is drawn from; None: never.
 
     Thinning is the faithful use: in a contrastive loss a row is also a negative of the others, which
-    its weight does not change unless the objective says `weigh_candidates`.
+    its weight does not change unless the objective says `weight_candidates`.
 
-    Raises: ValueError for an unknown use or stage, a table that is none of weights, lacks a record,
+    Raises: ValueError for an unknown use or phase, a table that does not hold weights, lacks a record,
       or has weights that are negative, not finite or all 0, and if thinning leaves nothing.
 
     Reference: Alabdulmohsin et al., CLIP the Bias, ICLR 2024: rows drawn with the probabilities q, in
-      two stages whose first is 0, 10, 90 or 100 % of training.
+      two phases whose first is 0, 10, 90 or 100 % of training.
 
         make_plan(source, table="runs/weights.parquet", use="thin", first="plain", switch=900)
     """
-    for name, value, valid in (("use", use, USES), ("first", first, STAGES)):
+    for name, value, valid in (("use", use, USES), ("first", first, PHASES)):
         if value not in valid:
             raise ValueError(f"balance: got {name}={value!r}, expected one of {list(valid)}.")
     if switch is not None and switch < 0:
@@ -110,13 +71,13 @@ def make_plan(
                 f"most {MAX_DRAWN}; scale the weights down."
             )
         drawn = np.repeat(np.arange(len(ids)), counts)
-        balanced, plain, values = _thinned(source, drawn), Stage(source, {}), drawn
+        balanced, plain, values = _thinned(source, drawn), Phase(source, {}), drawn
     else:
         values = weights.astype(np.float32)
-        balanced, plain = (Stage(source, {WEIGHTS: w}) for w in (values, np.ones_like(values)))
-    stages = (balanced, plain) if first == "balanced" else (plain, balanced)
+        balanced, plain = (Phase(source, {WEIGHTS: w}) for w in (values, np.ones_like(values)))
+    phases = (balanced, plain) if first == "balanced" else (plain, balanced)
     identity = {"use": use, "first": first, "switch": switch, "sha256": _sha256(values)}
-    return Plan(stages[: 1 if switch is None else 2], switch or 0, {"balance": identity})
+    return Plan(phases[: 1 if switch is None else 2], switch or 0, {"balance": identity})
 
 
 @dataclass(frozen=True)
@@ -148,12 +109,12 @@ class DrawnRecords:
         return self.source.columns[name][self.rows]  # type: ignore[attr-defined]
 
 
-def _thinned(source: Source, rows: Int64[np.ndarray, " n"]) -> Stage:
+def _thinned(source: Source, rows: Int64[np.ndarray, " n"]) -> Phase:
     if not len(rows):
         raise ValueError(
             f"balance: thinning keeps none of {len(source)} records; solve for a higher rate."
         )
-    return Stage(DrawnRecords(source, rows), {"index": rows.astype(np.int32)})
+    return Phase(DrawnRecords(source, rows), {"index": rows.astype(np.int32)})
 
 
 def _read_weights(path: str, ids: np.ndarray) -> Float[np.ndarray, " n"]:

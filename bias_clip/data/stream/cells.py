@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from bias_clip.data.records import Source, column
-from bias_clip.data.stream.balanced import Plan, Stage, plain_plan
+from bias_clip.data.stream.batch import CELLS
 from bias_clip.data.stream.examples import Order
+from bias_clip.data.stream.plan import Phase, Plan, plain_plan
 from bias_clip.data.tables import KEY, Table, join, read_table, write_table
 from bias_clip.stages.mcl import Cells, accumulate, merge_small
 from bias_clip.stages.mcl_plan import (
@@ -27,7 +28,6 @@ from bias_clip.stages.mcl_plan import (
 )
 
 KIND, CLUSTER = "cells", "cluster"  # of the table, and its column
-CELLS = "cells"  # the key of the batch
 SMALL = ("merge", "drop")
 TUPLES = "tuples"  # in the manifest: what each number of `cluster` stands for
 _BLOCK = 64  # rows of a step that are looked up at once
@@ -106,11 +106,11 @@ def make_cells_plan(
         mode=mode,
         sequence=sequence,
     )
-    stage = Stage(source, {CELLS: cells}, make_order(plan, cells))
+    phase = Phase(source, {CELLS: cells}, make_order(plan, cells))
     identity: dict[str, Any] = {"mode": mode, "sequence": sequence, "sha256": _sha256(cells)}
     identity["stage"] = plan.stage
     stats = CellsStats(number, number - int(cells.max()) - 1, plan_stats(plan))
-    return CellsPlan(Plan((stage,), 0, {"cells": identity}), stats)
+    return CellsPlan(Plan((phase,), 0, {"cells": identity}), stats)
 
 
 def make_order(plan: BatchPlan, cells: Int32[np.ndarray, " n"]) -> Order:

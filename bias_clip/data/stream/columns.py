@@ -10,11 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from bias_clip.data.records import Source, as_array, column, missing
+from bias_clip.data.stream.batch import ATTRIBUTES
 
-CODES = ("labels", "bias_labels", "cells")
-WEIGHTS = "weights"  # also what a table of weights gives, see `balance`
-NUMBERS = ("prior", WEIGHTS)
-KEYS = (*CODES, *NUMBERS)
 UNKNOWN = -1
 _MOST = 2**31 - 1  # labels are int32 in the batch
 
@@ -38,18 +35,13 @@ def make_columns(source: Source, columns: Mapping[str, Any]) -> dict[str, np.nda
 
         make_columns(source, dict(labels="concept", prior=dict(share_of="concept")))
     """
-    unknown = sorted(set(columns) - set(KEYS))
+    unknown = sorted(set(columns) - set(ATTRIBUTES))
     if unknown:
-        raise ValueError(f"columns has {unknown}; a batch can hold {list(KEYS)}.")
+        raise ValueError(f"columns has {unknown}; a batch can hold {list(ATTRIBUTES)}.")
     return {
-        key: (_codes if key in CODES else _numbers)(source, key, wanted)
+        key: (_codes if ATTRIBUTES[key] is np.int32 else _numbers)(source, key, wanted)
         for key, wanted in columns.items()
     }
-
-
-def dtype_of(key: str) -> type:
-    """Returns the type of a batch key's array."""
-    return np.int32 if key in CODES else np.float32
 
 
 def codes(values: np.ndarray, among: Sequence[Any] | None = None) -> Int32[np.ndarray, " n"]:

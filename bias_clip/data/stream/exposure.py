@@ -1,15 +1,16 @@
-"""What a run was fed: how often each record, in which steps, by the rule that fed it."""
+"""What a run was shown: how often each record, in which steps."""
 
 import numpy as np
 from jaxtyping import Float
 
 from bias_clip.data.records import Source
-from bias_clip.data.stream.balanced import DrawnRecords, Plan
-from bias_clip.data.stream.columns import WEIGHTS
+from bias_clip.data.stream.balanced import DrawnRecords
+from bias_clip.data.stream.batch import WEIGHTS
 from bias_clip.data.stream.examples import shuffled_index
+from bias_clip.data.stream.plan import Plan
 
 
-def fed_weights(
+def count_exposure(
     source: Source, plan: Plan, *, batch_size: int, seed: int, start: int = 0, stop: int
 ) -> Float[np.ndarray, " n"]:
     """Returns how often each record of `source` was shown, times the weight it had in the loss.
@@ -28,29 +29,29 @@ def fed_weights(
     Raises:
       ValueError: unless 0 <= start <= stop; a plan with an order of its own, such as that of cells.
 
-        fed_weights(source, plan, batch_size=256, seed=0, stop=1000).sum()  # 256,000 without weights
+        count_exposure(source, plan, batch_size=256, seed=0, stop=1000).sum()  # 256,000 without weights
     """
     if not 0 <= start <= stop:
         raise ValueError(f"got steps {start} to {stop}, expected 0 <= start <= stop.")
-    if any(stage.order is not None for stage in plan.stages):
+    if any(phase.order is not None for phase in plan.phases):
         raise ValueError(
             "got a plan of cells, whose order is its own; only shuffled ones are counted."
         )
     total = np.zeros(len(source))
-    for number, stage in enumerate(plan.stages):
+    for number, phase in enumerate(plan.phases):
         first, last = _steps_of(plan, number, start, stop)
-        size = len(stage.source)
+        size = len(phase.source)
         counts = _counts(first * batch_size, last * batch_size, size, seed)
-        counts = counts * np.asarray(stage.keys.get(WEIGHTS, 1.0), np.float64)
-        inner = stage.source
+        counts = counts * np.asarray(phase.keys.get(WEIGHTS, 1.0), np.float64)
+        inner = phase.source
         rows = inner.rows if isinstance(inner, DrawnRecords) else np.arange(size)
         np.add.at(total, rows, counts)
     return total
 
 
 def _steps_of(plan: Plan, number: int, start: int, stop: int) -> tuple[int, int]:
-    """The part of [start, stop) that a stage feeds; empty ones begin where they end."""
-    if len(plan.stages) == 1:
+    """The part of [start, stop) that a phase has; empty ones begin where they end."""
+    if len(plan.phases) == 1:
         return start, stop
     low, high = (start, min(stop, plan.switch)) if number == 0 else (max(start, plan.switch), stop)
     return low, max(low, high)

@@ -1,13 +1,12 @@
 """The training stream: an endless, seeded, resumable sequence of fixed-shape batches.
 
-What stands at a position is a pure function of (seed, position), see `examples`; of two stages, the
+What stands at a position is a pure function of (seed, position), see `examples`; of two phases, the
 step says which one it is read from. Hosts, threads and restarts only decide who computes it and when.
 """
 
 import functools
 import logging
 import shutil
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +14,15 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int32
 
 from bias_clip.data.image import ImageFn
 from bias_clip.data.records import Source
-from bias_clip.data.stream.balanced import Plan, plain_plan
+from bias_clip.data.stream.batch import Batch, check_example, collate
 from bias_clip.data.stream.columns import make_columns
 from bias_clip.data.stream.examples import Example, make_examples_fn
+from bias_clip.data.stream.plan import Plan, plain_plan
 from bias_clip.data.stream.worker import settle
 from bias_clip.data.text import TextFn
-
-Batch = dict[str, np.ndarray]
 
 # Rows that one task of the thread pool makes: large enough to hide its cost, small enough that a
 # per-host batch of thousands is spread over all threads.
@@ -104,8 +101,8 @@ def make_train_iterator(
     start in seconds, and hand over what they made in shared memory.
 
     `first_caption` is a share, see `make_example_fn`. `plan`, see `make_plan` and `make_cells_plan`,
-    thins, weighs or orders the source, throughout or in one of two stages. Batch `t` of two stages is
-    batch `t` of the stream that is all of the stage that step `t` is in.
+    thins, weighs or orders the source, throughout or in one of two phases. Batch `t` of two phases is
+    batch `t` of the stream that is all of the phase that step `t` is in.
 
     Returns: the iterator; close it, or use it in a `with`.
     Raises: ValueError at once for arguments that do not fit together, an empty source, or a first
@@ -125,10 +122,10 @@ def make_train_iterator(
     )
     streams = [
         _Stream(draw(source, order=order), {**make_columns(source, columns or {}), **keys})
-        for source, keys, order in plan.stages
+        for source, keys, order in plan.phases
     ]
     example = streams[0].make_examples([0])[0]
-    _check_example(example)
+    check_example(example)
     if num_workers:
         _check_shared_memory(example.image.nbytes, batch_size // process_count, num_workers)
     return TrainIterator(
@@ -226,7 +223,7 @@ class TrainIterator(Iterator[Batch]):
             first = step * batch_size + process_index * rows + part * size
             stream = stream_at(step)
             examples = stream.make_examples(range(first, first + size))
-            return _collate(examples, stream.columns)
+            return collate(examples, stream.columns)
 
         threads, workers, prefetch = self._reading
         each = -(-prefetch * per_batch // max(1, workers))  # chunks ahead, of one process
@@ -243,31 +240,6 @@ class TrainIterator(Iterator[Batch]):
         if threads or workers:  # joining copies the batch: not in the loop's time
             batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1)
         return iter(batches)
-
-
-def _collate(examples: Sequence[Example], columns: Mapping[str, np.ndarray]) -> tuple[Batch, list]:
-    shapes = {e.image.shape for e in examples}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"pictures of different shapes in one batch: {sorted(shapes)}; expected one: end the "
-            "image operations with a resize or crop to a fixed size."
-        )
-    text = np.stack([e.text for e in examples])
-    index = np.fromiter((e.record for e in examples), np.int32, len(examples))
-    batch = {
-        "image": np.stack([e.image for e in examples]),
-        "text": text,
-        "text_id": np.fromiter((_text_id(t) for t in text), np.int32, len(text)),
-        "index": index,
-    }
-    batch |= {key: values[index] for key, values in columns.items()}
-    return batch, [e.bad for e in examples if e.bad]
-
-
-def _text_id(tokens: Int32[np.ndarray, " l"]) -> int:
-    # Of the tokens, not the string: captions that differ only where they are cut are the same text
-    # to the model. 31 bits: two of 32,768 captions collide in one batch of four, harmlessly.
-    return zlib.crc32(tokens.tobytes()) & 0x7FFFFFFF
 
 
 def _join(chunks: Sequence[tuple[Batch, list]]) -> tuple[Batch, list]:
@@ -335,14 +307,3 @@ def _check_source(source: Source, seed: int) -> None:
         raise ValueError(f"the source has {len(source)} records, expected 1 to 2^31 - 1.")
     if not 0 <= seed < 2**63:
         raise ValueError(f"got seed={seed}, expected 0 to 2^63 - 1.")
-
-
-def _check_example(example: Example) -> None:
-    image, text = example.image, example.text
-    if image.dtype not in (np.uint8, np.float32) or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"the image operations give {image.dtype}{list(image.shape)}, expected "
-            "uint8 or float32 [h, w, 3]."
-        )
-    if text.dtype != np.int32 or text.ndim != 1:
-        raise ValueError(f"text_fn gives {text.dtype}{list(text.shape)}, expected int32 [length].")

@@ -140,7 +140,7 @@ def make_data_bias(
       only: of which records, see `rows_where`.
       separator: splits the column's strings into several labels.
       weights: column of numbers of 0 or more, or the numbers; None for all alike. Those of
-        `fed_weights` make it the bias of what a run was fed.
+        `count_exposure` make it the bias of what a run was fed.
       targets: prevalence wanted for each group; None for as much of each.
       num_rows: labels in `details`.
 

@@ -1,4 +1,4 @@
-"""Many processes as one run: the flags of it, the start, and who speaks for all."""
+"""Many processes as one run: how they start, and which of them speaks for all."""
 
 import glob
 import importlib.util
@@ -7,40 +7,42 @@ import urllib.request
 from collections.abc import Mapping
 
 import jax
-from absl import flags
 from jax.experimental import multihost_utils
 
 from bias_clip.train.hosts.cluster import Cluster, detect
-from bias_clip.train.hosts.rendezvous import roll_call
+from bias_clip.train.hosts.rendezvous import rendezvous
 
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
 
-def define_flags() -> None:
-    """Defines the flags of `initialize_from_flags`; all are optional."""
-    flags.DEFINE_string("coordinator", None, "host:port of process 0, where no launcher says it.")
-    flags.DEFINE_integer("process_id", None, "Number of this process, from 0.", lower_bound=0)
-    flags.DEFINE_integer("process_count", None, "Of all hosts; 1: alone.", lower_bound=1)
-    flags.DEFINE_float("wait_for_hosts", 300.0, "Seconds to wait for all at the start.", 1.0)
-    flags.DEFINE_float("lost_host_after", 100.0, "Seconds of silence that end the run.", 5.0)
-    flags.DEFINE_integer("profiler_port", None, "Listen for jax.collect_profile.", lower_bound=1)
+def join(
+    *,
+    coordinator: str | None = None,
+    process_id: int | None = None,
+    process_count: int | None = None,
+    wait_for_hosts: float = 300.0,
+    lost_host_after: float = 100.0,
+    profiler_port: int | None = None,
+) -> Cluster:
+    """`initialize` with what the command line and the environment say; call it before any device.
 
-
-def initialize_from_flags() -> Cluster:
-    """`initialize` with the values of the flags and the environment; call it before any device."""
-    values = flags.FLAGS
+    Args:
+      coordinator: host:port of process 0; None: what a launcher says.
+      process_id: of this process, from 0; or None.
+      process_count: of all hosts; or None.
+      wait_for_hosts, lost_host_after: as `initialize`.
+      profiler_port: where `jax.collect_profile` connects; None: nowhere.
+    """
     cluster = detect(
         os.environ,
-        coordinator=values.coordinator,
-        process_id=values.process_id,
-        process_count=values.process_count,
+        coordinator=coordinator,
+        process_id=process_id,
+        process_count=process_count,
         metadata=_metadata if _on_tpu_vm(os.environ) else None,
     )
-    initialize(
-        cluster, wait_for_hosts=values.wait_for_hosts, lost_host_after=values.lost_host_after
-    )
-    if values.profiler_port is not None:
-        jax.profiler.start_server(values.profiler_port)
+    initialize(cluster, wait_for_hosts=wait_for_hosts, lost_host_after=lost_host_after)
+    if profiler_port is not None:
+        jax.profiler.start_server(profiler_port)
     return cluster
 
 
@@ -63,7 +65,7 @@ def initialize(
     """
     if cluster.process_count == 1:
         return
-    roll_call(cluster, timeout=wait_for_hosts)
+    rendezvous(cluster, timeout=wait_for_hosts)
     jax.distributed.initialize(
         coordinator_address=cluster.coordinator,
         num_processes=cluster.process_count,

@@ -12,7 +12,7 @@ _RETRY = 0.5  # seconds between two knocks at a door that is not open yet
 _GRACE = 10.0  # seconds that the others wait longer for an answer than process 0 for the others
 
 
-def roll_call(cluster: Cluster, *, timeout: float) -> None:
+def rendezvous(cluster: Cluster, *, timeout: float) -> None:
     """Returns when every process of the cluster has called; the same answer for all.
 
     Process 0 listens at the coordinator's port, which jax's own service takes over afterwards; each

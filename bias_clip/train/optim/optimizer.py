@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from bias_clip.train.optim.transforms import KERNEL, make_preconditioner, scale_leaves
+from bias_clip.train.optim.transforms import KERNEL, make_transform, scale_leaves
 from bias_clip.train.sharding import path_name
 
 KERNELS = ((KERNEL, 1.0),)
@@ -43,7 +43,7 @@ def make_optimizer(
     """Makes the optimiser: `tx.init(params)`, `tx.update(grads, state, params)`.
 
         g = clip(grads)                                        global norm at most clip_norm
-        update = -schedule(step) * (lr * lr_mult * precondition(g) + weight_decay * decay * param)
+        update = -schedule(step) * (lr * lr_mult * transform(g) + weight_decay * decay * param)
 
     Weight decay is decoupled: multiplied by the schedule, and neither by `lr` nor by `lr_mults`.
     With a zero gradient a parameter shrinks by the factor `1 - schedule * weight_decay`. So 1e-4 here,
@@ -53,7 +53,7 @@ def make_optimizer(
 
     Args:
       params: parameters, or ShapeDtypeStructs of them: only paths and shapes are used.
-      name: one of `PRECONDITIONERS`.
+      name: one of `TRANSFORMS`.
       lr: peak learning rate.
       schedule: from a step, counted from 0, to a multiplier in [0, 1]; see `make_schedule`.
       weight_decay: factor of the parameters that `decay` selects.
@@ -62,8 +62,8 @@ def make_optimizer(
       lr_mults: (regex, multiplier of `lr`); 1 for parameters that no regex matches.
       freeze: regexes of parameters that stay as they are.
       stacked: regex of the leaves that hold one parameter per layer along their first axis. They
-        are preconditioned layer by layer, as if they were apart.
-      **arguments: of the preconditioner.
+        are transformed layer by layer, as if they were apart.
+      **arguments: of the transform.
 
     Raises:
       ValueError: an unknown name or argument, a number out of range, a regex that does not compile
@@ -96,7 +96,7 @@ def make_optimizer(
         )
     tx = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-        make_preconditioner(trained(params), trained(in_layers), name=name, **arguments),
+        make_transform(trained(params), trained(in_layers), name=name, **arguments),
         optax.scale(lr),
         scale_leaves(trained(mults)),
         _add_decay(weight_decay, trained(decays)),

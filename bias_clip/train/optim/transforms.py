@@ -22,15 +22,15 @@ KERNEL = "(^|/)kernel$"
 """Found in the path of a weight matrix, and of nothing else."""
 
 
-def make_preconditioner(
+def make_transform(
     params: PyTree, stacked: PyTree, *, name: str, **arguments: Any
 ) -> optax.GradientTransformation:
-    """Calls one of `PRECONDITIONERS`.
+    """Calls one of `TRANSFORMS`.
 
     Raises:
       ValueError: an unknown name or argument; lists the valid ones.
     """
-    return call_by_name("optimiser", PRECONDITIONERS, name, arguments, params, stacked)
+    return call_by_name("optimiser", TRANSFORMS, name, arguments, params, stacked)
 
 
 def adafactor(
@@ -170,7 +170,7 @@ def muon(
     )
 
 
-PRECONDITIONERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+TRANSFORMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adafactor": adafactor,
     "adamw": adamw,
     "lion": lion,

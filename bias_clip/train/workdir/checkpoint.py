@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ import jax
 import orbax.checkpoint as ocp
 
 from bias_clip.core.storage import NotSavedError, absolute, in_bucket, storage_errors
-from bias_clip.train.hosts.distributed import is_main
 from bias_clip.train.sharding import path_name
 from bias_clip.train.state import TrainState
 from bias_clip.train.workdir.checksum import checksums, text_checksum
@@ -24,7 +22,7 @@ class _Saved(NamedTuple):
 
     data: dict[str, Any]  # of the caller
     shapes: Shapes  # of the arrays in the state, by path
-    sums: Mapping[str, int] | None  # their checksums; None: written before there were any
+    sums: Mapping[str, int]  # their checksums
 
 
 def open_checkpoints(
@@ -124,8 +122,6 @@ def restore(
       ValueError: if the checkpoint is of another model or optimiser, or is not whole: a file of it
         is missing, cannot be read, or gives other values than were saved. Never takes another
         checkpoint instead; the message names the newest whole one before it.
-
-    One that was written before there were checksums cannot be compared, and a line says so.
     """
     expected = _saved_fields(abstract_state)
     with _reading(manager, step, abstract_state):
@@ -133,7 +129,6 @@ def restore(
     _check_same(saved.shapes, _shapes(expected), manager.directory / str(step))
     with _reading(manager, step, abstract_state):
         fields = _read_state(manager, step, expected, saved.sums)
-    _say_unchecked(manager, step, saved)
     return abstract_state._replace(**fields), saved.data
 
 
@@ -171,14 +166,11 @@ def restore_part(manager: ocp.CheckpointManager, step: int, abstract: Any) -> An
         part = checkpointer.restore(manager.directory / str(step) / "state", args=args)
         saved = _read_saved(manager, step)
         _check_sums(part, saved.sums)
-    _say_unchecked(manager, step, saved)
     return part
 
 
 def _read_saved(manager: ocp.CheckpointManager, step: int) -> _Saved:
     content = manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
-    if not content.keys() & {"crc", "arrays"}:  # written before there were checksums
-        return _Saved(content, _shapes(manager.item_metadata(step)["state"]), None)
     crc = content.pop("crc")
     if text_checksum(content) != crc:
         raise ValueError("the data item is not what was saved")
@@ -187,18 +179,8 @@ def _read_saved(manager: ocp.CheckpointManager, step: int) -> _Saved:
     return _Saved(content["data"], shapes, {name: a["sum"] for name, a in arrays.items()})
 
 
-def _say_unchecked(manager: ocp.CheckpointManager, step: int, saved: _Saved) -> None:
-    if saved.sums is None and is_main():
-        print(
-            f"{manager.directory / str(step)} was written before checkpoints had checksums: whether "
-            "what was read is what was saved is not known.",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
 def _read_state(
-    manager: ocp.CheckpointManager, step: int, expected: Any, sums: Mapping[str, int] | None
+    manager: ocp.CheckpointManager, step: int, expected: Any, sums: Mapping[str, int]
 ) -> dict[str, Any]:
     args = ocp.args.Composite(state=ocp.args.StandardRestore(expected))
     fields = manager.restore(step, args=args)["state"]
@@ -206,9 +188,7 @@ def _read_state(
     return fields
 
 
-def _check_sums(tree: Any, sums: Mapping[str, int] | None) -> None:
-    if sums is None:
-        return
+def _check_sums(tree: Any, sums: Mapping[str, int]) -> None:
     wrong = [name for name, value in checksums(tree).items() if value != sums[name]]
     if wrong:
         raise ValueError(f"{len(wrong)} arrays are not what was saved, such as {wrong[0]!r}")

@@ -14,12 +14,13 @@ from typing import Any
 import jax
 import ml_collections
 
-from bias_clip import __version__
+import bias_clip
 from bias_clip.core.plans import check_same_plan
 from bias_clip.core.storage import NotSavedError, in_bucket, storage_errors, write_whole
-from bias_clip.train.config import to_plain
+from bias_clip.train.config_io import to_plain
 from bias_clip.train.hosts.distributed import is_main
 from bias_clip.train.setup import Setup
+from bias_clip.train.workdir.commit import commit_of
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # Where and how a run computes, not what: these may change when it is continued.
@@ -30,6 +31,7 @@ MAY_CHANGE = (
     "keep_every",
     "guards.max_consecutive",
     "stall_seconds",
+    "sinks",
     "data.num_threads",
     "data.num_workers",
     "data.prefetch",
@@ -86,7 +88,9 @@ def check_room(workdir: Path, state: Any, *, keep: int, there: int) -> None:
 
 
 def write_run(workdir: Path, setup: Setup, command: str) -> None:
-    """Writes run.json: the command, versions, devices and size of the run; one process does.
+    """Writes run.json: the command, commit, versions, devices and size; one process does.
+
+    The commit is None where the package is not in a checkout.
 
     Raises:
       NotSavedError: it cannot be written.
@@ -97,8 +101,9 @@ def write_run(workdir: Path, setup: Setup, command: str) -> None:
     device = jax.devices()[0]
     record = {
         "command": command,
+        "commit": commit_of(Path(bias_clip.__file__).parent.parent),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {"bias_clip": __version__, "python": platform.python_version()}
+        "versions": {"bias_clip": bias_clip.__version__, "python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
         "devices": f"{jax.device_count()} x {device.device_kind or device.platform}",
         "parameters": sum(math.prod(leaf.shape) for leaf in params),

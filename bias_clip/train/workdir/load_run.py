@@ -1,4 +1,4 @@
-"""A run that has been trained, taken up for its embeddings alone."""
+"""A trained run, loaded to be used: for embeddings, and for the probabilities of captions."""
 
 import functools
 import hashlib
@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from bias_clip.core.storage import run_folder
 from bias_clip.data.image import ImageFn, make_image_fn
-from bias_clip.data.sources import make_source
 from bias_clip.data.text import TextFn, make_text_fn
 from bias_clip.evals.concat import Stage
+from bias_clip.evals.encode import filled
 from bias_clip.models.two_towers import Model
-from bias_clip.train.config import from_plain
-from bias_clip.train.setup import has_kernel, make_setup
+from bias_clip.train.config_io import from_plain
+from bias_clip.train.setup import abstract_params, has_kernel, make_model_on
 from bias_clip.train.sharding import (
     batch_sharding,
     check_batch_size,
@@ -50,40 +51,95 @@ class Trained(NamedTuple):
     mesh: Mesh
 
 
-def load_trained(workdir: Path, step: int | None = None) -> Trained:
-    """Restores a checkpoint of the run in `workdir`, the newest by default.
+def load_run(workdir: str | Path, step: int | None = None) -> Trained:
+    """Loads the model of a run: its parameters alone, without its data and its optimiser's state.
 
-    A run whose attention was a kernel for other devices is taken up with "xla", the same function.
+        from bias_clip import load_run, probabilities
+
+        run = load_run("runs/emoji")
+        probabilities(run, "cat.png", ["a cat", "a dog"])  # one number per sentence, the sum is 1
+
+    A run whose attention was a kernel for other devices is loaded with "xla", the same function; one
+    whose mesh does not fit the devices here, on a plain mesh.
+
+    Args:
+      workdir: of the run; a folder, or "gs://bucket/folder".
+      step: of the checkpoint; None: the newest.
 
     Raises:
-      ValueError: if there is no run, or no checkpoint of that step.
+      ValueError: if there is no run, or no checkpoint of that step, or it is damaged.
     """
     workdir = run_folder(workdir)
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} holds no run: there is no {path}.")
     config = from_plain(json.loads(path.read_text()))
-    mesh = make_mesh(**config.mesh)
-    # Without the key it is what make_model takes.
-    if not has_kernel(config.model.get("attention", "xla"), mesh.devices.flat[0].platform):
-        config.model.attention = "xla"
-    examples = len(make_source(**config.data.source.to_dict()))
-    setup = make_setup(config, mesh=mesh, examples_per_epoch=examples)
+    mesh = _mesh_of(config)
+    arguments = config.model.to_dict()
+    kernel = arguments.pop("attention", "xla")
+    if has_kernel(kernel, mesh.devices.flat[0].platform):
+        arguments["attention"] = kernel
+    model = make_model_on(arguments, mesh)
     with checkpoint.open_checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as saved:
         steps = list(saved.all_steps())
         step = saved.latest_step() if step is None else step
         if step not in steps:
             raise ValueError(f"{workdir} has no checkpoint of step {step}; it has {steps}.")
-        state, _ = checkpoint.restore(saved, step, setup.abstract_state)
-    params = state.params if state.ema is None else state.ema
-    return Trained(workdir, step, config, setup.model, params, mesh)
+        part = "params" if config.ema_decay is None else "ema"
+        abstract = {part: abstract_params(model, config.sharding, mesh)}
+        params = checkpoint.restore_part(saved, step, abstract)[part]
+    return Trained(workdir, step, config, model, params, mesh)
+
+
+def probabilities(
+    run: Trained, image: str | Path | bytes | np.ndarray, sentences: Sequence[str]
+) -> Float[np.ndarray, " n"]:
+    """Returns how probable each sentence is as the caption of the image, among these sentences.
+
+    ::
+
+        softmax over the sentences of  scale * <image, sentence>
+
+    Args:
+      run: from `load_run`.
+      image: a file, its bytes, or uint8 [height, width, 3 or 4].
+      sentences: at least one.
+
+    Raises:
+      ValueError: no sentence, or an image that cannot be read.
+    """
+    if isinstance(sentences, str) or not sentences:
+        raise ValueError(f"got sentences={sentences!r}; expected a list of at least one text.")
+    pixels = Path(image).read_bytes() if isinstance(image, str | Path) else image
+    config = run.config
+    x = _image_fn(config.evaluation.image)(pixels, np.random.default_rng(0))
+    text_fn = _text_fn(json.dumps(config.data.text.to_dict(), sort_keys=True))
+    text = np.stack([text_fn(sentence) for sentence in sentences])
+    # Rows are spread over the devices: fill them up to a number that divides.
+    parts = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+    x, text = filled(x[None], parts), filled(text, -(-len(text) // parts) * parts)
+    logits = _logits(gather(run.params), x, text, apply=run.model.apply)
+    return np.asarray(jax.nn.softmax(logits[0, : len(sentences)]))
+
+
+@functools.partial(jax.jit, static_argnames="apply")
+def _logits(params: Any, image: Any, text: Any, *, apply: Any) -> Any:
+    images, texts = apply(params, image=image), apply(params, text=text)
+    return texts.scale * images.zimg @ texts.ztxt.T
+
+
+def _mesh_of(config: Any) -> Mesh:
+    try:
+        return make_mesh(**config.mesh)
+    except ValueError:  # trained on other devices than there are here
+        return make_mesh()
 
 
 def load_stages(workdirs: Sequence[Path], steps: Sequence[int] = ()) -> list[Trained]:
     """The checkpoints of several runs; `steps` is empty for the newest ones, or one of each.
 
     Raises:
-      ValueError: if there is no run, or are more or fewer steps than runs; as `load_trained`.
+      ValueError: if there is no run, or are more or fewer steps than runs; as `load_run`.
     """
     if not workdirs:
         raise ValueError("got no workdir; give one, or several that are one model.")
@@ -93,7 +149,7 @@ def load_stages(workdirs: Sequence[Path], steps: Sequence[int] = ()) -> list[Tra
         )
     newest: list[int | None] = [None] * len(workdirs)
     pairs = zip(workdirs, steps or newest, strict=True)
-    return [load_trained(workdir, step) for workdir, step in pairs]
+    return [load_run(workdir, step) for workdir, step in pairs]
 
 
 def as_stage(trained: Trained, batch_size: int) -> Stage:
@@ -134,7 +190,7 @@ def identity(trained: Trained) -> dict[str, Any]:
 
 @functools.cache
 def _image_fn(ops: str) -> ImageFn:
-    """One object for equal operations, so that a picture is prepared once for all stages."""
+    """One object for equal operations, so that an image is prepared once for all stages."""
     return make_image_fn(ops)
 
 

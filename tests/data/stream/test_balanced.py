@@ -106,7 +106,7 @@ def test_rows_of_a_thinned_batch_belong_together(fns, table):
 
 def test_the_seed_of_the_run_leaves_the_kept_records(fns, table):
     plan = make_plan(SOURCES["with arrays"], table=table, use="thin")
-    size = len(plan.stages[0].source)
+    size = len(plan.phases[0].source)
     one, two = (batches(fns, plan, 1, batch_size=size, seed=s)[0]["index"] for s in (1, 2))
     assert not np.array_equal(one, two)
     np.testing.assert_array_equal(np.sort(one), np.sort(two))
@@ -142,13 +142,13 @@ def test_weights_stand_beside_the_plain_stream(fns, table):
     assert_same(got, plain)
 
 
-# Two stages.
+# Two phases.
 
 
 @pytest.mark.parametrize("use", ["thin", "weight"])
 @pytest.mark.parametrize("first", ["balanced", "plain"])
 @pytest.mark.parametrize("switch", SWITCHES)
-def test_two_stages_are_two_streams_cut_at_the_switch(fns, table, use, first, switch):
+def test_two_phases_are_two_streams_cut_at_the_switch(fns, table, use, first, switch):
     given = {"table": table, "use": use}
     source = SOURCES["with arrays"]
     one, other = ("balanced", "plain") if first == "balanced" else ("plain", "balanced")
@@ -175,7 +175,7 @@ def test_resuming_across_the_switch_equals_not_stopping(fns, table, use, stop, n
     assert_same(before + after, expected)
 
 
-def test_hosts_hold_consecutive_rows_of_both_stages(fns, table):
+def test_hosts_hold_consecutive_rows_of_both_phases(fns, table):
     plan = make_plan(SOURCES["with arrays"], table=table, use="thin", switch=2)
     hosts = [batches(fns, plan, 4, process_count=2, process_index=h) for h in range(2)]
     joined = [

@@ -17,7 +17,6 @@ from bias_clip.train.loop import train
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from bias_clip.train.workdir import checkpoint
-from configs.default import get_config
 from tests.data.tiny import Patches, train_tokenizer
 from tests.train.tiny import tiny_config, use_squares
 
@@ -161,7 +160,7 @@ def run(monkeypatch, tmp_path):
         if cells is not None:
             name = write(tmp_path / f"c{len(list(tmp_path.iterdir()))}", cells, SQUARES)
             config.data.cells = dict(table=name, **arguments)
-        validate(config, get_config())
+        validate(config)
         workdir = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         train(config, workdir, command="")
         setup = make_setup(config, mesh=make_mesh(), examples_per_epoch=40)
@@ -280,4 +279,4 @@ def test_a_config_that_makes_no_sense_is_refused(monkeypatch, change, message):
     for key, value in change.items():
         config.data[key] = value
     with pytest.raises(ValueError, match=message):
-        validate(config, get_config())
+        validate(config)

@@ -5,8 +5,8 @@ import pytest
 
 from bias_clip.data.emoji import emoji_source
 from bias_clip.data.image import make_image_fn
-from bias_clip.data.stream.balanced import make_plan, plain_plan
-from bias_clip.data.stream.exposure import fed_weights
+from bias_clip.data.stream import make_plan, plain_plan
+from bias_clip.data.stream.exposure import count_exposure
 from bias_clip.data.stream.pipeline import make_train_iterator
 from bias_clip.data.tables import write_table
 from bias_clip.data.text import make_text_fn
@@ -53,10 +53,10 @@ def test_counts_are_those_of_the_iterator(source, table, use, switch, start, sto
     plan = plain_plan(source)
     if use != "plain":
         plan = make_plan(source, table=table, use=use, switch=switch)
-    counted = fed_weights(source, plan, batch_size=BATCH, seed=SEED, start=start, stop=stop)
+    counted = count_exposure(source, plan, batch_size=BATCH, seed=SEED, start=start, stop=stop)
     np.testing.assert_allclose(counted, handed_out(source, plan, start, stop), rtol=1e-6)
 
 
 def test_steps_that_make_no_sense_are_refused(source):
     with pytest.raises(ValueError, match="got steps 3 to 2"):
-        fed_weights(source, plain_plan(source), batch_size=4, seed=0, start=3, stop=2)
+        count_exposure(source, plain_plan(source), batch_size=4, seed=0, start=3, stop=2)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 RUN = """
 import itertools, os, signal, sys, time
 import numpy as np
-from bias_clip.data.pipeline import make_train_iterator
+from bias_clip.data.stream.pipeline import make_train_iterator
 from tests.data.test_pipeline import Patches
 
 if __name__ == "__main__":

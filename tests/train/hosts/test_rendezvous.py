@@ -7,7 +7,7 @@ import pytest
 
 from bias_clip.train.hosts import rendezvous as module
 from bias_clip.train.hosts.cluster import ONE, Cluster
-from bias_clip.train.hosts.rendezvous import roll_call
+from bias_clip.train.hosts.rendezvous import rendezvous
 from tests.train.hosts.pod import free_port
 
 
@@ -25,7 +25,7 @@ def call(clusters, timeout):
 
     def one(cluster):
         try:
-            return roll_call(cluster, timeout=timeout)
+            return rendezvous(cluster, timeout=timeout)
         except (TimeoutError, ValueError) as error:
             return error
 
@@ -76,7 +76,7 @@ def test_strangers_at_the_port_are_no_hosts():
     zero, one = clusters([0, 1], 2)
     port = int(zero.coordinator.split(":")[1])
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(roll_call, zero, timeout=20)
+        first = pool.submit(rendezvous, zero, timeout=20)
         for said in (b"GET / HTTP/1.1\r\n", b"[1]\n", b""):
             while True:
                 try:
@@ -86,7 +86,7 @@ def test_strangers_at_the_port_are_no_hosts():
                     continue
             with stranger:
                 stranger.sendall(said)
-        pool.submit(roll_call, one, timeout=20).result()
+        pool.submit(rendezvous, one, timeout=20).result()
         assert first.result() is None
 
 
@@ -98,4 +98,4 @@ def test_a_taken_port_is_an_error_that_says_so():
 
 
 def test_one_process_waits_for_nobody():
-    roll_call(ONE, timeout=0.0)
+    rendezvous(ONE, timeout=0.0)

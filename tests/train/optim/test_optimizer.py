@@ -17,10 +17,10 @@ from bias_clip.train.optim import (
     make_optimizer,
     update_ema,
 )
-from bias_clip.train.optim.transforms import PRECONDITIONERS, make_preconditioner
+from bias_clip.train.optim.transforms import TRANSFORMS, make_transform
 from bias_clip.train.sharding import path_name
 
-NAMES = sorted(PRECONDITIONERS)
+NAMES = sorted(TRANSFORMS)
 
 
 def constant(step):
@@ -156,7 +156,7 @@ def small_params():
     }
 
 
-def test_update_is_clip_precondition_lr_mult_decay_schedule_sign():
+def test_update_is_clip_transform_lr_mult_decay_schedule_sign():
     params = small_params()
     grads = jax.tree.map(lambda x: x + 1, params)
     (got,) = run(
@@ -469,9 +469,9 @@ def test_bad_optimizer_is_an_error(arguments, message):
         make_optimizer(small_params(), **arguments)
 
 
-def test_preconditioners_refuse_arguments_of_others():
+def test_transforms_refuse_arguments_of_others():
     with pytest.raises(ValueError, match="momentum"):
-        make_preconditioner({"w": jnp.zeros(2)}, {"w": False}, name="sgd", b1=0.9)
+        make_transform({"w": jnp.zeros(2)}, {"w": False}, name="sgd", b1=0.9)
 
 
 # Average

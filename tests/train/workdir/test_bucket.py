@@ -22,7 +22,7 @@ from bias_clip.train.sharding import make_mesh
 from bias_clip.train.workdir import checkpoint
 from bias_clip.train.workdir.folder import open_workdir
 from bias_clip.train.workdir.initial_state import load_params
-from bias_clip.train.workdir.load_run import load_trained
+from bias_clip.train.workdir.load_run import load_run
 from tests.train.hosts import pod
 from tests.train.tiny import tiny_config, use_squares
 from tests.train.workdir import bucket
@@ -106,7 +106,7 @@ def test_what_reads_a_run_reads_one_in_a_bucket(here, there):
     theirs, report = load_params(setup.abstract_state.params, path="gs://bucket/whole")
     assert "gs://bucket/whole/checkpoints/8" in report
     jax.tree.map(np.testing.assert_array_equal, mine, theirs)
-    trained = load_trained(Path("gs://bucket/whole"))  # as argparse gives it: one slash is lost
+    trained = load_run(Path("gs://bucket/whole"))  # as argparse gives it: one slash is lost
     assert trained.step == 8
     assert str(trained.workdir) == "gs://bucket/whole"
     assert read_group([Path("gs://bucket/whole")]) == read_group([here])

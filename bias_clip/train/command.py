@@ -1,0 +1,85 @@
+"""One run from its command line: hosts, config, training, and how the command ends."""
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import logging
+
+from bias_clip.core.storage import NotSavedError, absolute, run_folder
+from bias_clip.train.command_line import Arguments
+from bias_clip.train.config import validate
+from bias_clip.train.config_io import load_config, split_spec
+from bias_clip.train.hosts.allocator import keep_pages
+from bias_clip.train.hosts.distributed import join
+from bias_clip.train.loop import Interrupted, train
+from bias_clip.train.overrides import apply_overrides
+from bias_clip.train.terminal import device_note, say
+
+RUN_AGAIN = 75  # exit status after a signal: everything is saved, start the same line again
+
+
+def run(arguments: Arguments, words: Sequence[str]) -> None:
+    """Trains. Our own errors say what to do, in one line and without a stack.
+
+    Args:
+      arguments: from `parse`.
+      words: as they were typed, for the report.
+    """
+    logging.set_verbosity(logging.WARNING)
+    command = shlex.join(["python", "-m", "bias_clip.train", *words])
+    try:
+        workdir = run_folder(arguments.workdir)
+        path, given = split_spec(arguments.config)
+        config = load_config(path, *given)
+        apply_overrides(config, arguments.overrides)
+        join(**arguments.hosts)  # before the first question for a device
+        backend = _backend()
+        if note := device_note(backend, os.environ):
+            say(note)
+        if backend == "cpu":
+            keep_pages()
+        else:
+            _keep_compiled(workdir)
+        validate(config)
+        train(config, workdir, command=command)
+    except (ValueError, FloatingPointError, TimeoutError, NotSavedError) as error:
+        if not _is_ours(error):
+            raise
+        sys.exit(f"error: {error}")
+    except Interrupted as stopped:
+        print(f"{stopped} Run the same line again to continue.", file=sys.stderr)
+        sys.exit(RUN_AGAIN)
+
+
+def _backend() -> str:
+    try:
+        return jax.default_backend()
+    except RuntimeError as error:  # of jax, when JAX_PLATFORMS names what is not there
+        asked, reason = os.environ.get("JAX_PLATFORMS", ""), str(error).splitlines()[0]
+        raise ValueError(
+            f"JAX_PLATFORMS={asked} asks for a device that jax cannot use: {reason} Unset it to run "
+            "on what there is."
+        ) from error
+
+
+def _keep_compiled(workdir: Path) -> None:
+    """What is compiled stays in the workdir, unless JAX_COMPILATION_CACHE_DIR names a place.
+
+    A run that is started again then need not compile. Not on CPUs, where code that was compiled on
+    one machine may not run on the next that has the workdir.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(absolute(workdir) / "compiled"))
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether our code raised it: in the package, or in a config's get_config."""
+    frames = traceback.extract_tb(error.__traceback__)
+    raised_in, package = frames[-1].filename, Path(__file__).resolve().parent.parent
+    configs = {frame.filename for frame in frames if frame.name == "get_config"}
+    return raised_in in configs or package in Path(raised_in).resolve().parents

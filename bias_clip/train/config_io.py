@@ -1,0 +1,71 @@
+"""A config from its file, and as JSON."""
+
+import inspect
+import json
+import runpy
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+
+def load_config(path: Path, *arguments: str) -> ml_collections.ConfigDict:
+    """Returns `get_config(*arguments)` of a config file, which may lie in any folder.
+
+    The file may import its neighbours, by their names or through the folder's name.
+
+    Raises:
+      ValueError: there is no such file, it has no `get_config`, or one that takes no argument.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise ValueError(f"there is no config file {path}; --config takes FILE or FILE:ARGUMENT.")
+    # The folder itself goes last: a config named json.py must not hide the standard library's.
+    before = list(sys.path)
+    sys.path[:] = [str(path.parent.parent), *before, str(path.parent)]
+    try:
+        get_config: Any = runpy.run_path(str(path)).get("get_config")
+        _check_signature(path, get_config, arguments)
+        return get_config(*arguments)
+    finally:
+        sys.path[:] = before
+
+
+def split_spec(spec: str) -> tuple[Path, list[str]]:
+    """Returns (file, arguments of its get_config) of "FILE" or "FILE:ARGUMENT"."""
+    path, colon, argument = spec.partition(":")
+    return Path(path), [argument] if colon else []
+
+
+def to_plain(value: Any) -> Any:
+    """Returns a config, or part of one, as dicts and lists that JSON can hold.
+
+    Keys keep the order of the config file: the report shows evaluators in it.
+    """
+    if isinstance(value, ml_collections.ConfigDict):
+        return json.loads(value.to_json())  # items() would sort the keys
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(value: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Returns the config that `to_plain` was given."""
+    return ml_collections.ConfigDict(json.loads(json.dumps(value)))
+
+
+def _check_signature(path: Path, get_config: Any, arguments: tuple[str, ...]) -> None:
+    if not callable(get_config):
+        raise ValueError(f"{path} defines no function get_config(), which returns the config.")
+    try:
+        inspect.signature(get_config).bind(*arguments)
+    except TypeError as error:
+        given = f"{':'.join(arguments)!r} after the colon" if arguments else "nothing after a colon"
+        raise ValueError(
+            f"got {given}, but get_config{inspect.signature(get_config)} of {path} cannot be called "
+            f"so: {error}."
+        ) from error

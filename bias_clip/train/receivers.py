@@ -1,0 +1,97 @@
+"""Which function receives a section of the config: its signature says what the section may hold."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from bias_clip.core.registry import refuse_unknown
+from bias_clip.data.sources import SOURCES
+from bias_clip.data.stream.balanced import make_plan
+from bias_clip.data.stream.cells import make_cells_plan
+from bias_clip.data.text import make_text_fn
+from bias_clip.evals import EVALUATORS
+from bias_clip.models.text import TextTransformer
+from bias_clip.models.two_towers import make_model
+from bias_clip.models.vit import ViT
+from bias_clip.train.accumulate import make_gradient
+from bias_clip.train.optim.schedule import SCHEDULES, Duration
+from bias_clip.train.sharding import make_mesh
+from bias_clip.train.terms import TERMS
+from bias_clip.train.workdir.initial_state import load_params
+
+Section = tuple[str, ...]
+"""A path in the config: ("data", "source") is config.data.source."""
+
+
+class Receiver(NamedTuple):
+    """A function, and how a section is turned into its arguments.
+
+    Attributes:
+      function: gets the section as keyword arguments.
+      own: keys of the section that are not arguments of it, with their types.
+      given: arguments that the run supplies; the section may not.
+    """
+
+    function: Callable
+    own: Mapping[str, Any]
+    given: tuple[str, ...] = ()
+
+
+_SHARED = ("remat", "scan", "attention")  # of both towers: config.model has them once
+_FIXED: dict[Section, Receiver] = {
+    ("data", "text"): Receiver(make_text_fn, {}),
+    ("data", "balance"): Receiver(make_plan, {"switch": Duration | None}, ("switch",)),
+    ("data", "cells"): Receiver(make_cells_plan, {}, ("batch_size", "seed")),
+    ("model",): Receiver(make_model, {}),
+    ("model", "image"): Receiver(ViT, {}, _SHARED),
+    ("model", "text"): Receiver(TextTransformer, {}, _SHARED),
+    ("mesh",): Receiver(make_mesh, {}, ("devices",)),
+    ("accumulation",): Receiver(make_gradient, {}, ("apply", "objective", "mesh", "layout")),
+    ("init_from",): Receiver(load_params, {}, ("abstract_params",)),
+}
+
+
+def receiver_of(config: Any, section: Section) -> Receiver | None:
+    """Returns what receives `section`; None where the schema itself says what it holds.
+
+    Args:
+      config: the names in it (`name`, `type`) choose among sources, schedules and evaluators.
+      section: a path.
+
+    Raises:
+      ValueError: the section has no name, or an unknown one; lists those there are.
+    """
+    if section in _FIXED:
+        return _FIXED[section]
+    match section:
+        case ("schedule",):
+            return _chosen(config, section, "name", SCHEDULES, given=("total_steps",))
+        case ("data", "source"):
+            return _chosen(config, section, "name", SOURCES)
+        case ("evals", _):
+            return _chosen(config, section, "type", EVALUATORS)
+        case ("evals", _, key) if key.endswith("source"):
+            return _chosen(config, section, "name", SOURCES)
+        case ("objective", name):
+            refuse_unknown("config.objective", [name], TERMS)
+            return Receiver(TERMS[name], {"coef": float}, ("axis_name",))
+    return None
+
+
+def _chosen(
+    config: Any, section: Section, key: str, table: Mapping[str, Callable], given: Section = ()
+) -> Receiver:
+    where, values = ".".join(("config", *section)), at(config, section)
+    if values is None or key not in values:
+        raise ValueError(f"{where} has no {key!r}; expected one of {sorted(table)}.")
+    refuse_unknown(f"{where}.{key}", [values[key]], table)
+    own = {key: str} if key == "name" else {key: str, "source": Mapping}
+    return Receiver(table[values[key]], own, given)
+
+
+def at(config: Any, section: Section) -> Any:
+    """Returns the value at a path of the config, or None where there is none."""
+    for key in section:
+        if not hasattr(config, "keys") or key not in config:
+            return None
+        config = config[key]
+    return config
