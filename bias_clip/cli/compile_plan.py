@@ -146,7 +146,7 @@ def override(config: Any, overrides: Sequence[str]) -> None:
 
 def make_global_objective(terms: dict, mesh: Any) -> Any:
     """Returns the objective on whole arrays, without `shard_map`: the compiler spreads it."""
-    from bias_clip.train.terms import TERMS
+    from bias_clip.train.objective import TERMS
 
     def objective(outputs: Any, batch: Any) -> Any:
         parts = {}

@@ -13,11 +13,11 @@ from bias_clip.data.stream.batch import ATTRIBUTES, CELLS, WEIGHTS, attributes_o
 from bias_clip.data.stream.cells import SMALL
 from bias_clip.data.text import vocab_size
 from bias_clip.stages.mcl_plan import MODES, SEQUENCES
+from bias_clip.train.objective import TERMS, needed_columns
 from bias_clip.train.optim.schedule import parse_duration
 from bias_clip.train.receivers import Section, at, receiver_of
 from bias_clip.train.schema import RENAMED, default_config
 from bias_clip.train.sinks import SINKS
-from bias_clip.train.terms import TERMS, needed_columns
 
 _OWN_KEYS = ("data", "evaluation", "checkpoint")  # sections whose keys the schema lists
 _REQUIRED = (("data", "source"), ("data", "text"), ("model",), ("schedule",), ("mesh",))

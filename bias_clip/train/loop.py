@@ -1,39 +1,35 @@
 """The run: batches in, metrics, checkpoints and a report out."""
 
 import contextlib
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 
-from bias_clip.core.formatting import format_duration, format_large
+from bias_clip.core.formatting import format_large
 from bias_clip.core.storage import run_folder
 from bias_clip.data.sources import make_source
 from bias_clip.evals.headlines import headlines
 from bias_clip.models.two_towers import count_parameters
-from bias_clip.plan.flops import count_flops, peak_flops
 from bias_clip.report.run_page import write_report
 from bias_clip.train.config_io import to_plain
 from bias_clip.train.evaluation import flat_metrics, make_evaluation, write_results
 from bias_clip.train.guards import is_healthy, stop_sick_run
 from bias_clip.train.hosts.distributed import asked_to_stop, is_main
+from bias_clip.train.hosts.signals import stop_signal
 from bias_clip.train.hosts.watchdog import Watchdog
 from bias_clip.train.metrics import Clock, MetricWriter, plain_numbers
 from bias_clip.train.setup import Setup, make_setup
 from bias_clip.train.sharding import make_mesh, to_global
 from bias_clip.train.sinks import Sink, open_sinks
+from bias_clip.train.speed import WAITS, make_speed, speed_text
 from bias_clip.train.state import TrainState
 from bias_clip.train.stream import open_stream
 from bias_clip.train.terminal import Progress, format_table, say, waiting
 from bias_clip.train.workdir import checkpoint
 from bias_clip.train.workdir.folder import check_room, open_workdir, write_run
 from bias_clip.train.workdir.initial_state import first_state
-
-# Parts of the work that a person waits for: no part of the speed of training.
-_WAITS = {"compile": "compiling the step", "evaluate": "evaluating", "save": "saving"}
 
 
 class Interrupted(Exception):
@@ -127,7 +123,7 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
     kinds = {name: section.type for name, section in run.config.evals.items()}
     writer = MetricWriter(run.workdir, start_step=start, evaluators=kinds)
     progress = Progress(total_steps=total, start_step=start)
-    speed = _make_speed(run)
+    speed = make_speed(setup)
     clock, logged = Clock(), start
     dog = Watchdog(run.workdir, seconds=run.config.stall_seconds, step=start)
     results: dict[str, Any] = {}
@@ -136,7 +132,7 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
     def timed(part, function, *arguments):
         dog.doing(part)
         quiet = contextlib.nullcontext()
-        with waiting(_WAITS[part], progress.say) if part in _WAITS else quiet:
+        with waiting(WAITS[part], progress.say) if part in WAITS else quiet:
             result = clock.timed(part, function, *arguments)
         dog.doing("step")
         return result
@@ -151,7 +147,7 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
         contextlib.closing(dog),
         contextlib.closing(writer),
         contextlib.closing(progress),
-        _stop_signal() as stop,
+        stop_signal() as stop,
     ):
         for step in range(start + 1, total + 1):
             batch = timed("input", next, run.iterator)
@@ -173,7 +169,7 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
                 seconds += elapsed
                 line = speed(step - logged, elapsed, parts)
                 write(step, _log_line(run, step, seconds, values) | line)
-                progress.update(step, _say(run, values, line, total - step))
+                progress.update(step, speed_text(values, line, setup, total - step))
                 logged = step
             if step % setup.evaluate_every == 0 or step == total:
                 results = timed("evaluate", _evaluate, run, state, step)
@@ -214,27 +210,6 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, Any]:
     return results
 
 
-def _make_speed(run: _Run) -> Any:
-    """Returns a function that tells how fast an interval between two log lines went."""
-    setup, batch = run.setup, run.setup.abstract_batch
-    peak = peak_flops()
-    # A training step is counted as three forward passes: recomputation is not useful work.
-    forward = (setup.apply, setup.abstract_state.params, batch["image"], batch["text"])
-    flops = 0.0 if peak is None else 3 * count_flops(*forward)
-
-    def speed(steps, elapsed, parts):
-        useful = elapsed - sum(parts.get(part, 0.0) for part in _WAITS)
-        steps -= "compile" in parts  # the time of that step is left out, so is the step
-        per_second = steps / max(useful, 1e-9)
-        line = {
-            "examples_per_second": per_second * run.config.batch_size,
-            "input_wait": parts.get("input", 0.0) / max(useful, 1e-9),
-        }
-        return line if peak is None else line | {"mfu": per_second * flops / peak}
-
-    return speed
-
-
 def _log_line(run: _Run, step: int, seconds: float, values: dict[str, Any]) -> dict[str, Any]:
     line = {
         "examples": step * run.config.batch_size,
@@ -243,16 +218,6 @@ def _log_line(run: _Run, step: int, seconds: float, values: dict[str, Any]) -> d
         "replaced_records": run.iterator.stats().replaced,
     }
     return line | {f"train/{name}": value for name, value in values.items()}
-
-
-def _say(run: _Run, values: dict[str, Any], line: dict[str, float], steps_left: int) -> str:
-    per_second = line["examples_per_second"]
-    left = steps_left * run.config.batch_size / per_second if per_second else 0.0
-    mfu = f"  MFU {line['mfu']:.0%}" if "mfu" in line else ""
-    return (
-        f"loss {values['loss']:.3f}  {per_second:.0f} examples/s{mfu}  "
-        f"waiting for data {line['input_wait']:.1%}  {format_duration(left)} left"
-    )
 
 
 def _say_bad_records(run: _Run, progress: Progress) -> None:
@@ -269,23 +234,3 @@ def _check_health(run: _Run, state: TrainState, step: int, metrics: dict[str, An
     limit = None if guards is None else guards.max_consecutive
     if not is_healthy(metrics, max_consecutive=limit):
         stop_sick_run(run.workdir, state, step, metrics, list(run.manager.all_steps()))
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[list[str]]:
-    """Yields a list that is empty until SIGINT or SIGTERM comes; a second one acts as usual."""
-    received: list[str] = []
-    previous: dict[int, Any] = {}
-
-    def handler(number, _frame):
-        received.append(signal.Signals(number).name)
-        signal.signal(number, previous[number])
-
-    # On many hosts jax holds SIGTERM: one host's signal has to reach all, see `asked_to_stop`.
-    for number in (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ():
-        previous[number] = signal.signal(number, handler)
-    try:
-        yield received
-    finally:
-        for signum, old in previous.items():
-            signal.signal(signum, old)

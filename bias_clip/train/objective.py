@@ -1,16 +1,96 @@
-"""What is minimised: the terms of a config, summed, under the one shard_map of the trainer."""
+"""What is minimised: terms, from a table of the library's losses, summed under one shard_map.
 
+`TERMS[name](outputs, batch, *, ..., axis_name) -> scalar`. The arguments of a term are those of its
+loss, in whose signature they stand, without what the run supplies: embeddings, scale, bias, and columns
+of the batch. Beside the embeddings a term may read
+
+* `text_id`: equal for equal captions; always there;
+* `labels`, `bias_labels`, `prior`, `cells`, `weights`: columns of the data (`config.data.columns`).
+  `cells`, where they are there, restrict every term to pairs of one cell.
+
+To add a term, add a row to `_TABLE`. Arguments of the terms themselves:
+
+    duplicates          "keep", or "mask": equal captions are not negatives of each other
+    weight_candidates   whether candidates (the negatives) have the weights too, or anchors alone
+    tower               whose embeddings: "image", "text", or "both" as two views
+    across              whether the pairs are an image and a text, instead of two of one tower
+    prior               a number for all rows, or None: the batch has one per row
+"""
+
+import functools
+import inspect
+import operator
+import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
+from bias_clip import losses
 from bias_clip.data.stream.batch import ROW_KEYS
 from bias_clip.models.two_towers import Outputs
 from bias_clip.train.sharding import BATCH_AXES
-from bias_clip.train.terms import TERMS
+
+Batch = Mapping[str, Array]
+TOWERS = ("image", "text", "both")
+DUPLICATES = ("keep", "mask")
+
+
+class Term(NamedTuple):
+    """A loss, and what it takes.
+
+    Attributes:
+      loss: of the library.
+      takes: "pairs" of an image and a text, or "views": embeddings of one tower, or of both as two
+        views. Both give a value per row, which is averaged with the weights of the batch. "number":
+        views, or pairs where `across`; the loss averages by itself.
+      columns: of the batch, which the loss takes after the embeddings.
+      defaults: where they differ from those of the loss.
+    """
+
+    loss: Callable[..., Array]
+    takes: str
+    columns: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = {}
+
+
+@functools.wraps(losses.hard_debiased_loss)
+def _debiased_loss(*embeddings: Array, concentration: float | None, **arguments: Any) -> Array:
+    """Robinson's loss with hard negatives, or without a concentration the plain debiased one."""
+    if concentration is None:
+        return losses.debiased_loss(*embeddings, **arguments)
+    return losses.hard_debiased_loss(*embeddings, concentration=concentration, **arguments)
+
+
+_TABLE = {
+    "sigmoid": Term(losses.sigmoid_loss, "pairs"),
+    "softmax": Term(losses.softmax_loss, "pairs"),
+    "debiased": Term(_debiased_loss, "pairs", defaults={"concentration": None}),
+    "debiased_sigmoid": Term(losses.debiased_sigmoid_loss, "pairs"),
+    "supcon": Term(losses.supcon_loss, "views", ("labels",)),
+    "eps_supcon": Term(losses.eps_supcon_loss, "views", ("labels",)),
+    "eps_supinfonce": Term(losses.eps_supinfonce_loss, "views", ("labels",)),
+    # Groups of equal distances, as a collapsed or very young model has them, would give infinite
+    # values: so the term guards the variances, and the loss does not.
+    "fairkl": Term(losses.fairkl, "number", ("labels", "bias_labels"), {"variance_guard": 1e-4}),
+}
+
+# What the run supplies: no argument of a term.
+_SUPPLIED = (
+    "scale",
+    "bias",
+    "labels",
+    "cells",
+    "candidate_weights",
+    "weights",
+    "z_other",
+    "axis_name",
+)
+_NOT_PER_ROW = ("positives",)  # a matrix, which no column of a batch can be
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def make_objective(
@@ -47,3 +127,140 @@ def make_objective(
         return sharded(outputs, given)
 
     return objective
+
+
+def needed_columns(name: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the columns of the data that a term cannot do without."""
+    needs = list(_TABLE[name].columns)
+    if "prior" in _keywords(_TABLE[name]) and arguments.get("prior") is None:
+        needs.append("prior")
+    if arguments.get("weight_candidates", False):
+        needs.append("weights")
+    return tuple(needs)
+
+
+def _make_term(name: str, term: Term) -> Callable[..., Float[Array, ""]]:
+    """Returns the function of a row of the table; its signature is made of the loss's."""
+
+    def compute(outputs: Outputs, batch: Batch, **arguments: Any) -> Array:
+        return _compute(term, outputs, batch, **arguments)
+
+    signature = _signature(term)
+    compute.__name__ = f"{name}_term"
+    compute.__doc__ = term.loss.__doc__
+    compute.__signature__ = signature  # type: ignore[attr-defined]
+    compute.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    return compute
+
+
+def _compute(
+    term: Term,
+    outputs: Outputs,
+    batch: Batch,
+    *,
+    axis_name: Any = None,
+    duplicates: str = "keep",
+    weight_candidates: bool = False,
+    tower: str = "image",
+    across: bool = False,
+    prior: float | None = None,
+    **arguments: Any,
+) -> Float[Array, ""]:
+    _check_choice("duplicates", duplicates, DUPLICATES)
+    _check_choice("tower", tower, TOWERS)
+    embeddings, rows = _pairs(outputs), batch
+    supplied: dict[str, Any] = {
+        "axis_name": axis_name,
+        "scale": outputs.scale,
+        "bias": outputs.bias,
+    }
+    if term.takes != "pairs" and not across:
+        z, rows = _views(outputs, batch, tower)
+        embeddings = (z,)
+    elif across:  # the loss takes the other tower by its name
+        embeddings, supplied["z_other"] = embeddings[:1], embeddings[1]
+    supplied["labels"] = rows["text_id"] if duplicates == "mask" else None
+    supplied["cells"], supplied["weights"] = rows.get("cells"), rows.get("weights")
+    supplied["candidate_weights"] = rows["weights"] if weight_candidates else None
+    keywords = _keywords(term)
+    if "prior" in keywords:
+        supplied["prior"] = rows["prior"] if prior is None else prior
+    supplied = {key: value for key, value in supplied.items() if key in keywords}
+    columns = (rows[key] for key in term.columns)
+    values = term.loss(*embeddings, *columns, **{**term.defaults, **arguments}, **supplied)
+    if term.takes == "number":
+        return values
+    return losses.weighted_mean(values, rows.get("weights"), axis_name)
+
+
+def _signature(term: Term) -> inspect.Signature:
+    """(outputs, batch, *, arguments of the loss, arguments of terms, axis_name)."""
+    keywords = _keywords(term)
+    made: dict[str, tuple[Any, Any]] = {}  # name: (type, default)
+    for name, parameter in keywords.items():
+        if name not in (*_SUPPLIED, *_NOT_PER_ROW):
+            default = term.defaults.get(name, parameter.default)
+            made[name] = (_plain_type(parameter.annotation), default)
+            if default is None:
+                made[name] = (made[name][0] | None, None)
+    if "prior" in keywords:
+        made["prior"] = (float | None, None)
+    if "labels" in keywords:
+        made["duplicates"] = (str, "keep")
+    if "candidate_weights" in keywords:
+        made["weight_candidates"] = (bool, False)
+    if term.takes != "pairs":
+        made["tower"] = (str, "image")
+    if term.takes == "number":
+        made["across"] = (bool, False)
+    made["axis_name"] = (Any, None)
+    kind = inspect.Parameter
+    first = [kind("outputs", kind.POSITIONAL_OR_KEYWORD, annotation=Outputs)]
+    first.append(kind("batch", kind.POSITIONAL_OR_KEYWORD, annotation=Batch))
+    rest = [
+        kind(name, kind.KEYWORD_ONLY, default=default, annotation=type_)
+        for name, (type_, default) in made.items()
+    ]
+    return inspect.Signature([*first, *rest])
+
+
+@functools.cache
+def _keywords_of(loss: Callable) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(loss).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def _keywords(term: Term) -> dict[str, inspect.Parameter]:
+    return _keywords_of(term.loss)
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The types that a config can hold: `Float[Array, ""] | float` is a float there."""
+    options = [o for o in typing.get_args(annotation) or (annotation,) if o in _PLAIN]
+    return functools.reduce(operator.or_, options)
+
+
+def _views(outputs: Outputs, batch: Batch, tower: str) -> tuple[Array, Batch]:
+    """Embeddings of one tower and the batch; or of both, and the batch twice."""
+    zimg, ztxt = _pairs(outputs)
+    if tower != "both":
+        return (zimg if tower == "image" else ztxt), batch
+    twice = {key: jnp.concatenate([value, value]) for key, value in batch.items()}
+    return jnp.concatenate([zimg, ztxt]), twice
+
+
+def _pairs(outputs: Outputs) -> tuple[Array, ...]:
+    if outputs.zimg is None or outputs.ztxt is None:
+        raise ValueError("got the outputs of one tower; a loss needs images and texts.")
+    return outputs.zimg, outputs.ztxt
+
+
+def _check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise ValueError(f"{name} is {value!r}; expected one of {valid}.")
+
+
+TERMS: dict[str, Callable[..., Float[Array, ""]]] = {
+    name: _make_term(name, term) for name, term in _TABLE.items()
+}
+"""Name to `f(outputs, batch, *, ..., axis_name)`."""

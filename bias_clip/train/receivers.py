@@ -13,9 +13,9 @@ from bias_clip.models.text import TextTransformer
 from bias_clip.models.two_towers import make_model
 from bias_clip.models.vit import ViT
 from bias_clip.train.accumulate import make_gradient
+from bias_clip.train.objective import TERMS
 from bias_clip.train.optim.schedule import SCHEDULES, Duration
 from bias_clip.train.sharding import make_mesh
-from bias_clip.train.terms import TERMS
 from bias_clip.train.workdir.initial_state import load_params
 
 Section = tuple[str, ...]

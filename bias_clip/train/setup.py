@@ -1,21 +1,18 @@
 """From a config and a mesh to the compiled pieces of a run; reads no data and touches no disk."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
 from jax.sharding import Mesh
 
-from bias_clip.data.image import PixelRange, make_pixel_fn
-from bias_clip.data.image.color import to_range
 from bias_clip.data.stream.batch import attributes_of, batch_columns
-from bias_clip.models.two_towers import Model, make_model
+from bias_clip.models.two_towers import Model
 from bias_clip.train.accumulate import make_gradient
 from bias_clip.train.metrics import health
+from bias_clip.train.model import make_model_on, on_bytes, with_sharding
 from bias_clip.train.objective import make_objective
 from bias_clip.train.optim import make_optimizer
 from bias_clip.train.optim.schedule import Duration, make_schedule, parse_duration
@@ -29,8 +26,6 @@ from bias_clip.train.sharding import (
 )
 from bias_clip.train.state import TrainState, init_state
 from bias_clip.train.step import make_train_step
-
-_PLATFORMS = {"pallas": ("tpu", "cpu"), "cudnn": ("gpu", "cuda")}  # "cpu": interpreted
 
 
 class Setup(NamedTuple):
@@ -89,7 +84,7 @@ def make_setup(
     )
     abstract_state = _with_shardings(init, config.sharding, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
-    apply = _with_range(model.apply, _pixel_range(config))
+    apply = on_bytes(model.apply, config.data.image)
     gradient = make_gradient(
         apply=apply,
         objective=make_objective(config.objective.to_dict(), mesh),
@@ -129,63 +124,6 @@ def make_setup(
     )
 
 
-def make_model_on(arguments: Mapping[str, Any], mesh: Mesh) -> Model:
-    """Returns the model, whose towers know `mesh` while they are traced.
-
-    Attention in a kernel is computed by each device for its own rows: it has to know the mesh.
-
-    Args:
-      arguments: of `make_model`.
-      mesh: from `make_mesh`.
-
-    Raises:
-      ValueError: as `make_model`, and if the attention is a kernel for other devices.
-    """
-    model = make_model(**arguments)
-    platform = mesh.devices.flat[0].platform
-    if not has_kernel(model.attention, platform):
-        raise ValueError(
-            f"config.model.attention is {model.attention!r}, a kernel for "
-            f"{_PLATFORMS[model.attention][0]}, and the devices are {platform!r}; 'xla' runs anywhere."
-        )
-
-    def known(fun: Callable) -> Callable:
-        @functools.wraps(fun)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                return fun(*args, **kwargs)
-
-        return call
-
-    return model._replace(apply=known(model.apply), features=known(model.features))
-
-
-def has_kernel(attention: str, platform: str) -> bool:
-    """Whether `config.model.attention` can be computed on such devices; without a kernel it can."""
-    return platform in _PLATFORMS.get(attention, (platform,))
-
-
-def _pixel_range(config: ml_collections.ConfigDict) -> PixelRange:
-    _, pixels = make_pixel_fn(config.data.image)
-    if pixels is None:
-        raise ValueError(
-            f"config.data.image is {config.data.image!r}; expected value_range as the last operation, "
-            'such as "decode|resize(224)|value_range(-1,1)".'
-        )
-    return pixels
-
-
-def _with_range(apply: Callable, pixels: PixelRange) -> Callable:
-    """The model on pictures as they come from the host; those that are float32 are as it wants them."""
-
-    def apply_to_pixels(params, image, text):
-        if image is not None and image.dtype == jnp.uint8:
-            image = to_range(image, *pixels)
-        return apply(params, image, text)
-
-    return apply_to_pixels
-
-
 def _keep_every(keep_every: Duration | None, steps: Callable, save_every: int) -> int | None:
     if keep_every is None:
         return None
@@ -219,26 +157,10 @@ def _make_init(
     )
 
 
-def abstract_params(model: Model, rules: Any, mesh: Mesh) -> Any:
-    """Returns the model's parameters as ShapeDtypeStructs with shardings: what to restore them as.
-
-    Args:
-      model: from `make_model_on`.
-      rules: `config.sharding`.
-      mesh: from `make_mesh`.
-    """
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return jax.tree.map(_with_sharding, shapes, tree_shardings(shapes, rules, mesh))
-
-
-def _with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-
 def _with_shardings(init: Callable, rules: Any, mesh: Mesh) -> TrainState:
     shapes = jax.eval_shape(init, jax.random.key(0))
     of_params = tree_shardings(shapes.params, rules, mesh)
-    return jax.tree.map(_with_sharding, shapes, state_shardings(shapes, shapes.params, of_params))
+    return jax.tree.map(with_sharding, shapes, state_shardings(shapes, shapes.params, of_params))
 
 
 def _abstract_batch(

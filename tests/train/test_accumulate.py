@@ -10,10 +10,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bias_clip.models.two_towers import Outputs, unit_norm
 from bias_clip.train.accumulate import make_gradient, merge_rows, split_rows
-from bias_clip.train.objective import make_objective
+from bias_clip.train.objective import TERMS, make_objective
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_layout, make_mesh, replicated, to_global
-from bias_clip.train.terms import TERMS
 from tests.train.tiny import tiny_config
 
 ROWS, HIDDEN, STEPS = 32, 16, 2

@@ -9,9 +9,8 @@ from bias_clip import losses
 from bias_clip.models.two_towers import Outputs
 from bias_clip.train.config import validate
 from bias_clip.train.loop import train
-from bias_clip.train.objective import make_objective
+from bias_clip.train.objective import TERMS, make_objective, needed_columns
 from bias_clip.train.sharding import make_mesh
-from bias_clip.train.terms import TERMS, needed_columns
 from tests.train.tiny import tiny_config, use_squares
 
 ROWS = 16

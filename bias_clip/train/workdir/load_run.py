@@ -19,7 +19,7 @@ from bias_clip.evals.concat import Stage
 from bias_clip.evals.encode import filled
 from bias_clip.models.two_towers import Model
 from bias_clip.train.config_io import from_plain
-from bias_clip.train.setup import abstract_params, has_kernel, make_model_on
+from bias_clip.train.model import abstract_params, has_kernel, make_model_on
 from bias_clip.train.sharding import (
     batch_sharding,
     check_batch_size,

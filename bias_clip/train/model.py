@@ -1,0 +1,96 @@
+"""The model of a run on its mesh: which kernel runs where, and what its parameters look like."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from bias_clip.data.image import make_pixel_fn
+from bias_clip.data.image.color import to_range
+from bias_clip.models.two_towers import Model, make_model
+from bias_clip.train.sharding import tree_shardings
+
+_PLATFORMS = {"pallas": ("tpu", "cpu"), "cudnn": ("gpu", "cuda")}  # "cpu": interpreted
+
+
+def make_model_on(arguments: Mapping[str, Any], mesh: Mesh) -> Model:
+    """Returns the model, whose towers know `mesh` while they are traced.
+
+    Attention in a kernel is computed by each device for its own rows: it has to know the mesh.
+
+    Args:
+      arguments: of `make_model`.
+      mesh: from `make_mesh`.
+
+    Raises:
+      ValueError: as `make_model`, and if the attention is a kernel for other devices.
+    """
+    model = make_model(**arguments)
+    platform = mesh.devices.flat[0].platform
+    if not has_kernel(model.attention, platform):
+        raise ValueError(
+            f"config.model.attention is {model.attention!r}, a kernel for "
+            f"{_PLATFORMS[model.attention][0]}, and the devices are {platform!r}; 'xla' runs anywhere."
+        )
+
+    def known(fun: Callable) -> Callable:
+        @functools.wraps(fun)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return fun(*args, **kwargs)
+
+        return call
+
+    return model._replace(apply=known(model.apply), features=known(model.features))
+
+
+def has_kernel(attention: str, platform: str) -> bool:
+    """Whether `config.model.attention` can be computed on such devices; without a kernel it can."""
+    return platform in _PLATFORMS.get(attention, (platform,))
+
+
+def abstract_params(model: Model, rules: Any, mesh: Mesh) -> Any:
+    """Returns the model's parameters as ShapeDtypeStructs with shardings: what to restore them as.
+
+    Args:
+      model: from `make_model_on`.
+      rules: `config.sharding`.
+      mesh: from `make_mesh`.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return jax.tree.map(with_sharding, shapes, tree_shardings(shapes, rules, mesh))
+
+
+def with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    """Returns the shape, with where it lies."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def on_bytes(apply: Callable, ops: str) -> Callable:
+    """Returns `apply` for images as they come from the host: bytes get their value range first.
+
+    Images that are float32 have it already.
+
+    Args:
+      apply: of a model.
+      ops: `config.data.image`, whose last operation is the range.
+
+    Raises:
+      ValueError: the last operation is another one.
+    """
+    _, pixels = make_pixel_fn(ops)
+    if pixels is None:
+        raise ValueError(
+            f"config.data.image is {ops!r}; expected value_range as the last operation, "
+            'such as "decode|resize(224)|value_range(-1,1)".'
+        )
+
+    def apply_to_pixels(params, image, text):
+        if image is not None and image.dtype == jnp.uint8:
+            image = to_range(image, *pixels)
+        return apply(params, image, text)
+
+    return apply_to_pixels
