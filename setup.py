@@ -80,6 +80,8 @@ setup(
         "test": TRAIN + TEST,
         "tpu": ["jax[tpu]>=0.10", *GCS],
         "gcs": GCS,
+        "wandb": ["wandb>=0.19"],  # sinks of metrics, see config.sinks
+        "trackio": ["trackio>=0.20"],
         "s3": S3,
         "http": HTTP,
         "cuda": ["jax[cuda12]>=0.10"],

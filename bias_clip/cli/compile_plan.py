@@ -25,9 +25,7 @@ from bias_clip.cli.flags import (
     Parser,
     add_json,
     add_set,
-    read_pair,
     read_set,
-    read_value,
     run_tool,
     show,
 )
@@ -110,6 +108,7 @@ def measure(
     """
     from bias_clip.train.config_io import load_config
     from bias_clip.train.objective import make_objective
+    from bias_clip.train.overrides import apply_overrides
     from bias_clip.train.setup import make_setup
     from bias_clip.train.sharding import make_mesh
 
@@ -117,7 +116,7 @@ def measure(
         raise ValueError("TPUs need a dump: the folder that `get_devices` was given, got None.")
     path, _, argument = config.partition(":")
     loaded = load_config(Path(path), *filter(None, [argument]))
-    override(loaded, read_set(overrides))
+    apply_overrides(loaded, read_set(overrides))
     mesh = make_mesh(**loaded.mesh, devices=devices)
     make = make_global_objective if loss == "global" else make_objective
     setup = make_setup(loaded, mesh=mesh, examples_per_epoch=None, make_objective=make)
@@ -128,20 +127,6 @@ def measure(
         "loss alone": _compile("the loss", lower_loss(setup, objective), options, dump),
         "step": _compile("the step", lowered, options, dump),
     }
-
-
-def override(config: Any, overrides: Sequence[str]) -> None:
-    """Sets dotted keys of a config.
-
-    Raises:
-      ValueError: a key that the config does not have, or a value of another type.
-    """
-    for word in overrides:
-        key, text = read_pair(word, flag="--set")
-        try:
-            config.update_from_flattened_dict({key: read_value(text, flag="--set")})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"--set {word}: {error.args[0]}") from error
 
 
 def make_global_objective(terms: dict, mesh: Any) -> Any:

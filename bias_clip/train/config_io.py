@@ -1,9 +1,11 @@
 """A config from its file, and as JSON."""
 
+import importlib.util
 import inspect
 import json
 import runpy
 import sys
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import ml_collections
 def load_config(path: Path, *arguments: str) -> ml_collections.ConfigDict:
     """Returns `get_config(*arguments)` of a config file, which may lie in any folder.
 
-    The file may import its neighbours, by their names or through the folder's name.
+    The file may import its neighbours, by their names or through the folder's name, and the example
+    configs as `configs.emoji`; where a neighbour has such a name, it comes before the example.
 
     Raises:
       ValueError: there is no such file, it has no `get_config`, or one that takes no argument.
@@ -24,6 +27,7 @@ def load_config(path: Path, *arguments: str) -> ml_collections.ConfigDict:
         raise ValueError(f"there is no config file {path}; --config takes FILE or FILE:ARGUMENT.")
     # The folder itself goes last: a config named json.py must not hide the standard library's.
     before = list(sys.path)
+    _offer_examples(path.parent)
     sys.path[:] = [str(path.parent.parent), *before, str(path.parent)]
     try:
         get_config: Any = runpy.run_path(str(path)).get("get_config")
@@ -56,6 +60,22 @@ def to_plain(value: Any) -> Any:
 def from_plain(value: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Returns the config that `to_plain` was given."""
     return ml_collections.ConfigDict(json.loads(json.dumps(value)))
+
+
+def _offer_examples(folder: Path) -> None:
+    """Makes `configs` importable where neither a checkout nor the folder's name does."""
+    loaded = sys.modules.get("configs")
+    if loaded is None and (folder.name == "configs" or importlib.util.find_spec("configs")):
+        return
+    if loaded is not None and not hasattr(loaded, "offered"):
+        return
+    package: Any = types.ModuleType("configs")
+    installed = Path(__file__).parent.parent / "configs"
+    examples = installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
+    package.__path__, package.offered = [str(folder), str(examples)], True
+    for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+        del sys.modules[name]  # of another folder, loaded before
+    sys.modules["configs"] = package
 
 
 def _check_signature(path: Path, get_config: Any, arguments: tuple[str, ...]) -> None:

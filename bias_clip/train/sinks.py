@@ -40,8 +40,8 @@ def _package(name: str) -> Any:
         if error.name != name:
             raise
         raise ValueError(
-            f"config.sinks has {name!r}, whose package is not installed: pip install {name}, or leave "
-            "it out."
+            f"config.sinks has {name!r}, whose package is not installed: pip install "
+            f"'bias_clip[{name}]', or leave it out."
         ) from error
 
 

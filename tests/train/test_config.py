@@ -1,6 +1,8 @@
 """What a config may say, and what it is told when it may not."""
 
+import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -125,3 +127,22 @@ def test_a_file_that_gives_no_config_is_refused(tmp_path, text, arguments, messa
     (tmp_path / "own.py").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_config(tmp_path / "own.py", *arguments)
+
+
+def test_the_examples_are_there_where_no_folder_has_their_name(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "configs" else find(n))
+    for folder, size in (("one", 7), ("two", 9)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.py").write_text("from configs.emoji_people import get_config\n")
+        text = f"from bias_clip.train.schema import default_config\nSIZE = {size}\n"
+        (tmp_path / folder / "base.py").write_text(text)
+        (tmp_path / folder / "more.py").write_text(
+            "from configs.base import SIZE, default_config\n\n\ndef get_config():\n"
+            "    config = default_config()\n    config.batch_size = SIZE\n    return config\n"
+        )
+        assert load_config(tmp_path / folder / "own.py").model.image.size == 32
+        assert load_config(tmp_path / folder / "more.py").batch_size == size
+    monkeypatch.delitem(sys.modules, "configs")

@@ -44,7 +44,7 @@ def test_a_tracker_gets_the_config_the_metrics_and_the_end(name, monkeypatch, tm
 @pytest.mark.parametrize("name", SINKS)
 def test_a_missing_package_is_one_line(name, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ValueError, match=f"pip install {name}"):
+    with pytest.raises(ValueError, match=rf"pip install 'bias_clip\[{name}\]'"):
         open_sinks([name], workdir=tmp_path, config={})
 
 

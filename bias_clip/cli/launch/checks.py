@@ -80,15 +80,15 @@ def _git(*words: str) -> str:
 def _check_config(job: Job) -> None:
     """The overrides are known, and say what the config leaves to them.
 
-    Loads the config as the trainer will, which takes JAX: only here, where a launch is near."""
-    from bias_clip.cli.compile_plan import override
+    Loads the config as the trainer will, which takes JAX: only here, where a launch is near.
+    """
     from bias_clip.train.config_io import load_config
+    from bias_clip.train.overrides import apply_overrides
 
     path, _, argument = job.config.partition(":")
     config = load_config(Path(path), *filter(None, [argument]))
-    config.lock()  # else a key that is not there is added
     words = [flag.removeprefix("--config.") for flag in job.flags if flag.startswith("--config.")]
-    override(config, words)
+    apply_overrides(config, words)
     for key in _LEFT_OPEN:
         _, section, name = key.split(".")
         if config.data[section].to_dict().get(name) == "":

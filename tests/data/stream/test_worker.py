@@ -14,7 +14,7 @@ RUN = """
 import itertools, os, signal, sys, time
 import numpy as np
 from bias_clip.data.stream.pipeline import make_train_iterator
-from tests.data.test_pipeline import Patches
+from tests.data.tiny import Patches
 
 if __name__ == "__main__":
     stream = make_train_iterator(
