@@ -1,7 +1,7 @@
 """Which attributes, labels and proxies an example has, from its captions or a model's embeddings.
 
 Every answer is an int8 column of `YES`, `NO` and `UNKNOWN`; `annotate_given` makes such columns of
-what a data set or an annotator gives, and `merge_annotations` one of several. Attributes (whom a picture shows) are
+what a data set or an annotator gives, and `merge_annotations` one of several. Attributes (whom an image shows) are
 unknown where nothing speaks of them; labels and proxies (what it shows) are no where no caption does.
 Nothing here is a fact about a person: captions and annotators say what somebody, or a model, saw.
 """
@@ -128,7 +128,7 @@ def annotate_zero_shot(
     *,
     margin: float = 0.0,
 ) -> Annotations:
-    """Annotates pictures by the prompt they are closest to, as a CLIP model sees it.
+    """Annotates images by the prompt they are closest to, as a CLIP model sees it.
 
     The best prompt of each name stands for it. The name that wins by more than `margin` is yes and
     the others are no; all are unknown where none does, or where the prompts named "" win: give that

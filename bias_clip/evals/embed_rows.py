@@ -120,7 +120,7 @@ def _prepare(source: Source, row: int, pictures: Any, strings: Any) -> _Prepared
 
 def _picture(record: Record) -> Any:
     if isinstance(record["image"], tuple) and not record["image"]:
-        raise ValueError("no picture")
+        raise ValueError("no image")
     return first_picture(record)
 
 

@@ -97,7 +97,7 @@ def test_every_format_character_that_shows_nothing_vanishes():
 
 
 def test_a_long_caption_of_open_brackets_takes_no_time():
-    start = time.monotonic()
+    start = time.process_time()
     for text in ("<" * 100_000, "<b " * 50_000, "<!--" * 50_000, "&" * 100_000):
         is_blank(text)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2

@@ -73,12 +73,12 @@ def decode(
         if at_least is not None:
             opened.draft(opened.mode, (at_least, at_least))  # of another format: does nothing
         opened.load()
-        picture = eight_bit(opened)
+        pil = eight_bit(opened)
         if exif:
-            picture = upright(picture, opened.info.get("exif"))
-        mode = "RGBA" if picture.has_transparency_data else "RGB"
+            pil = upright(pil, opened.info.get("exif"))
+        mode = "RGBA" if pil.has_transparency_data else "RGB"
         # `convert` copies even where there is nothing to convert.
-        return np.asarray(picture if picture.mode == mode else picture.convert(mode))
+        return np.asarray(pil if pil.mode == mode else pil.convert(mode))
 
 
 def encode_png(image: Pixels) -> bytes:

@@ -1,4 +1,4 @@
-"""Operations on the colours of a picture: background, jitter, grey, range."""
+"""Operations on the colours of an image: background, jitter, grey, range."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,21 +16,21 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 def background(
     image: Pixels, color: str = "white", probability: float = 1.0, *, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Composites a picture with transparency over one colour; an opaque picture passes.
+    """Composites an image with transparency over one colour; an opaque image passes.
 
     `alpha * image + (1 - alpha) * color`, rounded. `color` is "white", "black", "#rrggbb" (quoted in
-    an op-string), or "random": uniform in RGB for a share `probability` of the pictures, white for
+    an op-string), or "random": uniform in RGB for a share `probability` of the images, white for
     the rest.
 
     Raises: ValueError for another colour.
     """
-    # The draws come first, so that what follows sees the same stream whatever the picture is.
+    # The draws come first, so that what follows sees the same stream whatever the image is.
     fill = _random_color(rng, probability) if color == "random" else parse_color(color)
     if image.shape[2] == 3:
         return image
     canvas = Image.new("RGB", (image.shape[1], image.shape[0]), fill)
-    picture = to_pil(image)
-    canvas.paste(picture, mask=picture)
+    pil = to_pil(image)
+    canvas.paste(pil, mask=pil)
     return np.asarray(canvas)
 
 
@@ -44,7 +44,7 @@ def color_jitter(
 ) -> Pixels:
     """Scales brightness, contrast and saturation by factors uniform in `[1 - x, 1 + x]`.
 
-    Brightness scales towards black, contrast towards the mean grey of the picture, saturation
+    Brightness scales towards black, contrast towards the mean grey of the image, saturation
     towards each pixel's grey, in this order; alpha stays.
     """
     check_pixels("color_jitter", *image.shape[:2])  # floats take 12 bytes per pixel, several times
@@ -59,7 +59,7 @@ def color_jitter(
 
 
 def gray(image: Pixels, probability: float = 1.0, *, rng: np.random.Generator) -> Pixels:
-    """Takes the colour out of a share `probability` of the pictures; alpha stays.
+    """Takes the colour out of a share `probability` of the images; alpha stays.
 
     `grey = 0.299 r + 0.587 g + 0.114 b` in all three channels.
     """
@@ -74,7 +74,7 @@ def value_range(
 ) -> Float32[np.ndarray, "h w 3"]:
     """Maps 0..255 to `low`..`high`: `image * (high - low) / 255 + low` in float32.
 
-    Raises: ValueError when the picture still has transparency.
+    Raises: ValueError when the image still has transparency.
     """
     check_pixels("value_range", *image.shape[:2])
     return to_range(opaque(image), low, high)
@@ -103,7 +103,7 @@ def drop_alpha(image: Pixels) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def opaque(image: Pixels) -> Pixels:
-    """The picture as it is; raises ValueError when it still has transparency."""
+    """The image as it is; raises ValueError when it still has transparency."""
     if image.shape[2] != 3:
         raise ValueError(
             f"got {image.shape[2]} channels, expected 3: put background(white) or drop_alpha before "

@@ -1,4 +1,4 @@
-"""Operations on the shape of a picture: resize, crops, flip, affine."""
+"""Operations on the shape of an image: resize, crops, flip, affine."""
 
 import math
 from collections.abc import Sequence
@@ -47,14 +47,14 @@ def resize(
     if image.shape[:2] == (height, width):
         return image
     check_pixels("resize", height, width, max_pixels)
-    picture = to_pil(image)
+    pil = to_pil(image)
     if antialias:
         # Pillow resamples along rows first: a column of a million pixels becomes a wide image.
         check_pixels("resize", image.shape[0], width, max_pixels)
-        return np.asarray(picture.resize((width, height), _FILTERS[method]))
+        return np.asarray(pil.resize((width, height), _FILTERS[method]))
     whole = (0, 0, image.shape[1], image.shape[0])
     extent = Image.Transform.EXTENT
-    return np.asarray(picture.transform((width, height), extent, whole, _FILTERS[method]))
+    return np.asarray(pil.transform((width, height), extent, whole, _FILTERS[method]))
 
 
 def resize_small(
@@ -133,7 +133,7 @@ def random_crop(
 ) -> Pixels:
     """Cuts a window of `size` x `size` (or `size`, `width`) at a uniform place.
 
-    Raises: ValueError when the picture is smaller.
+    Raises: ValueError when the image is smaller.
     """
     height, width = _height_width(size, width)
     rows, columns = _spare("random_crop", image, height, width)
@@ -154,7 +154,7 @@ def inception_crop(
     """Cuts a window of random area and aspect ratio, then resizes to `size` if given.
 
     The share of the area is uniform in `area`, the ratio width / height log-uniform in `aspect`;
-    after ten draws that do not fit, the whole picture is taken.
+    after ten draws that do not fit, the whole image is taken.
 
     Reference: Szegedy et al., Going Deeper with Convolutions, 2015.
     """
@@ -181,11 +181,11 @@ def affine(
     fill: str = "corner",
     rng: np.random.Generator,
 ) -> Pixels:
-    """Zooms, moves and turns the picture about its centre, and resizes, in one interpolation.
+    """Zooms, moves and turns the image about its centre, and resizes, in one interpolation.
 
     The zoom is log-uniform in `scale` (2 makes things twice as large), the shift uniform in
     `[-shift, shift]` of each side, the angle uniform in `[-rotate, rotate]` degrees. What comes in
-    from outside is transparent in a picture with transparency, else `fill`: a colour or "corner",
+    from outside is transparent in an image with transparency, else `fill`: a colour or "corner",
     that of the first pixel. Bilinear, without antialias: with `size` it takes the place of `resize`.
 
     Raises: ValueError for a scale that is not positive.
@@ -194,8 +194,8 @@ def affine(
     matrix = _affine_matrix(image.shape[:2], (height, width), scale, shift, rotate, rng.random(4))
     kind, method = Image.Transform.AFFINE, Image.Resampling.BILINEAR
     outside = (0, 0, 0, 0) if image.shape[2] == 4 else _fill_color(image, fill)
-    picture = to_pil(image)
-    return np.asarray(picture.transform((width, height), kind, matrix, method, fillcolor=outside))
+    pil = to_pil(image)
+    return np.asarray(pil.transform((width, height), kind, matrix, method, fillcolor=outside))
 
 
 def _height_width(size: int | Sequence[int], width: int | None) -> tuple[int, int]:

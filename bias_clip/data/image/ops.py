@@ -88,7 +88,7 @@ def make_image_fn(ops: str) -> ImageFn:
 def make_pixel_fn(ops: str) -> tuple[ImageFn, PixelRange | None]:
     """As `make_image_fn`, but a last `value_range(low, high)` is left to the device.
 
-    A picture on its way to the device is then uint8, a quarter of float32: less to copy, to join and
+    An image on its way to the device is then uint8, a quarter of float32: less to copy, to join and
     to transfer, and the arithmetic costs a device nothing.
 
     Returns: the function without that operation, and its arguments, for `image_color.to_range`; or

@@ -98,9 +98,9 @@ def make_examples_fn(
                     raise record
                 name = f"{record['id']} (record {index})"
                 with record_fault():
-                    picture = _draw_image(record, rng)
+                    given = _draw_image(record, rng)
                     caption = _draw_caption(record, rng, first_caption)
-                    image = image_fn(picture, rng)
+                    image = image_fn(given, rng)
                     return Example(image, text_fn(caption), index, tuple(bad))
             except ValueError as error:
                 bad.append((name, str(error)))

@@ -168,11 +168,11 @@ def test_a_jpeg_of_endless_scans_is_refused():
     "ops", ["resize_small(224)|central_crop(224)", "resize_small(224,antialias=True)"]
 )
 def test_a_narrow_image_is_refused_before_it_is_enlarged(size, ops):
-    peak, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    peak, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(ValueError, match=r"would hold .* pixels, more than max_pixels="):
         make_image_fn(f"decode|{ops}")(encode_png(np.zeros((*size, 3), np.uint8)), rng())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100_000
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_the_space_between_two_passes_is_bounded():
@@ -326,12 +326,12 @@ def _damaged(draw, whole):
 
 
 def _outcome(data):
-    start = time.monotonic()
+    start = time.process_time()
     try:
         outcome = "decoded" if decode(data).dtype == np.uint8 else "wrong"
     except ValueError:
         outcome = "refused"
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
     return outcome
 
 
