@@ -43,6 +43,16 @@ def format_points(value: Any) -> str:
     return "0.0" if float(text) == 0 else _minus(text)
 
 
+def plain_percent(share: float | None) -> str:
+    """A share in the ASCII of a terminal, in two decimals, which line up: 62.92%; "-" for None."""
+    return "-" if share is None else f"{100 * share:.2f}%"
+
+
+def plain_points(gap: float | None) -> str:
+    """A difference of shares as `plain_percent` has it, in percentage points: 12.30."""
+    return "-" if gap is None else f"{100 * gap:.2f}"
+
+
 def format_unit(value: Any, unit: str) -> str:
     """A value in its unit: 17.0 % (share), 12.3 pp (points), +12.3 pp (signed points), or a number.
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from bias_clip.core.formatting import plain_percent
 from bias_clip.curation.captions import NO, UNKNOWN, YES, Names
 
 SHOWN = 20  # labels in the text and in a chart
@@ -80,9 +81,9 @@ def to_text(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
     lines.append(f"{'attribute':<22}{'yes':>10}{'no':>10}{'unknown':>10}{'prevalence':>12}")
     for row in found["single"]:
         if row["kind"] == "attribute":
-            share = _percent(row["prevalence"])
+            share = plain_percent(row["prevalence"])
             lines.append(
-                f"{row['name']:<22}{row['yes']:>10,}{row['no']:>10,}{_percent(row['unknown_rate']):>10}"
+                f"{row['name']:<22}{row['yes']:>10,}{row['no']:>10,}{plain_percent(row['unknown_rate']):>10}"
                 f"{share:>12}"
             )
     for kind, plural in PLURALS.items():
@@ -138,11 +139,7 @@ def _gap_lines(found: Mapping[str, Any], attribute: str, kind: str, shown: int) 
         return []
     head = f"{kind:<22}{'count':>10}{'P(.|yes)':>10}{'P(.|no)':>10}{'gap':>10}{'error':>8}   {attribute}"
     return [head] + [
-        f"{p['name']:<22}{p['n_11'] + p['n_01']:>10,}{_percent(p['p_yes']):>10}"
-        f"{_percent(p['p_no']):>10}{100 * p['gap']:>+10.2f}{100 * p['error']:>8.2f}"
+        f"{p['name']:<22}{p['n_11'] + p['n_01']:>10,}{plain_percent(p['p_yes']):>10}"
+        f"{plain_percent(p['p_no']):>10}{100 * p['gap']:>+10.2f}{100 * p['error']:>8.2f}"
         for p in pairs
     ]
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}%"

@@ -1,7 +1,7 @@
 """The statistics of annotations as a page: charts of answers and gaps, and all numbers."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from bias_clip.core.formatting import format_number, format_percent, format_points
 from bias_clip.report.annotations import PLURALS, SHOWN, attribute_names, largest_gaps
@@ -13,17 +13,9 @@ from bias_clip.report.bar_plots import (
     dot_chart,
     stacked_chart,
 )
-from bias_clip.report.pages import render_page
+from bias_clip.report.pages import Table, render_page
 
 ANSWERS = (Series("yes", "s0"), Series("no", "s1"), Series("unknown", "s5"))
-
-
-class Table(NamedTuple):
-    """Cells of a table as text."""
-
-    caption: str
-    head: list[str]
-    rows: list[list[str]]
 
 
 def render_annotations(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
@@ -97,7 +89,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     caption = (
         f"Answers: {len(rows)} of {len(found['single'])} columns occur, the most frequent first"
     )
-    made = [Table(caption, head, rows)]
+    made = [Table(head, rows, caption)]
     for name in attribute_names(found):
         for kind, plural in PLURALS.items():
             pairs = largest_gaps(found, name, kind, len(found["pairs"]))
@@ -121,5 +113,5 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
                     "gap, points",
                     "std. error",
                 ]
-                made.append(Table(f"{name}: gaps of {plural}", head, rows))
+                made.append(Table(head, rows, f"{name}: gaps of {plural}"))
     return made

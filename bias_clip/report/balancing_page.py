@@ -1,17 +1,15 @@
 """The report on balancing as a page: the words, charts of what changes, and all numbers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from bias_clip.core.formatting import format_number, format_percent
+from bias_clip.core.formatting import format_number, format_percent, plain_percent, plain_points
 from bias_clip.report.balancing import SHOWN, STAGES, largest_gaps, largest_shifts
 from bias_clip.report.balancing_text import (
     LIMITS,
     costs,
     effects,
     headline,
-    percent,
-    points,
     shown_name,
     warnings,
 )
@@ -24,18 +22,11 @@ from bias_clip.report.bar_plots import (
     dot_chart,
     histogram,
 )
-from bias_clip.report.pages import render_page
+from bias_clip.report.pages import Table, render_page
 
 SERIES = (Series("before", "s5"), Series("weighted", "s0"), Series("drawn", "s1"))
 CHART_GROUPS = 4  # the others are in the tables
 CHART_SHIFTS = 12
-
-
-class Table(NamedTuple):
-    """Cells of a table as text."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def to_html(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
@@ -105,17 +96,19 @@ def weights_chart(weights: Mapping[str, Any]) -> Histogram:
 def tables(found: Mapping[str, Any]) -> list[Table]:
     """All groups, all gaps of each group, and all labels."""
     rows = [
-        [row["name"], *map(percent, [row["target"], *row["share"].values(), row["retained"]])]
+        [row["name"], *map(plain_percent, [row["target"], *row["share"].values(), row["retained"]])]
         for row in found["groups"]
     ]
     made = [Table(["group", "target", *STAGES, "retained"], rows)]
     for group in found["groups"]:
         pairs = largest_gaps(found, group["name"], len(found["pairs"]))
-        rows = [[shown_name(p), f"{p['count']:,}", *map(points, p["gap"].values())] for p in pairs]
+        rows = [
+            [shown_name(p), f"{p['count']:,}", *map(plain_points, p["gap"].values())] for p in pairs
+        ]
         made.append(Table([f"gaps of {group['name']}, points", "examples", *STAGES], rows))
     labels = largest_shifts(found, len(found["labels"]))
     rows = [
-        [shown_name(r), f"{r['count']:,}", *map(percent, [*r["share"].values(), r["kept"]])]
+        [shown_name(r), f"{r['count']:,}", *map(plain_percent, [*r["share"].values(), r["kept"]])]
         for r in labels
     ]
     made.append(Table(["shares of labels", "examples", *STAGES, "weight kept"], rows))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bias_clip.core.formatting import plain_percent, plain_points
 from bias_clip.report.balancing import (
     SHOWN,
     STAGES,
@@ -32,20 +33,20 @@ def to_text(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
     ]
     lines += ["", f"{'group':<24}{'target':>10}" + _head() + f"{'retained':>10}"]
     for row in found["groups"]:
-        shares = _cells(percent, [row["target"], *row["share"].values(), row["retained"]])
+        shares = _cells(plain_percent, [row["target"], *row["share"].values(), row["retained"]])
         lines.append(f"{row['name']:<24}{shares}")
     for group in found["groups"]:
         rows = largest_gaps(found, group["name"], shown)
         if rows:
             lines += ["", f"{'gap, points':<24}{'count':>10}" + _head() + f"   {group['name']}"]
         for row in rows:
-            gaps = _cells(points, list(row["gap"].values()))
+            gaps = _cells(plain_points, list(row["gap"].values()))
             lines.append(f"{shown_name(row):<24}{row['count']:>10,}{gaps}")
     rows = largest_shifts(found, shown)
     if rows:
         lines += ["", f"{'share':<24}{'count':>10}" + _head() + f"{'kept':>10}"]
     for row in rows:
-        shares = _cells(percent, [*row["share"].values(), row["kept"]])
+        shares = _cells(plain_percent, [*row["share"].values(), row["kept"]])
         lines.append(f"{shown_name(row):<24}{row['count']:>10,}{shares}")
     return "\n".join(lines)
 
@@ -55,7 +56,7 @@ def headline(found: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for key in ("representation", "association", "mean_association"):
         what = ("mean " if key.startswith("mean") else "largest ") + key.split("_")[-1]
-        sizes = [points(found["largest"][stage][key]) for stage in STAGES]
+        sizes = [plain_points(found["largest"][stage][key]) for stage in STAGES]
         rows.append([f"{what} bias, points", *sizes])
     sizes = [found["rows"], found["weights"]["effective"], found["draw"]["effective"]]
     return [*rows, ["effective sample size", *(f"{size or 0:,.0f}" for size in sizes)]]
@@ -65,19 +66,19 @@ def effects(found: Mapping[str, Any]) -> list[str]:
     """What balancing does, a sentence a group and one on labels."""
     said = []
     for row in found["groups"]:
-        share = {stage: percent(row["share"][stage]) for stage in STAGES}
+        share = {stage: plain_percent(row["share"][stage]) for stage in STAGES}
         said.append(
             f"Of the {row['known']:,} examples where {row['name']!r} is known, {share['before']} are yes. "
             f"With the weights it is {share['weighted']}, in the draw {share['drawn']}; "
-            f"the target is {percent(row['target'])}."
+            f"the target is {plain_percent(row['target'])}."
         )
     first, last = found["largest"]["before"], found["largest"]["weighted"]
     if first["pair"] is not None:
         said.append(
             f"The balanced label whose share differed most between groups was {first['pair']}, by "
-            f"{points(first['association'])} points. The most that is left is "
-            f"{points(last['association'])} points with the weights ({last['pair']}) and "
-            f"{points(found['largest']['drawn']['association'])} in the draw."
+            f"{plain_points(first['association'])} points. The most that is left is "
+            f"{plain_points(last['association'])} points with the weights ({last['pair']}) and "
+            f"{plain_points(found['largest']['drawn']['association'])} in the draw."
         )
     if found["solution"]["feasible"]:
         said.append("All constraints hold within their tolerances.")
@@ -89,9 +90,9 @@ def costs(found: Mapping[str, Any]) -> list[str]:
     weights, draw, rows = found["weights"], found["draw"], found["rows"]
     share, once = (weights["effective"] or 0) / rows, draw["kept"] == draw["copies"]
     said = [
-        f"The cost: weights are {weights['mean']:.3g} on average, {percent(weights['at_zero'])} of the "
-        f"examples have weight 0 and {percent(weights['at_cap'])} the largest, "
-        f"{found['problem']['cap']:g}. The weighted data vary like {percent(share)} as many equally "
+        f"The cost: weights are {weights['mean']:.3g} on average, {plain_percent(weights['at_zero'])} of the "
+        f"examples have weight 0 and {plain_percent(weights['at_cap'])} the largest, "
+        f"{found['problem']['cap']:g}. The weighted data vary like {plain_percent(share)} as many equally "
         f"weighted examples. The draw with seed {draw['seed']} takes {draw['kept']:,} of the {rows:,} "
         "examples" + ("" if once else f", {draw['copies']:,} copies in all") + "."
     ]
@@ -100,7 +101,7 @@ def costs(found: Mapping[str, Any]) -> list[str]:
         row = moved[0]
         said.append(
             f"Balancing does not keep the shares of labels: that of {row['name']!r} moves most, from "
-            f"{percent(row['share']['before'])} to {percent(row['share']['weighted'])}."
+            f"{plain_percent(row['share']['before'])} to {plain_percent(row['share']['weighted'])}."
         )
     return said
 
@@ -128,7 +129,7 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
     if free:
         said.append(
             f"{len(free)} labels are not balanced and still differ between groups, by up to "
-            f"{points(gap)} points; the largest association bias leaves them out: {_some(free)}."
+            f"{plain_points(gap)} points; the largest association bias leaves them out: {_some(free)}."
         )
     return said
 
@@ -136,16 +137,6 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def percent(share: float | None) -> str:
-    """A share in percent, or a dash for None."""
-    return "-" if share is None else f"{100 * share:.2f}%"
-
-
-def points(gap: float | None) -> str:
-    """A difference of shares in percentage points, or a dash for None."""
-    return "-" if gap is None else f"{100 * gap:.2f}"
 
 
 def shown_name(row: Mapping[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
@@ -15,6 +16,14 @@ from bias_clip.core.formatting import (
     spaced,
 )
 from bias_clip.report import bar_plots, plots
+
+
+class Table(NamedTuple):
+    """Cells of a table as text, for the macro `number_table`."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
 
 
 def render_page(template: str, **values: Any) -> str:
