@@ -1,4 +1,4 @@
-from bias_clip.models.layers import REMAT_POLICIES as REMAT_POLICIES
+from bias_clip.models.encoder import REMAT_POLICIES as REMAT_POLICIES
 from bias_clip.models.text import TextTransformer as TextTransformer
 from bias_clip.models.two_towers import Model as Model
 from bias_clip.models.two_towers import Outputs as Outputs

@@ -14,13 +14,20 @@ from jaxtyping import Array, Float
 
 _LANES, _TILE_BYTES = 128, 32  # of a tile of a TPU's memory: numbers across, bytes down
 _VMEM = 16 * 2**20  # what a kernel gets, if it asks for no more
+_UNSEEN = -1e30  # exp of it is 0, and it is finite: no NaN where two of them are subtracted
 _MAX_ROWS, _MAX_HEADS = 1024, 16  # of a block, where tiles allow: its size, and that of its code
 
 
 def attend(
-    q: Float[Array, "b l h k"], k: Float[Array, "b l h k"], v: Float[Array, "b l h k"]
+    q: Float[Array, "b l h k"],
+    k: Float[Array, "b l h k"],
+    v: Float[Array, "b l h k"],
+    *,
+    causal: bool = False,
 ) -> Float[Array, "b l h k"]:
     """`softmax(q kᵀ / sqrt(size)) v` of each example and head, where q, k and v have `size` numbers.
+
+    With `causal`, a query sees the keys up to its own place; all scores are computed all the same.
 
     Softmax in float32, reverse mode only. As FlashAttention it writes no scores and computes them again
     in the backward pass; unlike it, one pass sees all keys of a head, which is what pictures and
@@ -42,25 +49,27 @@ def attend(
     # As rows, which is how products leave them and want them.
     b, length, heads, size = q.shape
     q, k, v = (x.reshape(b * length, heads * size) for x in (q, k, v))
-    return _attend(q * size**-0.5, k, v, length, size).reshape(b, length, heads, size)
+    return _attend(q * size**-0.5, k, v, length, size, causal).reshape(b, length, heads, size)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _attend(q: Array, k: Array, v: Array, length: int, size: int) -> Array:
-    fun = functools.partial(_run, _forward_kernel, length, size, results=1, products=2)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _attend(q: Array, k: Array, v: Array, length: int, size: int, causal: bool) -> Array:
+    kernel = functools.partial(_forward_kernel, causal=causal)
+    fun = functools.partial(_run, kernel, length, size, results=1, products=2)
     return _on_own_part(fun, q, k, v)[0]
 
 
 def _attend_forward(
-    q: Array, k: Array, v: Array, length: int, size: int
+    q: Array, k: Array, v: Array, length: int, size: int, causal: bool
 ) -> tuple[Array, tuple[Array, ...]]:
-    return _attend(q, k, v, length, size), (q, k, v)
+    return _attend(q, k, v, length, size, causal), (q, k, v)
 
 
 def _attend_backward(
-    length: int, size: int, kept: tuple[Array, ...], dy: Array
+    length: int, size: int, causal: bool, kept: tuple[Array, ...], dy: Array
 ) -> tuple[Array, ...]:
-    fun = functools.partial(_run, _backward_kernel, length, size, results=3, products=5)
+    kernel = functools.partial(_backward_kernel, causal=causal)
+    fun = functools.partial(_run, kernel, length, size, results=3, products=5)
     return _on_own_part(fun, *kept, dy)
 
 
@@ -140,19 +149,31 @@ def _examples_to_a_block(num: int, length: int, tile: int, *, most: int) -> int:
     return fitting[-1] if fitting and fitting[-1] * length <= 2 * _MAX_ROWS else 1
 
 
-def _forward_kernel(q: Any, k: Any, v: Any, out: Any, *, length: int, size: int) -> None:
+def _forward_kernel(
+    q: Any, k: Any, v: Any, out: Any, *, length: int, size: int, causal: bool
+) -> None:
     def scores(at: Any) -> Array:
-        return _product(k[at], q[at], over=(1, 1))  # keys down, queries across
+        return _scores(k[at], q[at], causal)
 
     for at, s in _one_ahead(scores, _places(q, length, size)):
         out[at] = _product(_softmax(s).astype(v.dtype), v[at], over=(0, 0)).astype(out.dtype)
 
 
 def _backward_kernel(
-    q: Any, k: Any, v: Any, dy: Any, dq: Any, dk: Any, dv: Any, *, length: int, size: int
+    q: Any,
+    k: Any,
+    v: Any,
+    dy: Any,
+    dq: Any,
+    dk: Any,
+    dv: Any,
+    *,
+    length: int,
+    size: int,
+    causal: bool,
 ) -> None:
     def scores(at: Any) -> tuple[Array, Array]:
-        return _product(k[at], q[at], over=(1, 1)), _product(v[at], dy[at], over=(1, 1))
+        return _scores(k[at], q[at], causal), _product(v[at], dy[at], over=(1, 1))
 
     for at, (s, dw) in _one_ahead(scores, _places(q, length, size)):
         w = _softmax(s)
@@ -181,6 +202,15 @@ def _one_ahead(fun: Callable[[Any], Any], places: list[Any]) -> Iterator[tuple[A
         current = made
         made = None if following is None else fun(following)
         yield at, current
+
+
+def _scores(k: Array, q: Array, causal: bool) -> Array:
+    """Keys down, queries across; what a query does not see is so low that its weight is zero."""
+    s = _product(k, q, over=(1, 1))
+    if not causal:
+        return s
+    keys, queries = (jax.lax.broadcasted_iota(jnp.int32, s.shape, axis) for axis in (0, 1))
+    return jnp.where(keys <= queries, s, _UNSEEN)
 
 
 def _softmax(scores: Array) -> Array:

@@ -1,23 +1,38 @@
-"""The text tower: SigLIP's transformer over tokens, no mask, the last token pooled."""
+"""The text tower: a transformer over tokens, unmasked as in SigLIP or causal as in CLIP."""
+
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from bias_clip.models import initializers, layers, vit
+from bias_clip.models.encoder import Encoder, MapHead
 
-POOLS = ("last", "gap", "map")
+POOLS = ("last", "gap", "map", "argmax", "eos")
 
 
 class TextTransformer(nnx.Module):
-    """Tokens `[b, length]` to `[b, out_dim or width]`, full attention over all `length` tokens.
+    """Tokens `[b, length]` to `[b, out_dim or width]`, attention over all `length` tokens.
 
     Text tower of SigLIP at `variant="B", vocab_size=32_000, length=64, out_dim=768`. Padding is
     attended to like any token: pooling the last one relies on every text being padded to `length`.
-    A token outside the vocabulary gives NaN, so that it cannot pass unseen.
+    A token outside the vocabulary gives NaN, so that it cannot pass unseen. The tower of CLIP has
+    `mask="causal", pool="argmax", head_bias=False, epsilon=1e-5` and an `activation`.
+
+    Args:
+      pool: "last" takes the last token, "gap" the mean of all, "map" attends with a learned probe,
+        "argmax" takes the token with the largest id (the end of text, where it is the last of the
+        vocabulary), "eos" the first token equal to `eos_id` (the first of all, if none is).
+      eos_id: the end of text, for pool "eos" alone.
+      mask: one of `attention.MASKS`.
+      head_bias: whether the projection has a bias.
+      activation: of the MLPs, one of `activations.ACTIVATIONS`.
+      epsilon: of every norm.
 
     Raises:
-      ValueError: an unknown name, a variant with a patch, or a size that is not positive.
+      ValueError: an unknown name, a variant with a patch, a size that is not positive, or an `eos_id`
+        that is missing, outside the vocabulary, or of no use.
     """
 
     def __init__(
@@ -32,6 +47,11 @@ class TextTransformer(nnx.Module):
         depth: int | None = None,
         mlp_dim: int | None = None,
         num_heads: int | None = None,
+        eos_id: int | None = None,
+        mask: str = "none",
+        head_bias: bool = True,
+        activation: str = "gelu_tanh",
+        epsilon: float = layers.EPSILON,
         remat: str = "none",
         scan: bool = True,
         attention: str = "xla",
@@ -46,22 +66,46 @@ class TextTransformer(nnx.Module):
                 f"vocab_size and length must be positive: got {vocab_size} and {length}."
             )
         self.length, self.pool = length, vit.choose("pool", pool, POOLS)
+        self.eos_id = _checked_eos(eos_id, pool, vocab_size)
         # Normal with deviation 1 / sqrt(width), one row per token.
         self.embedding = initializers.normal((vocab_size, sizes.width), sizes.width**-0.5)
         self.pos_embedding = layers.positions(length, sizes.width)
-        self.encoder = layers.Encoder(
-            **sizes._asdict(), remat=remat, scan=scan, attention=attention
+        same: dict[str, Any] = {"activation": activation, "epsilon": epsilon}
+        self.encoder = Encoder(
+            **sizes._asdict(), **same, mask=mask, remat=remat, scan=scan, attention=attention
         )
         heads = (sizes.width, sizes.mlp_dim, sizes.num_heads)
-        self.map = layers.MapHead(*heads) if pool == "map" else None
-        self.head = layers.head(sizes.width, out_dim)
+        self.map = MapHead(*heads, **same) if pool == "map" else None
+        self.head = layers.head(sizes.width, out_dim, bias=head_bias)
 
     def __call__(self, text: Int[Array, "b l"], dtype: str = "float32") -> Float[Array, "b d"]:
         """Pooled and projected, not yet normalised."""
         x = jnp.take(self.embedding[...], text, axis=0, mode="fill", fill_value=jnp.nan)
-        x = self.encoder((x + self.pos_embedding[...]).astype(dtype))
+        x = (x + self.pos_embedding[...]).astype(dtype)
+        if self.pool in ("argmax", "eos"):
+            x = self.encoder(x, lambda x: _at(x, self._end(text)))
+            return x if self.head is None else self.head(x)
+        x = self.encoder(x)
         if self.map is not None:
             x = self.map(x)
         else:
             x = x[:, -1] if self.pool == "last" else jnp.mean(x, axis=1)
         return x if self.head is None else self.head(x)
+
+    def _end(self, text: Int[Array, "b l"]) -> Int[Array, " b"]:
+        """Where each text ends: argmax takes the first of several equal ones."""
+        return jnp.argmax(text if self.pool == "argmax" else text == self.eos_id, axis=1)
+
+
+def _at(x: Float[Array, "b l d"], place: Int[Array, " b"]) -> Float[Array, "b d"]:
+    return jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]
+
+
+def _checked_eos(eos_id: int | None, pool: str, vocab_size: int) -> int | None:
+    if pool == "eos" and (eos_id is None or not 0 <= eos_id < vocab_size):
+        raise ValueError(
+            f"pool 'eos' needs an eos_id in the vocabulary of {vocab_size}: got {eos_id}."
+        )
+    if pool != "eos" and eos_id is not None:
+        raise ValueError(f"eos_id is for pool 'eos': got eos_id {eos_id} with pool {pool!r}.")
+    return eos_id

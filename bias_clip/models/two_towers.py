@@ -16,8 +16,9 @@ they are in the public SigLIP tree (big_vision, `{i}` a layer, absent in its sca
 | `txt/pos_embedding`, `txt/head/*` | same |
 | `txt/encoder/...` | `txt/Encoder_0/...` |
 
-All shapes agree but for the depth axis in front and the two scalars. `img/stem/*` (the "conv" stem)
-has no counterpart.
+All shapes agree except for the depth axis in front and the two scalars. `img/stem/*` (the "conv" stem)
+has no counterpart there, nor have CLIP's `img/class_token` and `img/pre_norm/*`. For the names in other
+layouts see `bias_clip.pretrained`.
 """
 
 import math
@@ -66,10 +67,10 @@ class Model(NamedTuple):
 
 def make_model(
     *,
-    image: Mapping[str, Any],
-    text: Mapping[str, Any],
+    image: Mapping[str, Any] | None,
+    text: Mapping[str, Any] | None,
     scale_init: float = 10.0,
-    bias_init: float = -10.0,
+    bias_init: float | None = -10.0,
     dtype: str = "float32",
     remat: str = "none",
     scan: bool = True,
@@ -79,9 +80,11 @@ def make_model(
 
     `image` holds the arguments of `ViT`, `text` those of `TextTransformer`. Matrix products run in
     `dtype`; parameters, norms, softmax and the embeddings' norm are float32. `remat` is one of
-    `layers.REMAT_POLICIES`; `scan` chooses between a compiled loop over depth and an unrolled one;
-    `attention` is one of `layers.ATTENTIONS` (the pooling head, with its one query, is "xla").
-    An absent input leaves its embedding None, and its tower uncomputed.
+    `encoder.REMAT_POLICIES`; `scan` chooses between a compiled loop over depth and an unrolled one;
+    `attention` is one of `attention.ATTENTIONS` (the pooling head, with its one query, is "xla").
+    An absent input leaves its embedding None, and its tower uncomputed. `bias_init=None` leaves the
+    bias out, as CLIP does; the outputs then have 0. A tower that is None is left out, and with it scale
+    and bias, which belong to pairs; the outputs then have 1 and 0.
 
     Returns:
       `Model`; its `init` works under `jax.eval_shape` and `jax.jit` with `out_shardings`.
@@ -107,20 +110,17 @@ def make_model(
     if attention == "cudnn" and dtype != "bfloat16":
         raise ValueError(f"attention 'cudnn' needs dtype 'bfloat16': got {dtype!r}.")
     shared = {"remat": remat, "scan": scan, "attention": attention}
-    img = _make_tower("image", ViT, image, shared)
-    txt = _make_tower("text", TextTransformer, text, shared)
-    _check_widths(img, txt)
-    img_graph, img_shapes = nnx.split(img)
-    txt_graph, txt_shapes = nnx.split(txt)
+    img = None if image is None else _make_tower("image", ViT, image, shared)
+    txt = None if text is None else _make_tower("text", TextTransformer, text, shared)
+    scalars = _check_towers(img, txt, log_scale=math.log(scale_init), bias=bias_init)
+    split = {name: nnx.split(x) for name, x in (("img", img), ("txt", txt)) if x is not None}
 
     def init(key: Array) -> dict[str, Any]:
-        key_img, key_txt = jax.random.split(key)
-        return {
-            "img": initializers.draw(key_img, img_shapes),
-            "txt": initializers.draw(key_txt, txt_shapes),
-            "log_scale": jnp.full((), math.log(scale_init), jnp.float32),
-            "bias": jnp.full((), bias_init, jnp.float32),
+        keys = dict(zip(("img", "txt"), jax.random.split(key), strict=True))
+        towers = {
+            name: initializers.draw(keys[name], shapes) for name, (_, shapes) in split.items()
         }
+        return towers | {name: jnp.full((), x, jnp.float32) for name, x in scalars.items()}
 
     def features(
         params: Mapping[str, Any],
@@ -129,16 +129,19 @@ def make_model(
     ) -> Features:
         fimg = ftxt = None
         if image is not None:
-            _check_shape("image", image.shape[1:], (img.size, img.size, 3))
-            fimg = nnx.merge(img_graph, params["img"])(image.astype(dtype)).astype(jnp.float32)
+            size = _present("image", img).size
+            _check_shape("image", image.shape[1:], (size, size, 3))
+            tower = nnx.merge(split["img"][0], params["img"])
+            fimg = tower(image.astype(dtype)).astype(jnp.float32)
         if image is not None and text is not None:
             # Or XLA mixes the towers' backward passes as it likes: with every regulariser on, a
             # step of B/16 on v5e then needed 9 % more memory, now 0.3 % (docs/plans.md).
             txt_params, fimg = backward_first(params["txt"], fimg)
             params = {**params, "txt": txt_params}
         if text is not None:
-            _check_shape("text", text.shape[1:], (txt.length,))
-            ftxt = nnx.merge(txt_graph, params["txt"])(text, dtype=dtype).astype(jnp.float32)
+            _check_shape("text", text.shape[1:], (_present("text", txt).length,))
+            tower = nnx.merge(split["txt"][0], params["txt"])
+            ftxt = tower(text, dtype=dtype).astype(jnp.float32)
         return Features(fimg, ftxt)
 
     def apply(
@@ -147,7 +150,8 @@ def make_model(
         text: Int[Array, "b l"] | None = None,
     ) -> Outputs:
         zimg, ztxt = (None if x is None else unit_norm(x) for x in features(params, image, text))
-        return Outputs(zimg, ztxt, jnp.exp(params["log_scale"]), params["bias"])
+        scale = jnp.exp(params["log_scale"]) if "log_scale" in scalars else jnp.ones(())
+        return Outputs(zimg, ztxt, scale, params["bias"] if "bias" in scalars else jnp.zeros(()))
 
     return Model(init, apply, features, attention)
 
@@ -192,6 +196,24 @@ def _make_tower(
     """The module, after its arguments were checked."""
     check_arguments(what, module, arguments, given=shared)
     return module(**arguments, **shared)
+
+
+def _present(what: str, tower: Any) -> Any:
+    if tower is None:
+        raise ValueError(f"This model has no {what} tower: got {what}s, expected the other input.")
+    return tower
+
+
+def _check_towers(
+    img: ViT | None, txt: TextTransformer | None, **scalars: float | None
+) -> dict[str, float]:
+    """The scalars that the model has: those that are not None, if both towers are there."""
+    if img is None and txt is None:
+        raise ValueError("A model needs a tower: got image=None and text=None.")
+    if img is None or txt is None:
+        return {}
+    _check_widths(img, txt)
+    return {name: value for name, value in scalars.items() if value is not None}
 
 
 def _check_widths(img: ViT, txt: TextTransformer) -> None:

@@ -1,6 +1,6 @@
 """The image tower: a Vision Transformer with attention or mean pooling."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from bias_clip.models import layers
+from bias_clip.models import initializers, layers
+from bias_clip.models.activations import gelu_tanh
+from bias_clip.models.encoder import Encoder, MapHead
 
 
 class Sizes(NamedTuple):
@@ -37,7 +39,7 @@ VARIANTS = {
 }
 """Scaling Vision Transformers, table 2 (Zhai et al., 2022); So400m: SigLIP (Zhai et al., 2023)."""
 
-POOLS = ("map", "gap")
+POOLS = ("map", "gap", "gap_norm", "class")
 POSEMBS = ("learned", "sincos2d")
 STEMS = ("patch", "conv")
 
@@ -114,7 +116,7 @@ class ConvStem(nnx.Module):
         """A grid smaller by the patch."""
         for i in range(self.num):
             x = getattr(self, f"conv{i}")(_windows(x))
-            x = layers.gelu(getattr(self, f"norm{i}")(x))
+            x = gelu_tanh(getattr(self, f"norm{i}")(x))
         return x
 
 
@@ -136,10 +138,22 @@ def _patches(x: Float[Array, "b s s c"], patch: int) -> Float[Array, "b l p p c"
 class ViT(nnx.Module):
     """Vision Transformer: `[b, size, size, 3]` in [-1, 1] to `[b, out_dim or width]`.
 
-    Image tower of SigLIP at `variant="B/16", size=224, pool="map", out_dim=None`.
+    Image tower of SigLIP at `variant="B/16", size=224, pool="map", out_dim=None`. That of CLIP adds
+    `pool="class", class_token=True, pre_norm=True, patch_bias=False, head_bias=False, epsilon=1e-5`,
+    an `out_dim` and an `activation`.
+
+    Args:
+      pool: "map" attends with a learned probe, "gap" is the mean of the patches after the last norm,
+        "gap_norm" the norm of their mean, "class" the class token.
+      class_token: puts a learned token in front of the patches, with a position of its own.
+      pre_norm: adds a norm between the positions and the first block.
+      patch_bias, head_bias: whether the patch embedding and the projection have a bias.
+      activation: of the MLPs, one of `activations.ACTIVATIONS`.
+      epsilon: of every norm.
 
     Raises:
-      ValueError: an unknown name, a variant without a patch, a size that the patch does not divide.
+      ValueError: an unknown name, a variant without a patch, a size that the patch does not divide, a
+        class token that is pooled but absent, or that has no learned position.
     """
 
     def __init__(
@@ -155,6 +169,12 @@ class ViT(nnx.Module):
         depth: int | None = None,
         mlp_dim: int | None = None,
         num_heads: int | None = None,
+        class_token: bool = False,
+        pre_norm: bool = False,
+        patch_bias: bool = True,
+        head_bias: bool = True,
+        activation: str = "gelu_tanh",
+        epsilon: float = layers.EPSILON,
         remat: str = "none",
         scan: bool = True,
         attention: str = "xla",
@@ -166,36 +186,63 @@ class ViT(nnx.Module):
         width, heads = sizes.width, sizes.num_heads
         conv = choose("stem", stem, STEMS) == "conv"
         learned = choose("posemb", posemb, POSEMBS) == "learned"
-        attend = choose("pool", pool, POOLS) == "map"
+        self.pool = choose("pool", pool, POOLS)
+        _check_class_token(class_token, pool, posemb)
         if not learned:
             sincos2d(side, width)  # a width without such positions is an error here, not in apply
         self.size, self.side, self.patch = size, side, 1 if conv else size // side
         self.stem = ConvStem(size // side, width) if conv else None
         inputs = (self.patch, self.patch, self.stem.channels if self.stem else 3)
-        self.embedding = layers.Linear(inputs, (width,), start="lecun")
-        self.pos_embedding = layers.positions(side * side, width) if learned else None
-        self.encoder = layers.Encoder(
-            **sizes._asdict(), remat=remat, scan=scan, attention=attention
+        self.embedding = layers.Linear(inputs, (width,), start="lecun", bias=patch_bias)
+        token = initializers.normal((1, 1, width), width**-0.5) if class_token else None
+        self.class_token = token
+        length = side * side + class_token
+        self.pos_embedding = layers.positions(length, width) if learned else None
+        self.pre_norm = layers.LayerNorm(width, epsilon=epsilon) if pre_norm else None
+        same: dict[str, Any] = {"activation": activation, "epsilon": epsilon}
+        self.encoder = Encoder(
+            **sizes._asdict(), **same, remat=remat, scan=scan, attention=attention
         )
-        self.map = layers.MapHead(width, sizes.mlp_dim, heads) if attend else None
-        self.head = layers.head(width, out_dim)
+        self.map = MapHead(width, sizes.mlp_dim, heads, **same) if pool == "map" else None
+        self.head = layers.head(width, out_dim, bias=head_bias)
 
     def __call__(self, image: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
         """Pooled and projected, not yet normalised."""
         x = image if self.stem is None else self.stem(image)
         x = self.embedding(_patches(x, self.patch))
+        if self.class_token is not None:
+            token = self.class_token[...].astype(x.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(token, (len(x), *token.shape[1:])), x], axis=1)
         if self.pos_embedding is None:
             table = jnp.asarray(sincos2d(self.side, x.shape[-1]))[None]
         else:
             table = self.pos_embedding[...]
         x = x + table.astype(x.dtype)
+        x = x if self.pre_norm is None else self.pre_norm(x)
         # Rows of tokens, as they are seen here, can only lie in order. Without it XLA for GPUs puts the
         # batch innermost in all blocks, and each norm transposes what it reads. (A layout constraint
         # does the same on one GPU; on several, XLA gathers the whole batch for it.)
         x = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1])).reshape(x.shape)
-        x = self.encoder(x)
-        x = jnp.mean(x, axis=1) if self.map is None else self.map(x)
+        x = self._pooled(x)
         return x if self.head is None else self.head(x)
+
+    def _pooled(self, x: Float[Array, "b l d"]) -> Float[Array, "b d"]:
+        first = 0 if self.class_token is None else 1  # patch
+        if self.pool == "class":
+            return self.encoder(x, lambda x: x[:, 0])
+        if self.pool == "gap_norm":
+            return self.encoder(x, lambda x: jnp.mean(x[:, first:], axis=1))
+        x = self.encoder(x)
+        return jnp.mean(x[:, first:], axis=1) if self.map is None else self.map(x)
+
+
+def _check_class_token(class_token: bool, pool: str, posemb: str) -> None:
+    if pool == "class" and not class_token:
+        raise ValueError("pool 'class' needs class_token=True: got class_token=False.")
+    if class_token and posemb != "learned":
+        raise ValueError(
+            f"A class token needs posemb 'learned', since it is not in the grid: got {posemb!r}."
+        )
 
 
 def _grid_side(variant: str, size: int, patch: int | None) -> int:

@@ -1,0 +1,2 @@
+from bias_clip.pretrained.load import Loaded as Loaded
+from bias_clip.pretrained.load import load_pretrained as load_pretrained

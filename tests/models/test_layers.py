@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from bias_clip.models import initializers, layers
+from bias_clip.models import (
+    activations,
+    initializers,
+    layers,
+)
+from bias_clip.models import (
+    attention as attention_lib,
+)
+from bias_clip.models import (
+    encoder as encoder_lib,
+)
 from tests.models.cases import (
     assert_close,
     build,
@@ -23,7 +33,7 @@ WIDTH, MLP, HEADS, LENGTH, DEPTH = 16, 24, 4, 5, 3
 
 
 def attention():
-    return build(layers.Attention(WIDTH, HEADS))
+    return build(attention_lib.Attention(WIDTH, HEADS))
 
 
 def mix(module):
@@ -39,7 +49,7 @@ def mix(module):
 
 def encoder(*, scan=True, remat="none"):
     sizes = {"width": WIDTH, "depth": DEPTH, "mlp_dim": MLP, "num_heads": HEADS}
-    return build(layers.Encoder(**sizes, scan=scan, remat=remat))
+    return build(encoder_lib.Encoder(**sizes, scan=scan, remat=remat))
 
 
 def test_attention_is_flax_attention_in_value_and_gradient():
@@ -81,18 +91,31 @@ def test_softmax_is_float32_whatever_comes_in():
     np.testing.assert_allclose(np.asarray(y, np.float32), exact, atol=0.05)
 
 
-def test_gelu_is_the_tanh_form_with_its_gradient():
+@pytest.mark.parametrize("name", activations.ACTIVATIONS)
+def test_activations_are_their_formulas_with_their_gradients(name):
     x = jnp.asarray(np.concatenate([np.linspace(-6, 6, 97), [-1e4, 1e4]]), jnp.float32)
+    formulas = {
+        "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+        "gelu": functools.partial(jax.nn.gelu, approximate=False),
+        "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    }
 
     def both(f):
         return jax.jit(lambda x: (f(x), jax.vmap(jax.grad(f))(x)))(x)
 
-    expected = both(functools.partial(jax.nn.gelu, approximate=True))
-    assert_close(both(layers.gelu), expected, atol=2e-6)
+    assert_close(both(activations.activation_fn(name)), both(formulas[name]), atol=2e-6)
+
+
+def test_epsilon_of_a_norm_is_the_one_given():
+    x = 1e-3 * normal(LENGTH, WIDTH)
+    for epsilon in (1e-5, 1e-6):
+        theirs = linen.LayerNorm(epsilon=epsilon, use_fast_variance=False)
+        ours = build(layers.LayerNorm(WIDTH, epsilon=epsilon))
+        assert_close(call(ours, x), theirs.apply({"params": pure(ours)}, x))
 
 
 def test_block_is_pre_norm_attention_then_mlp():
-    block = build(layers.Block(WIDTH, MLP, HEADS))
+    block = build(encoder_lib.Block(WIDTH, MLP, HEADS))
 
     def by_hand(x):
         y = block.norm1(x)
@@ -110,7 +133,7 @@ def test_encoder_does_not_know_the_order_of_tokens():
 
 
 def test_map_head_does_not_know_the_order_of_tokens_but_their_content():
-    head = build(layers.MapHead(WIDTH, MLP, HEADS))
+    head = build(encoder_lib.MapHead(WIDTH, MLP, HEADS))
     x = normal(2, LENGTH, WIDTH)
     y = call(head, x)
     assert_close(call(head, x[:, ::-1]), y)
@@ -122,7 +145,7 @@ def unrolled():
     return value_and_grads(encoder(scan=False), normal(2, LENGTH, WIDTH))
 
 
-@pytest.mark.parametrize("remat", layers.REMAT_POLICIES)
+@pytest.mark.parametrize("remat", encoder_lib.REMAT_POLICIES)
 @pytest.mark.parametrize("scan", [True, False])
 def test_scan_and_remat_change_neither_value_nor_gradient(scan, remat):
     got = value_and_grads(encoder(scan=scan, remat=remat), normal(2, LENGTH, WIDTH))
@@ -140,7 +163,7 @@ def test_remat_policies_keep_less_and_less(scan):
         residuals = jax.eval_shape(backward, state, normal(2, LENGTH, WIDTH))
         return sum(leaf.size for leaf in jax.tree.leaves(residuals))
 
-    sizes = [kept(remat) for remat in layers.REMAT_POLICIES]
+    sizes = [kept(remat) for remat in encoder_lib.REMAT_POLICIES]
     assert sizes == sorted(set(sizes), reverse=True)
 
 
@@ -162,8 +185,8 @@ def test_every_layer_counts_and_in_order():
 def started():
     class Parts(nnx.Module):
         def __init__(self):
-            self.block = layers.Block(64, 256, 4, stack=(8,))
-            self.head = layers.MapHead(64, 256, 4)
+            self.block = encoder_lib.Block(64, 256, 4, stack=(8,))
+            self.head = encoder_lib.MapHead(64, 256, 4)
             self.positions = layers.positions(50, 64)
             self.last = layers.head(64, 100)
 
@@ -202,4 +225,4 @@ def test_unknown_policy_lists_the_valid_ones():
 
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="width 16, num_heads 3"):
-        layers.Attention(16, 3)
+        attention_lib.Attention(16, 3)

@@ -1,12 +1,14 @@
 """The kernel for TPUs, interpreted: against attention as it is written in a book."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bias_clip.models import layers, pallas_attention
+from bias_clip.models import attention, encoder, pallas_attention
 from bias_clip.plan.flops import count_flops
 from bias_clip.train.sharding import BATCH_AXES, make_mesh
 from tests.models.cases import assert_close, build, normal, scalar_and_grads, value_and_grads
@@ -23,8 +25,11 @@ SHAPES = [
 ]
 
 
-def by_the_book(q, k, v):
-    weights = jax.nn.softmax(jnp.einsum("bqhk,blhk->bhql", q, k) / q.shape[-1] ** 0.5, axis=-1)
+def by_the_book(q, k, v, causal=False):
+    scores = jnp.einsum("bqhk,blhk->bhql", q, k) / q.shape[-1] ** 0.5
+    if causal:
+        scores += jnp.triu(jnp.full(scores.shape[-2:], -jnp.inf), 1)
+    weights = jax.nn.softmax(scores, axis=-1)
     return jnp.einsum("bhql,blhk->bqhk", weights, v)
 
 
@@ -38,6 +43,17 @@ def test_kernel_is_attention_in_value_and_gradient(shape):
     assert_close(
         scalar_and_grads(pallas_attention.attend, *inputs), scalar_and_grads(by_the_book, *inputs)
     )
+
+
+def test_causal_kernel_is_causal_attention_in_value_and_gradient():
+    for shape in ((4, 77, 2, 64), (8, 5, 3, 8)):
+        inputs, same = qkv(*shape), {"causal": True}
+        expected = scalar_and_grads(functools.partial(by_the_book, **same), *inputs)
+        assert_close(
+            scalar_and_grads(functools.partial(pallas_attention.attend, **same), *inputs), expected
+        )
+        plain = functools.partial(attention.attend, mask="causal")
+        assert_close(scalar_and_grads(plain, *inputs), expected)
 
 
 def test_kernel_in_bfloat16_is_as_near_as_bfloat16_allows():
@@ -100,11 +116,11 @@ def test_products_in_a_kernel_count_as_products():
     assert count_flops(pallas_attention.attend, *inputs) == expected
 
 
-@pytest.mark.parametrize("remat", layers.REMAT_POLICIES)
+@pytest.mark.parametrize("remat", encoder.REMAT_POLICIES)
 def test_encoder_is_the_same_with_the_kernel(remat):
     def run(kind):
         sizes = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 4}
-        ours = build(layers.Encoder(**sizes, remat=remat, attention=kind))
+        ours = build(encoder.Encoder(**sizes, remat=remat, attention=kind))
         return value_and_grads(ours, normal(2, 5, 16))
 
     assert_close(run("pallas"), run("xla"), rtol=1e-4, atol=1e-4)

@@ -23,7 +23,8 @@ def tokens():
 
 @pytest.mark.parametrize("pool", text.POOLS)
 def test_every_token_and_its_place_count(pool):
-    tower, x = make(pool=pool, out_dim=5), tokens()
+    eos = {"eos_id": 3} if pool == "eos" else {}
+    tower, x = make(pool=pool, out_dim=5, **eos), tokens()
     places = np.arange(LENGTH)
     changed = jnp.stack([x.at[:, i].set((x[:, i] + 1) % VOCAB) for i in places])
     swapped = x[:, ::-1]
@@ -61,6 +62,30 @@ def test_gradient_of_the_table_sums_over_the_places_of_a_token():
     assert not np.any(np.asarray(got)[[0, 3, 4, 6, 8, 9, 10]])
 
 
+def test_end_of_text_is_the_largest_id_or_the_first_equal_to_one():
+    x = jnp.array([[9, 4, 7, 2, 10, 0], [9, 7, 10, 7, 10, 1], [9, 4, 5, 6, 4, 3]])
+    for pool, places in (
+        ({"pool": "argmax"}, [4, 2, 0]),
+        ({"pool": "eos", "eos_id": 7}, [2, 1, 0]),
+    ):
+        tower = make(mask="causal", **pool)
+
+        def by_hand(x, tower=tower, places=places):
+            y = tower.encoder(tower.embedding[...][x] + tower.pos_embedding[...])
+            return y[jnp.arange(3), jnp.array(places)]
+
+        assert_close(call(tower, x), jax.jit(by_hand)(x))
+
+
+def test_causal_mask_hides_what_comes_after_the_end():
+    x = jnp.array([[9, 4, 10, 2, 5, 0]])
+    later, before = x.at[0, 3:].set(1), x.at[0, 1].set(5)
+    tower = make(mask="causal", pool="argmax", out_dim=5, head_bias=False)
+    y = np.asarray(call(tower, jnp.concatenate([x, later, before])))
+    np.testing.assert_allclose(y[1], y[0], atol=1e-6)
+    assert np.abs(y[2] - y[0]).max() > 1e-3
+
+
 def test_a_token_outside_the_vocabulary_shows_as_nan():
     y = np.asarray(call(make(), tokens().at[1, 2].set(VOCAB)))
     assert np.all(np.isnan(y[1]))
@@ -75,6 +100,11 @@ def test_a_token_outside_the_vocabulary_shows_as_nan():
         ({"pool": "first"}, "'first', expected one of last, gap, map"),
         ({"vocab_size": 0}, "vocab_size and length must be positive: got 0 and 6"),
         ({"length": 0}, "got 11 and 0"),
+        ({"pool": "eos"}, "needs an eos_id in the vocabulary of 11: got None"),
+        ({"pool": "eos", "eos_id": VOCAB}, "got 11"),
+        ({"eos_id": 3}, "got eos_id 3 with pool 'last'"),
+        ({"mask": "full"}, "'full', expected one of none, causal"),
+        ({"activation": "relu"}, "'relu', expected one of gelu_tanh, gelu, quick_gelu"),
     ],
 )
 def test_what_cannot_be_is_an_error(arguments, message):

@@ -231,12 +231,13 @@ def test_fused_attention_is_the_same_function(monkeypatch):
     """On a CPU XLA stands in for the kernel: scale, axes and wiring are ours."""
     fused = jax.nn.dot_product_attention
 
-    def stand_in(q, k, v, *, implementation):
+    def stand_in(q, k, v, *, is_causal, implementation):
         assert implementation == "cudnn"
-        return fused(q, k, v, implementation="xla")
+        return fused(q, k, v, is_causal=is_causal, implementation="xla")
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
-    plain, kernel = (tiny(attention=a, dtype="bfloat16") for a in ("xla", "cudnn"))
+    text = {"mask": "causal"}
+    plain, kernel = (tiny(text=text, attention=a, dtype="bfloat16") for a in ("xla", "cudnn"))
     p, inputs = plain.init(jax.random.key(0)), batch(4)
     one, other = plain.apply(p, **inputs), kernel.apply(p, **inputs)
     np.testing.assert_allclose(one.zimg, other.zimg, atol=0.02)
@@ -258,6 +259,51 @@ def test_tokens_of_the_image_tower_are_rows_in_order():
     lowered = jax.jit(tiny().apply).lower(shapes, image=jnp.zeros((2, 16, 16, 3)))
     (barrier,) = [line for line in lowered.as_text().splitlines() if "optimization_barrier" in line]
     assert "tensor<8x32xf32>" in barrier  # 2 pictures of 4 tokens
+
+
+CLIP_IMAGE = dict(pool="class", class_token=True, pre_norm=True, patch_bias=False, head_bias=False)
+CLIP_TEXT = dict(mask="causal", pool="argmax", head_bias=False)
+
+
+def test_clip_sizes_are_the_published_ones():
+    same = {"activation": "quick_gelu", "epsilon": 1e-5}
+    model = make_model(
+        image=dict(variant="B/32", size=224, out_dim=512, **CLIP_IMAGE, **same),
+        text=dict(variant="M", vocab_size=49_408, length=77, out_dim=512, **CLIP_TEXT, **same),
+        bias_init=None,
+    )
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    assert count_parameters(params) == 151_277_313  # openai/clip-vit-base-patch32
+    assert "bias" not in params
+
+
+def test_clip_learns_with_scan_and_remat_as_unrolled():
+    def clip(**how):
+        image = {**CLIP_IMAGE, "out_dim": 24}
+        return tiny(image=image, text={**CLIP_TEXT, "out_dim": 24}, bias_init=None, **how)
+
+    start_ = start(clip())
+
+    def gradients(model):
+        return jax.jit(jax.value_and_grad(functools.partial(_loss, model)))(start_, **batch())
+
+    expected, got = gradients(clip(scan=False)), gradients(clip(remat="dots", attention="pallas"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), got, expected)
+    for path, leaf in paths(got[1]).items():
+        assert np.any(leaf) or path.endswith("key/bias"), path
+
+
+def test_a_lone_tower_is_the_tower_of_both_and_names_what_it_lacks():
+    model = make_model(image=IMAGE, text=None)
+    mine = {"img": params()["img"]}
+    assert list(jax.eval_shape(model.init, jax.random.key(0))) == ["img"]
+    out = run(model, mine, image=batch()["image"])
+    np.testing.assert_allclose(out.zimg, run(tiny(), params(), **batch()).zimg, atol=1e-6)
+    assert (out.ztxt, out.scale, out.bias) == (None, 1.0, 0.0)
+    with pytest.raises(ValueError, match="no text tower"):
+        model.apply(mine, text=batch()["text"])
+    with pytest.raises(ValueError, match="needs a tower"):
+        make_model(image=None, text=None)
 
 
 def test_missing_arguments_are_named():

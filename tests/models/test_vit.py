@@ -8,7 +8,7 @@ from flax import nnx
 
 from bias_clip.models import vit
 from bias_clip.models.two_towers import count_parameters
-from tests.models.cases import build, call, normal, scalar_and_grads
+from tests.models.cases import assert_close, build, call, normal, scalar_and_grads
 
 
 def make(**arguments):
@@ -49,14 +49,64 @@ def test_variants_have_their_published_sizes(variant, millions):
     assert count / 1e6 == pytest.approx(millions, abs=0.1)
 
 
-@pytest.mark.parametrize("pool", vit.POOLS)
-@pytest.mark.parametrize("posemb", vit.POSEMBS)
-@pytest.mark.parametrize("stem", vit.STEMS)
-def test_every_form_sees_every_pixel(pool, posemb, stem):
-    tower = make(pool=pool, posemb=posemb, stem=stem, out_dim=5)
+CLIP = {
+    "pool": "class",
+    "class_token": True,
+    "pre_norm": True,
+    "patch_bias": False,
+    "head_bias": False,
+    "activation": "quick_gelu",
+    "epsilon": 1e-5,
+}
+FORMS = [
+    *(
+        {"pool": pool, "posemb": p, "stem": s}
+        for pool in ("map", "gap")
+        for p in vit.POSEMBS
+        for s in vit.STEMS
+    ),
+    CLIP,
+    {**CLIP, "pre_norm": False, "pool": "gap_norm"},
+    {"class_token": True, "pool": "gap"},
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())))
+def test_every_form_sees_every_pixel(form):
+    tower = make(**form, out_dim=5)
     assert jax.eval_shape(tower, image()).shape == (2, 5)
     slope = scalar_and_grads(tower, image())[1][0]
     assert np.all(np.abs(slope).max(axis=(0, 3)) > 0)
+
+
+def test_clip_tower_is_its_parts_in_order():
+    tower = make(**CLIP, out_dim=5)
+
+    def by_hand(x):
+        x = jnp.einsum("blijc,ijcd->bld", vit._patches(x, 4), tower.embedding.kernel[...])
+        token = jnp.broadcast_to(tower.class_token[...], (len(x), 1, 32))
+        x = jnp.concatenate([token, x], axis=1) + tower.pos_embedding[...]
+        y = tower.encoder(tower.pre_norm(x))  # the norm of every token, of which one is taken
+        return y[:, 0] @ tower.head.kernel[...]
+
+    assert_close(call(tower, image()), jax.jit(by_hand)(image()))
+    assert tower.embedding.bias is None
+    assert tower.head.bias is None
+
+
+def test_mean_of_patches_leaves_the_class_token_out_before_its_norm():
+    tower = make(**{**CLIP, "pool": "gap_norm"})
+
+    def by_hand(x):
+        x = tower.embedding(vit._patches(x, 4))
+        token = jnp.broadcast_to(tower.class_token[...], (len(x), 1, 32))
+        x = jnp.concatenate([token, x], axis=1) + tower.pos_embedding[...]
+        graph, stacked = nnx.split(tower.encoder.blocks)
+        block = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[0], stacked))
+        y = block(tower.pre_norm(x).reshape(-1, 32), num=len(x)).reshape(x.shape)
+        return tower.encoder.norm(jnp.mean(y[:, 1:], axis=1))
+
+    assert_close(call(tower, image()), jax.jit(by_hand)(image()))
 
 
 @pytest.mark.parametrize("posemb", vit.POSEMBS)
@@ -105,6 +155,9 @@ def test_sizes_can_be_overridden_one_by_one():
         ({"num_heads": 5}, "width 32, num_heads 5"),
         ({"depth": 0}, "positive"),
         ({"out_dim": 0}, "out_dim"),
+        ({"pool": "class"}, "pool 'class' needs class_token=True"),
+        ({"class_token": True, "posemb": "sincos2d"}, "posemb 'learned'.*got 'sincos2d'"),
+        ({"activation": "swish"}, "'swish', expected one of gelu_tanh, gelu, quick_gelu"),
     ],
 )
 def test_what_cannot_be_is_an_error(arguments, message):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bias_clip.models.layers import attend
+from bias_clip.models.attention import attend
 from tools.benches.step import take_turns
 
 KERNELS = {"tpu": "pallas", "cpu": "pallas", "gpu": "cudnn"}

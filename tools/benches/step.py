@@ -18,7 +18,7 @@ import optax
 
 from bias_clip.losses import sigmoid_loss
 from bias_clip.models import Model, count_parameters
-from bias_clip.models.layers import ATTENTIONS
+from bias_clip.models.attention import ATTENTIONS
 from bias_clip.plan.flops import count_flops
 from bias_clip.train.hosts.allocator import keep_pages
 from bias_clip.train.optim import make_optimizer

@@ -1,0 +1,160 @@
+"""The transformer encoder of both towers, and its pooling by attention."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from bias_clip.models import initializers
+from bias_clip.models.attention import Attention
+from bias_clip.models.layers import EPSILON, LayerNorm, Mlp
+
+REMAT_POLICIES = ("none", "minimal", "dots", "full")
+"""From most memory to most recomputation; see `remat_block`."""
+
+
+def remat_block(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
+    """Wraps one block so that the backward pass recomputes what `policy` does not keep.
+
+    * "none": everything is kept, nothing is recomputed.
+    * "minimal": results of all matrix products are kept, what lies between them is recomputed.
+    * "dots": only products with a weight matrix are kept; attention is recomputed.
+    * "full": only the input of each block is kept.
+
+    Returns:
+      `body`, or `body` under `jax.checkpoint`.
+
+    Raises:
+      ValueError: the policy is not one of `REMAT_POLICIES`.
+    """
+    policies = jax.checkpoint_policies
+    keep = {
+        "minimal": policies.dots_saveable,
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "full": policies.nothing_saveable,
+    }
+    if policy == "none":
+        return body
+    if policy not in keep:
+        raise ValueError(
+            f"Unknown remat policy: got {policy!r}, expected one of {', '.join(REMAT_POLICIES)}."
+        )
+    # Inside scan the loop itself keeps XLA from merging the recomputation with the forward pass.
+    return jax.checkpoint(body, policy=keep[policy], prevent_cse=False)
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block: `x += attention(norm1(x)); x += mlp(norm2(x))`."""
+
+    def __init__(
+        self,
+        width: int,
+        mlp_dim: int,
+        num_heads: int,
+        *,
+        attention: str = "xla",
+        mask: str = "none",
+        activation: str = "gelu_tanh",
+        epsilon: float = EPSILON,
+        stack: tuple[int, ...] = (),
+    ):
+        self.norm1 = LayerNorm(width, epsilon=epsilon, stack=stack)
+        self.attention = Attention(width, num_heads, kind=attention, mask=mask, stack=stack)
+        self.norm2 = LayerNorm(width, epsilon=epsilon, stack=stack)
+        self.mlp = Mlp(width, mlp_dim, activation=activation, stack=stack)
+
+    def __call__(self, x: Float[Array, "bl d"], *, num: int) -> Float[Array, "bl d"]:
+        """One step of the residual stream: the tokens of `num` examples, below each other."""
+        y = self.norm1(x)
+        x = x + self.attention(y, y, num=num)
+        return x + self.mlp(self.norm2(x))
+
+
+class Encoder(nnx.Module):
+    """`depth` blocks and a last norm; the blocks' leaves are stacked over depth.
+
+    `scan=True` walks the stack in `lax.scan` (one block is compiled), `scan=False` in a Python loop
+    (every block is compiled); values and gradients are the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        depth: int,
+        mlp_dim: int,
+        num_heads: int,
+        remat: str = "none",
+        scan: bool = True,
+        attention: str = "xla",
+        mask: str = "none",
+        activation: str = "gelu_tanh",
+        epsilon: float = EPSILON,
+    ):
+        remat_block(lambda x: x, remat)  # an unknown policy is an error before anything compiles
+        self.depth, self.remat, self.scan = depth, remat, scan
+        self.blocks = Block(
+            width,
+            mlp_dim,
+            num_heads,
+            attention=attention,
+            mask=mask,
+            activation=activation,
+            epsilon=epsilon,
+            stack=(depth,),
+        )
+        self.norm = LayerNorm(width, epsilon=epsilon)
+
+    def __call__(
+        self, x: Float[Array, "b l d"], pool: Callable[[Array], Array] | None = None
+    ) -> Float[Array, "b *l d"]:
+        """All blocks, then `pool` from `[b, l, d]` to `[b, d]` if it is given, then the norm."""
+        graph, stacked = nnx.split(self.blocks)
+        shape = x.shape
+
+        def body(x: Array, layer: Any) -> tuple[Array, None]:
+            return nnx.merge(graph, layer)(x, num=shape[0]), None
+
+        body = remat_block(body, self.remat)
+        # Rows of tokens in all blocks: a TPU pads `[b, l, d]` where l is no multiple of a tile's rows,
+        # and copies where it meets the rows that products want.
+        x = x.reshape(-1, shape[-1])
+        if self.scan:
+            x, _ = jax.lax.scan(body, x, stacked)
+        else:
+            # Split, not indexed: the gradient is one concatenation, and not a sum of padded layers.
+            leaves, tree = jax.tree.flatten(stacked)
+            split = [jax.lax.split(leaf, [1] * self.depth) for leaf in leaves]
+            for layer in zip(*split, strict=True):
+                x, _ = body(x, jax.tree.unflatten(tree, [leaf[0] for leaf in layer]))
+        if pool is not None:
+            return self.norm(pool(x.reshape(shape)))
+        return self.norm(x).reshape(shape)
+
+
+class MapHead(nnx.Module):
+    """Attention pooling: a learned probe attends over the tokens, then a residual MLP."""
+
+    def __init__(
+        self,
+        width: int,
+        mlp_dim: int,
+        num_heads: int,
+        *,
+        activation: str = "gelu_tanh",
+        epsilon: float = EPSILON,
+    ):
+        # Glorot for the shape [1, 1, width]: one input, `width` outputs.
+        self.probe = initializers.xavier_uniform((1, 1, width), 1, width)
+        self.attention = Attention(width, num_heads)
+        self.norm = LayerNorm(width, epsilon=epsilon)
+        self.mlp = Mlp(width, mlp_dim, activation=activation)
+
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b d"]:
+        """One vector for all tokens."""
+        probe = jnp.broadcast_to(self.probe[0].astype(x.dtype), (x.shape[0], x.shape[-1]))
+        y = self.attention(probe, x.reshape(-1, x.shape[-1]), num=x.shape[0])
+        return y + self.mlp(self.norm(y))

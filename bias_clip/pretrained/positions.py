@@ -1,0 +1,72 @@
+"""Position tables at another length, resampled as each reference library does it.
+
+A new position is a weighted mean of old ones, along each axis by itself: `weights @ table`. The libraries differ
+in the weights. With `c` the place of a new position among the old ones, in half pixels
+(`(i + 1/2) old / new - 1/2`), and `s = max(1, old / new)` where antialiased, else 1:
+
+| rule | weight of old position `j` | as in |
+|---|---|---|
+| "corners" | `max(0, 1 - abs(j - i (old - 1) / (new - 1)))` | big_vision |
+| "bicubic" | cubic kernel of -0.75 at `j - c`, borders repeated | Hugging Face SigLIP, CLIP |
+| "bicubic_antialias" | cubic kernel of -0.5 at `(j - c) / s`, of sum 1 | open_clip, timm |
+| "linear_antialias" | triangle at `(j - c) / s`, of sum 1 | NaFlex, in both libraries |
+| "linear" | triangle at `j - c`, borders repeated | texts in open_clip |
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+RULES = ("corners", "bicubic", "bicubic_antialias", "linear_antialias", "linear")
+
+
+def resample_grid(
+    table: Float[np.ndarray, "l d"], *, old: int, new: int, rule: str
+) -> Float[np.ndarray, "m d"]:
+    """Positions of an `old` x `old` grid, row by row, as those of a `new` x `new` one, in float32."""
+    weights = _weights(old, new, rule)
+    grid = table.reshape(old, old, -1).astype(np.float64)
+    grid = np.einsum("ai,bj,ijd->abd", weights, weights, grid, optimize=True)
+    return grid.reshape(new * new, -1).astype(np.float32)
+
+
+def resample_line(
+    table: Float[np.ndarray, "l d"], *, new: int, rule: str
+) -> Float[np.ndarray, "m d"]:
+    """Positions of a text as those of one of `new` tokens, in float32."""
+    return (_weights(len(table), new, rule) @ table.astype(np.float64)).astype(np.float32)
+
+
+def _weights(old: int, new: int, rule: str) -> Float[np.ndarray, "m l"]:
+    if rule not in RULES:
+        raise ValueError(f"Unknown rule of resampling: got {rule!r}, expected one of {RULES}.")
+    i = np.arange(new)[:, None]
+    if rule == "corners":
+        return _triangle(np.arange(old) - i * (old - 1) / max(1, new - 1))
+    centre = (i + 0.5) * old / new - 0.5
+    if rule.endswith("antialias"):
+        spread = max(1.0, old / new)
+        kernel = _triangle if rule.startswith("linear") else _cubic(-0.5)
+        weights = kernel((np.arange(old) - centre) / spread)
+        return weights / np.sum(weights, axis=1, keepdims=True)
+    kernel = _triangle if rule == "linear" else _cubic(-0.75)
+    # Places beyond the border take the border's value: their weights are added to it.
+    places = np.floor(centre).astype(int) + np.arange(-1, 3)
+    weights = np.zeros((new, old))
+    np.add.at(weights, (i, np.clip(places, 0, old - 1)), kernel(places - centre))
+    return weights
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return np.maximum(0.0, 1.0 - np.abs(x))
+
+
+def _cubic(a: float):
+    """Keys' kernel: piecewise cubic, 1 at 0 and 0 at the other integers, with slope `a` at 1."""
+
+    def kernel(x: np.ndarray) -> np.ndarray:
+        x = np.abs(x)
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+        return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+    return kernel

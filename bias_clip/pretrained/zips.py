@@ -1,0 +1,95 @@
+"""Where the members of a zip archive lie in the file, so that what is stored plainly can be mapped."""
+
+import zipfile
+import zlib
+from typing import NamedTuple
+
+from bias_clip.pretrained.tensors import Mapped
+
+_LOCAL_HEADER = 30  # bytes before the name
+_MAX_RATIO = 1032  # of deflate: more is a claim, not a compression
+
+
+class Member(NamedTuple):
+    """A file in the archive.
+
+    Attributes:
+      start: of its bytes in the archive.
+      packed: how many there are.
+      size: how many it has when unpacked.
+      stored: whether they are the same bytes.
+    """
+
+    start: int
+    packed: int
+    size: int
+    stored: bool
+
+
+def looks_like(mapped: Mapped) -> bool:
+    """Whether the file begins as a zip archive does."""
+    return mapped.bytes(0, 4) == b"PK\x03\x04"
+
+
+def members(mapped: Mapped) -> dict[str, Member]:
+    """All members by name; nothing is unpacked.
+
+    Raises:
+      ValueError: not an archive, or a member that is twice there, encrypted, packed in an unusual way,
+        outside the file, or claims more than its bytes can hold.
+    """
+    try:
+        with zipfile.ZipFile(mapped.path) as archive:
+            infos = archive.infolist()
+    # zipfile raises the last two for fields that no archive has.
+    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError, EOFError) as error:
+        raise ValueError(
+            f"{mapped.path} is cut off, or not a zip archive: {error}. Download it again."
+        ) from None
+    found: dict[str, Member] = {}
+    for info in infos:
+        if info.filename in found:
+            raise ValueError(f"{mapped.path}: member {info.filename!r} is there twice.")
+        found[info.filename] = _member(mapped, info)
+    return found
+
+
+def unpack(mapped: Mapped, member: Member) -> bytes:
+    """The bytes of a member, never more than its size says.
+
+    Raises:
+      ValueError: they are not what the archive says.
+    """
+    packed = mapped.bytes(member.start, member.packed)
+    if member.stored:
+        return packed
+    inflate = zlib.decompressobj(-15)
+    try:
+        data = inflate.decompress(packed, member.size + 1)
+    except zlib.error as error:
+        raise ValueError(f"{mapped.path} is damaged: {error}. Download it again.") from None
+    if len(data) != member.size:
+        raise ValueError(
+            f"{mapped.path}: a member of {member.size} bytes has {len(data)}. Download it again."
+        )
+    return data
+
+
+def _member(mapped: Mapped, info: zipfile.ZipInfo) -> Member:
+    where = f"{mapped.path}: member {info.filename!r}"
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{where} is encrypted, or packed by another method than deflate.")
+    stored = info.compress_type == zipfile.ZIP_STORED
+    header = mapped.bytes(info.header_offset, _LOCAL_HEADER) if info.header_offset >= 0 else b""
+    if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
+        raise ValueError(f"{where} is not where the archive says. Download the file again.")
+    # The lengths of name and extra field here may differ from those of the central directory.
+    skip = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    start = info.header_offset + _LOCAL_HEADER + skip
+    if start + info.compress_size > mapped.size:
+        raise ValueError(f"{where} is cut off. Download the file again.")
+    if info.file_size > (1 if stored else _MAX_RATIO) * info.compress_size + (not stored) * 1024:
+        raise ValueError(
+            f"{where} claims {info.file_size} bytes, and has {info.compress_size}: more than can be."
+        )
+    return Member(start, info.compress_size, info.file_size, stored)
