@@ -30,11 +30,13 @@ TRAIN = [
 ]
 GCS = ["gcsfs>=2025.3"]  # runs and data in buckets of Google Cloud Storage
 S3 = ["s3fs>=2025.3"]  # data in buckets of Amazon S3, and of what speaks its protocol
+HUB = ["huggingface_hub>=1.0"]  # hf://owner/name, weights of the Hugging Face Hub
 HTTP = ["aiohttp>=3.9", "fsspec>=2025.3"]  # data on web servers
 TEST = [
     *GCS,  # tests/train/workdir/bucket.py is the bucket
     *S3,
     *HTTP,
+    *HUB,
     "flask>=3",  # with moto, a bucket of S3 on this machine
     "flask-cors>=5",
     "moto[s3]>=5",
@@ -84,6 +86,7 @@ setup(
         "trackio": ["trackio>=0.20"],
         "s3": S3,
         "http": HTTP,
+        "hub": HUB,
         "cuda": ["jax[cuda12]>=0.10"],
         "experiments": ["matplotlib>=3.9", "optax>=0.2.8", "scikit-learn>=1.5", "tqdm>=4.66"],
         "build": ["resvg-py>=0.2"],  # renders the embedded data set again

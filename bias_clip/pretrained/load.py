@@ -1,22 +1,22 @@
 """Published weights as a model of ours."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
+from bias_clip.data.text import vocabulary_names
 from bias_clip.models.two_towers import Model, make_model
-from bias_clip.pretrained import big_vision, hugging_face, leaves, open_clip
+from bias_clip.pretrained import big_vision, hugging_face, open_clip
+from bias_clip.pretrained.assemble import TOWERS, make_leaves, place_leaves
 from bias_clip.pretrained.describe import Described, read_json, tower_arguments
 from bias_clip.pretrained.place import INDEX, Place, find_weights, open_place, split_tower
+from bias_clip.pretrained.preprocess import PREPROCESS_FILES, Preprocess, read_preprocess
 from bias_clip.pretrained.read import Weights, check_shards, read_weights, shard_names
-from bias_clip.pretrained.table import Entry, names_in_file
 from bias_clip.pretrained.tensors import Tensor
+from bias_clip.pretrained.tokenizer import TOKENIZER_FILES, Tokenizer, read_tokenizer
 
-_TOWERS = {"image": "img", "text": "txt"}
+CLIP_IDS = 49_408  # of the vocabulary of CLIP
 _NEEDED = {
     "image": ("num_heads", "activation", "pool"),
     "text": ("num_heads", "activation", "mask", "pool"),
@@ -35,6 +35,8 @@ class Loaded(NamedTuple):
       family: "siglip" or "clip".
       origin: the path as it was given, the files, and what tells their version, such as a commit.
       notes: what a user should know of this checkpoint.
+      preprocess: of its images; None without an image tower.
+      tokenizer: of its texts; None without a text tower, or without a vocabulary, which a note then says.
     """
 
     model: Model
@@ -44,6 +46,8 @@ class Loaded(NamedTuple):
     family: str
     origin: dict[str, Any]
     notes: tuple[str, ...]
+    preprocess: Preprocess | None
+    tokenizer: Tokenizer | None
 
 
 def load_pretrained(
@@ -51,6 +55,7 @@ def load_pretrained(
     *,
     image: Mapping[str, Any] | None = None,
     text: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
     shardings: Callable[[Any], Any] | None = None,
     dtype: str = "float32",
     remat: str = "none",
@@ -68,6 +73,7 @@ def load_pretrained(
       image, text: arguments of `ViT` and `TextTransformer` that the files do not say, such as
         `num_heads`, `activation`, `mask` and `pool`, or that are to differ. Another `size` or `length` than
         that of the checkpoint resamples its positions, as the layout's library does (`positions`).
+      tokenizer: a vocabulary in place of the one beside the weights, see `read_tokenizer`.
       shardings: from a tree of shapes to one of shardings, such as
         `lambda tree: tree_shardings(tree, config.sharding, mesh)`. None: the default device.
       dtype, remat, scan, attention: of `make_model`.
@@ -89,12 +95,56 @@ def load_pretrained(
         name, weights = _choose(place)
         described = _describe(place, name, weights.tensors)
         stored, wanted = _configs(described, overrides, only, name, rest)
-        found = _leaves(described, stored, wanted, only, weights)
+        found = make_leaves(described, stored, wanted, only, weights)
         model = make_model(**wanted)
-        params = _place(model, found, shardings)
+        params = place_leaves(model, found, shardings)
+        names = {*PREPROCESS_FILES, *TOKENIZER_FILES} & set(place.names)
+        files = {name: place.fetch(name) for name in sorted(names)}
+        preprocess = _preprocess(described, files, wanted)
+        words, missing = _tokenizer(described, files, wanted, tokenizer)
     origin = {"path": str(path), "files": [name, described.source], **place.facts}
     notes = described.notes if "activation" not in {*overrides["image"], *overrides["text"]} else ()
-    return Loaded(model, params, wanted, described.layout, described.family, origin, notes)
+    return Loaded(
+        model=model,
+        params=params,
+        config=wanted,
+        layout=described.layout,
+        family=described.family,
+        origin=origin,
+        notes=(*notes, *missing),
+        preprocess=preprocess,
+        tokenizer=words,
+    )
+
+
+def _preprocess(
+    described: Described, files: Mapping[str, Path], config: Mapping[str, Any]
+) -> Preprocess | None:
+    if config["image"] is None:
+        return None
+    size = config["image"]["size"]
+    return read_preprocess(files, described.layout, family=described.family, size=size)
+
+
+def _tokenizer(
+    described: Described,
+    files: Mapping[str, Path],
+    config: Mapping[str, Any],
+    given: str | None,
+) -> tuple[Tokenizer | None, tuple[str, ...]]:
+    """The tokenizer, or a note that there is no vocabulary, as beside a lone file."""
+    if config["text"] is None:
+        return None, ()
+    sizes = {name: config["text"][name] for name in ("length", "vocab_size")}
+    beside = any(name in files for names in vocabulary_names() for name in names)
+    # CLIP's is built in; what has fewer rows, as models made for tests, was trained with another.
+    built_in = described.family == "clip" and sizes["vocab_size"] >= CLIP_IDS
+    if given is None and not beside and not built_in:
+        return None, ("There is no vocabulary beside the weights: give tokenizer='path'.",)
+    found = read_tokenizer(
+        files, described.layout, family=described.family, tokenizer=given, **sizes
+    )
+    return found, ()
 
 
 def _choose(place: Place) -> tuple[str, Weights]:
@@ -153,7 +203,7 @@ def _configs(
     """Arguments of `make_model` for the file as it is, and for what the user asked for."""
     stored: dict[str, Any] = {}
     wanted: dict[str, Any] = {}
-    for what, tower in _TOWERS.items():
+    for what, tower in TOWERS.items():
         raw = getattr(described, what)
         if raw is None and only == tower:
             raise ValueError(f"{name} has no {what} tower, which the suffix :{only} asks for.")
@@ -185,96 +235,3 @@ def _check_known(what: str, raw: Mapping[str, Any], described: Described, name: 
             f"{name} does not say {', '.join(missing)} of the {what} tower: put its {described.source} "
             f"beside it, or give {what}=dict({given})."
         )
-
-
-def _leaves(
-    described: Described,
-    stored: dict[str, Any],
-    wanted: dict[str, Any],
-    only: str | None,
-    weights: Weights,
-) -> dict[str, leaves.Leaf]:
-    """Every parameter of the model by path, all shapes checked."""
-    shapes = _flat(jax.eval_shape(make_model(**stored).init, jax.random.key(0)))
-    entries = {entry.ours: entry for entry in described.entries}
-    found = {}
-    for path, leaf in shapes.items():
-        if path not in entries:
-            raise ValueError(f"The {described.layout} layout has no place for our {path}.")
-        found[path] = leaves.make_leaf(
-            entries[path], leaf.shape, described.tensors, weights.release
-        )
-    _check_all_used(described, shapes, only)
-    for what, tower in _TOWERS.items():
-        path = f"{tower}/pos_embedding"
-        if path in found:
-            found[path] = _resampled(found[path], what, described, stored[what], wanted[what])
-    return found
-
-
-def _check_all_used(described: Described, shapes: Mapping[str, Any], only: str | None) -> None:
-    used: set[str] = set()
-    for entry in described.entries:
-        other = only is not None and not entry.ours.startswith(f"{only}/")
-        if entry.ours in shapes:
-            used |= {*_names(entry, shapes[entry.ours].shape), entry.plus or entry.theirs}
-        elif other:  # of the tower that is left alone
-            pattern = re.escape(entry.theirs).replace(r"\{i\}", r"\d+")
-            used |= {name for name in described.tensors if re.fullmatch(pattern, name)}
-    extra = [n for n in described.tensors if n not in used and not re.match(described.ignored, n)]
-    if extra:
-        tensor = described.tensors[extra[0]]
-        raise ValueError(
-            f"{tensor.file}: tensor {extra[0]!r} of shape {tensor.shape} has no place in the model, nor have "
-            f"{len(extra) - 1} others; the model would not compute what it was trained for."
-        )
-
-
-def _names(entry: Entry, shape: tuple[int, ...]) -> Iterable[str]:
-    return names_in_file(entry, shape[0] if shape else 1)
-
-
-def _resampled(
-    leaf: leaves.Leaf,
-    what: str,
-    described: Described,
-    stored: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-) -> leaves.Leaf:
-    key = "size" if what == "image" else "length"
-    rule = described.resampling[0 if what == "image" else 1]
-    if stored[key] == wanted[key]:
-        return leaf
-    if rule is None:
-        raise ValueError(
-            f"got {what} {key} {wanted[key]}; the checkpoint has {stored[key]}, and {described.layout} does "
-            f"not resample positions of a {what}; leave {key} out."
-        )
-    length = wanted[key]
-    class_token = bool(stored.get("class_token"))
-    if what == "image":
-        patch = int(stored["variant"].partition("/")[2])
-        if length % patch:
-            raise ValueError(
-                f"got image size {length}, which does not divide by the patch {patch}."
-            )
-        length = (length // patch) ** 2 + class_token
-    return leaves.resampled(leaf, what=what, class_token=class_token, length=length, rule=rule)
-
-
-def _place(
-    model: Model, found: Mapping[str, leaves.Leaf], shardings: Callable[[Any], Any] | None
-) -> dict[str, Any]:
-    """Arrays in the form of the model's tree."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    where = {} if shardings is None else _flat(shardings(shapes))
-    arrays = {path: leaves.place(leaf, where.get(path)) for path, leaf in found.items()}
-    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_name(path)], shapes)
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

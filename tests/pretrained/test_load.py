@@ -93,6 +93,27 @@ def test_shards_are_the_whole_and_must_fit_their_index(tmp_path):
         load_pretrained(tmp_path)
 
 
+def test_images_and_texts_come_with_their_rules(tmp_path):
+    loaded = load_pretrained(GOLDEN / CLIP)
+    assert (loaded.preprocess.size, loaded.preprocess.resize) == (28, "shortest")
+    assert loaded.tokenizer is None  # 130 ids are not the vocabulary of CLIP
+    assert "no vocabulary" in loaded.notes[-1]
+    with pytest.raises(ValueError, match="has 49408 ids, the model's table 130 rows"):
+        load_pretrained(GOLDEN / CLIP, tokenizer="clip")
+    alone = load_pretrained(f"{GOLDEN / CLIP / 'model.safetensors'}:img")
+    assert (alone.tokenizer, alone.notes) == (None, ())
+
+    def with_all_ids(tensors):
+        name = "token_embedding.weight"
+        tensors[name] = np.resize(tensors[name], (49_408, tensors[name].shape[1]))
+
+    weights, config = "open_clip_model.safetensors", "open_clip_config.json"
+    path = rewritten(tmp_path, OPEN_CLIP, with_all_ids, weights, config)
+    ids = load_pretrained(path).tokenizer.encode(["a dog"])
+    np.testing.assert_array_equal(ids[0, :5], [49_406, 320, 1929, 49_407, 0])
+    assert ids.shape == (1, 12)
+
+
 def test_what_no_file_says_is_asked_for_by_name(tmp_path):
     path = rewritten(tmp_path, CLIP, lambda _: None, config=None)
     with pytest.raises(ValueError, match=r"num_heads, activation of the image tower.*config\.json"):
@@ -151,7 +172,14 @@ def test_tensors_that_do_not_fit_are_named_before_anything_is_read(
         (lambda c: c["vision_config"].update(hidden_act="silu"), "activation hidden_act 'silu'"),
         (lambda c: c["text_config"].update(num_hidden_layers=10**9), "claims 1000000000 layers"),
         (lambda c: c["text_config"].update(hidden_size="48"), "hidden_size is '48'"),
-        (lambda c: c["vision_config"].update(hidden_size=96), "tensor .* has shape .*; expected"),
+        (
+            lambda c: c["vision_config"].update(intermediate_size=96),
+            "tensor .* has shape .*; expected",
+        ),
+        (
+            lambda c: c["vision_config"].update(hidden_size=96),
+            r"config\.json: The towers must end in one",
+        ),
         (lambda c: c["vision_config"].update(vision_use_head=False), "vision_use_head false"),
         (lambda c: c.update(model_type="blip"), "model_type 'blip'; expected one of siglip"),
         (lambda c: c.update(text_config=3), "text_config is 3; expected a table"),
@@ -195,7 +223,7 @@ def test_another_size_resamples_the_grid_and_keeps_the_class_token():
     [
         (CLIP, {"image": {"size": 30}}, "size 30"),
         (CLIP, {"text": {"length": 20}}, "does not resample positions of a text"),
-        (CLIP, {"image": {"heads": 2}}, "Unknown arguments in image: got .'heads'"),
+        (CLIP, {"image": {"heads": 2}}, "image has 'heads'; expected one of"),
         ("missing", {}, "no file or folder"),
         ("positions", {}, "0 files of weights in a known layout"),
     ],

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bias_clip.pretrained import load_pretrained, table
-from bias_clip.pretrained.load import _choose, _describe, _flat
+from bias_clip.pretrained.assemble import flat
+from bias_clip.pretrained.load import _choose, _describe
 from bias_clip.pretrained.place import open_place
 from tests.pretrained.cases import GOLDEN
 from tests.pretrained.test_oracles import ARGUMENTS, FOLDERS
@@ -15,7 +16,7 @@ from tests.pretrained.test_oracles import ARGUMENTS, FOLDERS
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_writing_undoes_reading(folder):
-    params = _flat(load_pretrained(GOLDEN / folder, **ARGUMENTS.get(folder, {})).params)
+    params = flat(load_pretrained(GOLDEN / folder, **ARGUMENTS.get(folder, {})).params)
     with ExitStack() as stack:
         place = open_place(str(GOLDEN / folder), stack)
         name, weights = _choose(place)
