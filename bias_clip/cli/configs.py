@@ -24,8 +24,12 @@ def work(args: argparse.Namespace) -> None:
     """Prints the path of each config, that of the copy if there is one.
 
     Raises:
-      ValueError: a file of that name is there already.
+      ValueError: a file of that name is there already, or the folder has another name.
     """
+    if args.out is not None and args.out.name != "configs":
+        raise ValueError(
+            f"got --out {args.out}; name it configs: the examples import each other so."
+        )
     for path in find_configs():
         print(path if args.out is None else _copy(path, args.out))
 
@@ -40,7 +44,9 @@ def find_configs() -> list[Path]:
 def make_parser() -> Parser:
     """Returns the tool's parser."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="copy them there")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="copy them there; a folder named configs"
+    )
     return parser
 
 

@@ -8,6 +8,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,20 @@ from bias_clip.cli.compile_plan import override
 from bias_clip.cli.flags import read_call, read_set
 from bias_clip.cli.launch import checks
 from bias_clip.train.config import load_config
-from tests.cli.commands_in_docs import ROOT, find_commands
+from tests.cli.commands_in_docs import PAGES, ROOT, find_commands
 
 COMMANDS = find_commands()
 OTHERS = "gcloud kubectl py-spy ray scancel tail tensorboard".split()  # not ours: not in the venv
 BEAM_RUNNERS = "DirectRunner DataflowRunner FlinkRunner SparkRunner".split()
+_SAVED = {
+    path: text
+    for page in PAGES
+    for path, text in re.findall(
+        r"Save this as `([^`]+)`:\n\n```python\n(.*?)^```$",
+        page.read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
+}
 EXTRAS = set(re.findall(r'^ {8}"(\w+)": ', (ROOT / "setup.py").read_text(), re.MULTILINE))
 
 
@@ -113,7 +123,15 @@ def check_training(words):
 
 def load(spec, overrides):
     path, _, argument = spec.partition(":")
-    config = load_config(ROOT / path, *filter(None, [argument]))
+    with tempfile.TemporaryDirectory() as folder:
+        there = ROOT / path
+        if not there.exists():  # a config of the reader's own, which a page has them save
+            there = Path(folder) / path
+            there.parent.mkdir()
+            there.write_text(_SAVED[path])
+            for example in (ROOT / "configs").glob("*.py"):
+                (there.parent / example.name).symlink_to(example)
+        config = load_config(there, *filter(None, [argument]))
     override(config, overrides)
     return config
 

@@ -80,9 +80,9 @@ def test_the_installed_commands_run_in_any_folder(installed, tmp_path):
     command = ["-m", "bias_clip.cli"]
     listed = run(installed, *command, "--help", cwd=tmp_path)
     assert all(f"  {tool.replace('_', '-')} " in listed.stdout for tool in TOOLS)
-    done = run(installed, *command, "configs", "--out", "own", cwd=tmp_path)
+    done = run(installed, *command, "configs", "--out", "configs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "own" / "emoji.py").is_file()
+    assert (tmp_path / "configs" / "emoji.py").is_file()
     source = ["--source", "emoji", "split=train", "unit=entry", "--out", "a.parquet"]
     done = run(installed, *command, "annotate", *source, "--report", "report", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -97,14 +97,14 @@ def test_the_installed_commands_run_in_any_folder(installed, tmp_path):
 @pytest.mark.slow
 def test_a_copied_config_trains_outside_of_a_checkout(installed, tmp_path):
     command = ["-m", "bias_clip.cli"]
-    assert not run(installed, *command, "configs", "--out", "own", cwd=tmp_path).returncode
+    assert not run(installed, *command, "configs", "--out", "configs", cwd=tmp_path).returncode
     quick = ["--config.total=2 steps", "--config.batch_size=8", "--config.log_every=1 steps"]
-    train = ["train", "--config=own/emoji.py", "--workdir=w", *quick]
+    train = ["train", "--config=configs/emoji.py", "--workdir=w", *quick]
     done = run(installed, *command, *train, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "w" / "report.html").is_file()
     record = (tmp_path / "w" / "run.json").read_text()
-    assert re.search(r"python -m bias_clip.train --config=own/emoji.py", record)
+    assert re.search(r"python -m bias_clip.train --config=configs/emoji.py", record)
 
 
 BLOCKED = """
@@ -125,7 +125,7 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 @pytest.mark.parametrize(
     "words",
     [
-        ["train", "--config=own/emoji.py", "--workdir=w"],
+        ["train", "--config=configs/emoji.py", "--workdir=w"],
         ["annotate", "--source", "emoji", "--out", "a.parquet"],
         ["evaluate", "--workdir", "w"],
         ["report", "--workdir", "w"],
