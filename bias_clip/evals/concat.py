@@ -23,7 +23,7 @@ class Stage(NamedTuple):
     Attributes:
       image: float [b, h, w, 3] to features [b, d] before they are normalised.
       text: int [b, l] to features, likewise.
-      image_fn: makes a picture what `image` takes, see `make_image_fn`.
+      image_fn: makes an image what `image` takes, see `make_image_fn`.
       text_fn: makes a string what `text` takes, see `make_text_fn`.
       scale: of the model's own logits.
       bias: likewise.

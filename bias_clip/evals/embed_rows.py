@@ -1,4 +1,4 @@
-"""From a range of records to the features of their pictures and first captions."""
+"""From a range of records to the features of their images and first captions."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,7 +36,7 @@ def make_embed_rows(
 ) -> Callable[[range], Shard]:
     """Returns `embed(records) -> Shard`, as `write_embeddings` takes it.
 
-    A record that cannot be read, whose picture cannot be decoded or that has no caption is broken.
+    A record that cannot be read, whose image cannot be decoded or that has no caption is broken.
     Others are embedded in batches of `batch_size` rows, the last one filled up, so that a model
     compiles once and a range gives the same features whatever came before it.
 

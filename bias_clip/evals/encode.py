@@ -1,4 +1,4 @@
-"""From pictures and strings to embeddings: the only part of an evaluation that runs the model."""
+"""From images and strings to embeddings: the only part of an evaluation that runs the model."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,14 +53,14 @@ def make_encoder(
       image_fn: from `make_image_fn`; its generator is a function of the record's index alone.
       text_fn: from `make_text_fn`.
       batch_size: rows embedded at a time.
-      rows: those of a batch of pictures whose embeddings this process provides for; it prepares no
+      rows: those of a batch of images whose embeddings this process provides for; it prepares no
         others and leaves them zero. None: all.
       num_threads: threads that decode the next batch while the model embeds this one.
       finish: what is done to all rows together at the end; embeddings are of unit norm, see `concat`
         for features that are not.
 
     Raises:
-      ValueError: batch_size or num_threads below 1; from an `Encode`: nothing to embed, a picture
+      ValueError: batch_size or num_threads below 1; from an `Encode`: nothing to embed, an image
         that cannot be read (named by its record), embeddings that are not finite.
     """
     if batch_size < 1 or num_threads < 1:
@@ -116,7 +116,7 @@ def filled(batch: np.ndarray, batch_size: int) -> np.ndarray:
 def _image_batches(
     source: Source, image_fn: Callable, batch_size: int, rows: Sequence[int], num_threads: int
 ) -> Iterator[np.ndarray]:
-    """Yields stacks of prepared pictures; the threads are one batch ahead of the caller."""
+    """Yields stacks of prepared images; the threads are one batch ahead of the caller."""
     last = len(source) - 1
     with ThreadPoolExecutor(num_threads) as pool:
 
@@ -143,7 +143,7 @@ def _picture(source: Source, image_fn: Callable, index: int) -> np.ndarray:
             return image_fn(first_picture(record), rng)
     except ValueError as error:
         raise ValueError(
-            f"the picture of record {record['id']!r} (index {index}) cannot be read: {error}; "
+            f"the image of record {record['id']!r} (index {index}) cannot be read: {error}; "
             "an evaluation scores every record, so repair or remove it."
         ) from error
 

@@ -1,4 +1,4 @@
-"""What an evaluator returns, and the pictures it shows."""
+"""What an evaluator returns, and the images it shows."""
 
 import base64
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ class EvalResult(NamedTuple):
 
 
 def first_picture(record: Mapping[str, Any]) -> bytes | np.ndarray:
-    """The picture by which a record is judged: the first, where it has several equally good ones."""
+    """The image by which a record is judged: the first, where it has several equally good ones."""
     image = record["image"]
     return image[0] if isinstance(image, tuple) else image
 
 
 def thumbnail(record: Mapping[str, Any]) -> str:
-    """The record's picture on white, 64 pixels wide, as base64 of a PNG."""
+    """The record's image on white, 64 pixels wide, as base64 of a PNG."""
     ops = make_image_fn(THUMBNAIL_OPS)
     pixels = np.asarray(ops(first_picture(record), np.random.default_rng(0)))
     if pixels.dtype != np.uint8:

@@ -73,7 +73,7 @@ class BiasRow(NamedTuple):
     dot: float | None
     low: float
     width: float
-    pictures: int
+    images: int
 
 
 class BiasChart(NamedTuple):
@@ -128,7 +128,7 @@ def line_chart(
 
 
 def bias_chart(concepts: Sequence[Mapping]) -> BiasChart:
-    """Lays out one row a role, by rising signed gap; roles without a gap come last.
+    """Lays out one row per role, by rising signed gap; roles without a gap come last.
 
     A negative gap leans to groups[0] and is drawn to the left of the middle.
     """
@@ -256,7 +256,7 @@ def _bias_row(concept: Mapping, limit: float) -> BiasRow:
         dot=round(100.0 * preference, 2) if known else None,
         low=round(100.0 * low, 2) if is_number(low) else 0.0,
         width=round(100.0 * (high - low), 2) if is_number(low) and is_number(high) else 0.0,
-        pictures=concept["count"],
+        images=concept["count"],
     )
 
 

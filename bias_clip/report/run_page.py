@@ -1,4 +1,4 @@
-"""The page that a run ends with: report.html, one file with every curve, picture and number of a workdir."""
+"""The page that a run ends with: report.html, one file with every curve, image and number of a workdir."""
 
 import contextlib
 import datetime
@@ -26,13 +26,13 @@ from bias_clip.report.run_charts import eval_charts, metric_table, train_charts
 from bias_clip.report.run_read import Run, curve, read_run
 from bias_clip.report.run_tiles import Tile, make_tile
 
-PICTURE_BYTES = 1_400_000  # of base64 on the page: what keeps the whole file under two megabytes
+IMAGE_BYTES = 1_400_000  # of base64 on the page: what keeps the whole file under two megabytes
 
 
 def write_report(workdir: str | Path) -> Path:
     """Writes `report.html` into a workdir from what a run has left there, finished or not.
 
-    The page loads nothing: style, script, charts and pictures are inside, and its content security
+    The page loads nothing: style, script, charts and images are inside, and its content security
     policy forbids the rest. The same files give the same bytes.
 
     Returns:
@@ -50,15 +50,15 @@ def write_report(workdir: str | Path) -> Path:
 
 def render(run: Run) -> str:
     """Returns the page of a run as HTML."""
-    share = picture_share(run.evals.values())
+    share = image_share(run.evals.values())
     return render_page(
         "run.html",
         run=run,
         started=_moment(run.info.get("started", "")),
         facts=run_facts(run),
         tiles=quality_tiles(run),
-        galleries=_pictures(run, "zeroshot", "examples", share),
-        searches=_pictures(run, "retrieval", "queries", share),
+        galleries=_images(run, "zeroshot", "examples", share),
+        searches=_images(run, "retrieval", "queries", share),
         biases=_biases(run),
         train_charts=train_charts(run.rows),
         eval_charts=eval_charts(run),
@@ -93,13 +93,13 @@ def quality_tiles(run: Run) -> list[Tile]:
     return [tile for tile in tiles if tile]
 
 
-def picture_share(records: Iterable[Mapping]) -> float:
-    """The share of all pictures that PICTURE_BYTES has room for."""
+def image_share(records: Iterable[Mapping]) -> float:
+    """The share of all images that IMAGE_BYTES has room for."""
     details = [record["details"] for record in records]
     pictures = [item for d in details for item in d.get("examples", ())]
     pictures += [item for d in details for q in d.get("queries", ()) for item in q["pictures"]]
     total = sum(len(picture["png"]) for picture in pictures)
-    return min(1.0, PICTURE_BYTES / total) if total else 1.0
+    return min(1.0, IMAGE_BYTES / total) if total else 1.0
 
 
 def config_lines(config: Mapping, depth: int = 0) -> Iterator[tuple[int, str, str, str]]:
@@ -113,8 +113,8 @@ def config_lines(config: Mapping, depth: int = 0) -> Iterator[tuple[int, str, st
             yield depth, str(key), json.dumps(item, ensure_ascii=False), kind
 
 
-def _pictures(run: Run, kind: str, key: str, share: float) -> list[dict]:
-    """The pictures of all evaluators of a kind, as many as the page has room for."""
+def _images(run: Run, kind: str, key: str, share: float) -> list[dict]:
+    """The images of all evaluators of a kind, as many as the page has room for."""
     found = []
     for name, record in run.evals.items():
         if record["details"].get("kind") == kind:

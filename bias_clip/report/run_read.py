@@ -56,7 +56,7 @@ def read_run(workdir: str | Path) -> Run:
         missing.append("run.json is missing: command, devices and versions are unknown.")
     if not evals:
         missing.append(
-            "No evaluation has been written yet: there are no pictures, no retrieval and no bias "
+            "No evaluation has been written yet: there are no images, no retrieval and no bias "
             "to show. They come with the first evaluation of the run."
         )
     return Run(absolute(folder).name, config, info, rows, evals, missing + _unfinished(info, rows))

@@ -80,7 +80,7 @@ def edit(path, change):
 
 
 def test_page_has_every_part(page):
-    parts = {"quality", "pictures", "search", "bias", "training", "numbers", "run"}
+    parts = {"quality", "images", "search", "bias", "training", "numbers", "run"}
     assert parts <= page.ids
     for words in (
         "emoji_small",
@@ -177,7 +177,7 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(fresh, part, words):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     page = read(fresh)
     assert words in page.text
-    assert ("pictures" in page.ids) == (part != "evals")
+    assert ("images" in page.ids) == (part != "evals")
     assert ("training" in page.ids) == (part != "metrics.jsonl")
     assert "Fitzpatrick" in page.text
 
@@ -241,7 +241,7 @@ def test_evaluators_come_by_importance_then_in_the_order_of_the_config(workdir):
 
 def test_page_stays_small_when_pictures_are_many(fresh, monkeypatch):
     whole = write_report(fresh).stat().st_size
-    monkeypatch.setattr(run_page, "PICTURE_BYTES", 20_000)
+    monkeypatch.setattr(run_page, "IMAGE_BYTES", 20_000)
     page = read(fresh)
     shown = sum(len(source) for source in page.attributes("src"))
     assert whole < 2_000_000

@@ -1,7 +1,7 @@
-"""Representation and association bias of pictures of any source, by preference between prompts.
+"""Representation and association bias of images of any source, by preference between prompts.
 
 `bias` measures both on drawings of roles, and needs their columns; these two ask for less: any
-pictures for `representation`, pictures with a column of groups for `association`.
+images for `representation`, images with a column of groups for `association`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -168,7 +168,7 @@ def make_representation(
     softmax at `scale`; representation_probability = |that - 1/2|; ties; images.
 
     Args:
-      source: pictures, whatever they show; a sample of ImageNet is usual.
+      source: images, whatever they show; a sample of ImageNet is usual.
       words: the two, each a string or a list of synonyms, whose prompts are averaged.
       templates: as in `make_zeroshot`.
       only: of which records, such as dict(gender=("none",)); see `rows_where`.
@@ -228,7 +228,7 @@ def make_association(
     in each group with its interval, and both gaps with their signs.
 
     Args:
-      source: pictures of people with a column of groups.
+      source: images of people with a column of groups.
       by: the column.
       groups: its two values, in the order of the sign.
       pairs: of words, each a string or a list of synonyms, whose prompts are averaged.

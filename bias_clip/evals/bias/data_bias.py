@@ -122,7 +122,7 @@ def make_data_bias(
     targets: Sequence[float] | None = None,
     num_rows: int = 50,
 ) -> Callable[[Encode], EvalResult]:
-    """Returns `evaluate(encode)`: bias of the source's columns; no picture is looked at.
+    """Returns `evaluate(encode)`: bias of the source's columns; no image is looked at.
 
     Give it the source that training reads, with its variant, and the column of the weights that it
     applies: then it is the bias of what was fed, beside which the model's own can be read.

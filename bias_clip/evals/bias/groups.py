@@ -183,7 +183,7 @@ def make_groups(
     absent (groups without an image), images, masked (those that count nowhere). See `across_groups`.
 
     Args:
-      source: pictures with the columns.
+      source: images with the columns.
       label: column of class names, or of integers into `classes`; where it is empty or negative,
         the class is not known, and the image counts nowhere.
       by: column of the groups, or several, whose product it is: ("label", "background").

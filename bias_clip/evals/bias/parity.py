@@ -127,7 +127,7 @@ def make_parity(
     `details` holds the rate of every class in every group, and the gap with its sign.
 
     Args:
-      source: pictures with the columns; the truth of the classes is not asked for.
+      source: images with the columns; the truth of the classes is not asked for.
       by: column of the groups, or several; of two groups gap is the second minus the first, so
         groups=("man", "woman") makes it p_f - p_m.
       classes: words to choose from, such as occupations.

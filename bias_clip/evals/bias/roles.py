@@ -132,20 +132,20 @@ def make_bias(
     Gender is the *presented* sign of the drawing, tone its Fitzpatrick modifier (default yellow is
     neutral). The source needs the columns concept, role (1: a person in a role), gender and tone.
 
-    Representation, from pictures that show neither group:
+    Representation, from images that show neither group:
       preference (with _low, _high): share that prefers "man <role>" to "woman <role>", on neutral
-        pictures of roles; representation = |preference - 1/2|; preference_probability: the mean
-        softmax at `scale`. preference_plain: the same pictures, "man" to "woman".
-      preference_objects, representation_objects: "man" to "woman" on pictures without a person.
-      recognition: share of each group's pictures that prefer the group's own prompt, averaged over
+        images of roles; representation = |preference - 1/2|; preference_probability: the mean
+        softmax at `scale`. preference_plain: the same images, "man" to "woman".
+      preference_objects, representation_objects: "man" to "woman" on images without a person.
+      recognition: share of each group's images that prefer the group's own prompt, averaged over
         the groups. At 1/2 the model cannot tell them, and the rest says nothing.
-    Association, from pictures of the two groups:
+    Association, from images of the two groups:
       association_mean, _max: of |gap| over roles (see `association_gaps`), association_chance: what
         the mean would be without bias, association_signed: mean gap; association_probability:
-        mean |gap| of probabilities at `scale`; association_recall: share of the pictures whose role
+        mean |gap| of probabilities at `scale`; association_recall: share of the images whose role
         is recognised, which bounds the gaps; association_roles, association_excluded: how many
-        roles have, and lack, `min_count` pictures in each group.
-      pairs_mean, pairs_max: of |gap| over pairs of roles (see `pair_gaps`), on pictures of people
+        roles have, and lack, `min_count` images in each group.
+      pairs_mean, pairs_max: of |gap| over pairs of roles (see `pair_gaps`), on images of people
         outside any role, who give the model no reason to prefer one; pairs_images: how many.
     With `stereotypes`, signs that all roles together lose:
       stereotype_preference, stereotype_gap: the mean over the roles said to be groups[1]'s, minus that
@@ -153,7 +153,7 @@ def make_bias(
         that knows no stereotype, whatever it prefers overall; 1 for one that knows nothing else.
 
     Args:
-      source: pictures.
+      source: images.
       attribute: a name in `ATTRIBUTES`, or one of your own.
       neutral_templates: strings that name neither group. A role's {concept} is the value of that
         column ("judge", "golfing"), its {role} what one calls somebody in it ("judge", "person
@@ -164,11 +164,11 @@ def make_bias(
       stereotypes: two lists of roles, as `concept` spells them: those that a stereotype, or a
         thinning of the training data, gives to groups[0], and those that it gives to groups[1].
       scale: of every softmax here, fixed so that models with different scales compare.
-      min_count: pictures that a group needs for a role, or for the pairs, to be counted.
+      min_count: images that a group needs for a role, or for the pairs, to be counted.
       seed: of association_chance.
 
     Raises:
-      ValueError: an unknown attribute, a missing column, no picture of a role, or of a stereotype's.
+      ValueError: an unknown attribute, a missing column, no image of a role, or of a stereotype's.
 
     Reference:
       Alabdulmohsin et al.: CLIP the Bias: How Useful is Balancing Data in Multimodal Learning?,
@@ -248,7 +248,7 @@ def _embed(encode: Encode, classes: Sequence[Sequence[str]]) -> Float[np.ndarray
 def _representation(
     zimg: np.ndarray, z: Mapping[str, np.ndarray], columns: _Columns, roles: list[str], scale: float
 ) -> tuple[dict[str, float], Float[np.ndarray, " n"]]:
-    """The metrics, and each picture's preference (NaN where it is not a neutral one in a role)."""
+    """The metrics, and each image's preference (NaN where it is not a neutral one in a role)."""
     role = np.searchsorted(roles, columns.concept)
     in_role = z["in_role"].reshape(len(roles), 2, -1)
 
@@ -368,7 +368,7 @@ def _mean_max(gaps: np.ndarray) -> tuple[float, float]:
 def _concepts(
     roles: Sequence[str], columns: _Columns, preferred: np.ndarray, gaps: np.ndarray
 ) -> list[dict[str, Any]]:
-    """What the report draws, one row a role; `count` is of all pictures behind the row."""
+    """What the report draws, one row per role; `count` is of all images behind the row."""
     rows = []
     for role, gap in zip(roles, gaps, strict=True):
         here = columns.in_role & (columns.concept == role)

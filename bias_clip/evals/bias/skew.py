@@ -1,4 +1,4 @@
-"""Do the pictures found first show the groups as often as they ought to? Skew@K and NDKL."""
+"""Do the images found first show the groups as often as they should? Skew@K and NDKL."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -106,7 +106,7 @@ def ranking_skews(
 
         kept        = candidates whose score is not below the k-th largest
         p_g         = candidates of group g in kept / k, or 1/k where there are none
-        skew_g      = ln p_g - ln q_g            (0: as wanted, above: too many of them)
+        skew_g      = ln p_g - ln q_g            (0: as the target has it, above: too many of them)
         max_skew    = max(0, max_g skew_g)       min_skew = min(0, min_g skew_g)
         ndkl        = sum_i KL(D_i || q) / log2(i + 1) / sum_{i <= k} 1 / log2(i + 1)
 
@@ -158,17 +158,17 @@ def make_skew(
     targets: Sequence[str] = TARGETS,
     block_size: int | None = None,
 ) -> Callable[[Encode], EvalResult]:
-    """Returns `evaluate(encode)`: skew and NDKL of the pictures found for words of no group.
+    """Returns `evaluate(encode)`: skew and NDKL of the images found for words of no group.
 
     Every template filled with every word is a query of its own, and numbers are means over the
-    queries. Pictures are ranked by cosine among those of known group.
+    queries. Images are ranked by cosine among those of known group.
 
     Metrics, for each of `targets` and `ks`: maxskew_<target>_<k>, minskew_<target>_<k> and
     ndkl_<target>_<k>, see `ranking_skews`; queries, groups, absent, images, masked. `details` holds
     for each query ("prompts") the skew of each group, at the first target and every cut-off.
 
     Args:
-      source: pictures with the columns.
+      source: images with the columns.
       by: column of the groups, or several.
       words: what is searched for, such as occupations or adjectives.
       ks: cut-offs: integers, or floats in (0, 1] for a share of the candidates (rounded up). A cut
@@ -181,14 +181,14 @@ def make_skew(
 
     Raises:
       ValueError: what `read_groups` and `cut_offs` raise; an unknown target, unknown templates,
-        fewer than two groups with pictures.
+        fewer than two groups with images.
     """
     found = read_groups(source, by, groups, only)
     rows = found.of_record >= 0
     candidates = found.of_record[rows]
     cuts = dict.fromkeys(cut_offs(ks, len(candidates)))
     if (found.counts > 0).sum() < 2:
-        raise ValueError(f"only one of the groups {found.names} has pictures; expected two.")
+        raise ValueError(f"only one of the groups {found.names} has images; expected two.")
     if isinstance(targets, str) or not targets:
         raise ValueError(f"targets are {targets!r}; expected a list out of {list(TARGETS)}.")
     wanted = {target: _padded(target_shares(candidates, target), found) for target in targets}

@@ -85,7 +85,7 @@ def make_contrastive(
     papers.
 
     Args:
-      source: pictures with captions; those without a caption are left out.
+      source: images with captions; those without a caption are left out.
       batch_size: pairs that compete; the last batch may be smaller.
       loss: "softmax" or "sigmoid", with the model's own scale and bias.
       seed: which pairs meet in a batch, the same for every checkpoint.

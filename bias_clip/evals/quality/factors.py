@@ -1,7 +1,7 @@
 """A linear probe for each of several factors: which of them can be read from the embeddings?
 
-Where features of different ease tell pictures apart, a contrastive model may keep the easy ones and
-suppress the others; a stage that was trained on pictures alike in the easy ones should hold what is
+Where features of different ease tell images apart, a contrastive model may keep the easy ones and
+suppress the others; a stage that was trained on images alike in the easy ones should hold what is
 missing.
 """
 
@@ -52,8 +52,8 @@ def make_factors(
     acc1_min (of the factor that is read worst).
 
     Args:
-      source: the pictures that are judged.
-      train_source: the pictures that the classifiers are fitted on.
+      source: the images that are judged.
+      train_source: the images that the classifiers are fitted on.
       factors: columns of both, such as shape, texture and colour.
       penalties: as for `make_probe`.
       seed: as for `make_probe`.

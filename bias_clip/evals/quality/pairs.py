@@ -1,4 +1,4 @@
-"""Pictures and texts in pairs that differ in one thing: does each text prefer its own picture?
+"""Images and texts in pairs that differ in one thing: does each text prefer its own image?
 
 MMVP, Winoground and SugarCrepe ask for what a model may have left out because something easier was
 enough, so they are where stages of multistage contrastive learning should differ. The sets are read
@@ -120,7 +120,7 @@ class Winoground(NamedTuple):
 def pair_cosines(
     zimg: Float[np.ndarray, "p 2 d"], ztxt: Float[np.ndarray, "p 2 d"]
 ) -> Float32[np.ndarray, "p 2 2"]:
-    """cosines[p, i, j] of picture i and text j; float64 sums, so that equal embeddings tie."""
+    """cosines[p, i, j] of image i and text j; float64 sums, so that equal embeddings tie."""
     products = zimg.astype(np.float64)[:, :, None] * ztxt.astype(np.float64)[:, None]
     return products.sum(axis=-1).astype(np.float32)
 
@@ -128,7 +128,7 @@ def pair_cosines(
 def prefers_first(
     zimg: Float[np.ndarray, "p 2 d"], ztxt: Float[np.ndarray, "p 2 d"]
 ) -> Bool[np.ndarray, "p 2"]:
-    """For each text, whether the first picture is strictly better; a tie goes to the second."""
+    """For each text, whether the first image is strictly better; a tie goes to the second."""
     cosines = pair_cosines(zimg, ztxt)
     return cosines[:, 0] > cosines[:, 1]
 
@@ -136,9 +136,9 @@ def prefers_first(
 def mmvp_correct(
     zimg: Float[np.ndarray, "p 2 d"], ztxt: Float[np.ndarray, "p 2 d"]
 ) -> Bool[np.ndarray, " p"]:
-    """A pair is right if both of its texts choose their own picture.
+    """A pair is right if both of its texts choose their own image.
 
-    Since a tie goes to the second picture, two equal pictures are always wrong. Chance is 1/4.
+    Since a tie goes to the second image, two equal images are always wrong. Chance is 1/4.
 
     Reference: Tong et al.: Eyes Wide Shut? Exploring the Visual Shortcomings of Multimodal LLMs, 2024.
     """
@@ -149,7 +149,7 @@ def mmvp_correct(
 def winoground_correct(
     zimg: Float[np.ndarray, "p 2 d"], ztxt: Float[np.ndarray, "p 2 d"]
 ) -> Winoground:
-    """Text: both pictures prefer their own text; image: both texts their own picture; group: both.
+    """Text: both images prefer their own text; image: both texts their own image; group: both.
 
     All strictly: a tie is wrong. Chance is 1/4, 1/4 and 1/6.
 
@@ -166,7 +166,7 @@ def winoground_correct(
 def sugarcrepe_correct(
     zimg: Float[np.ndarray, "n d"], ztxt: Float[np.ndarray, "n 2 d"]
 ) -> Bool[np.ndarray, " n"]:
-    """Whether each picture strictly prefers the first of its two texts; chance is 1/2.
+    """Whether each image strictly prefers the first of its two texts; chance is 1/2.
 
     Reference: Hsieh et al.: SugarCrepe: Fixing Hackable Benchmarks for Vision-Language
     Compositionality, 2023.
@@ -182,11 +182,11 @@ def make_mmvp(
     pattern: str | int = 15,
     template: str = "a photo of {}",
 ) -> Callable[[Encode], EvalResult]:
-    """Returns `evaluate(encode)`: MMVP-VLM over a source of pictures with one statement each.
+    """Returns `evaluate(encode)`: MMVP-VLM over a source of images with one statement each.
 
     Metrics: average (mean over the patterns), acc_<pattern>, chance, pairs, and, of all pairs,
-    image_similarity and text_similarity, the mean cosine of the two pictures and of the two texts:
-    a model to which two pictures look alike cannot tell them apart.
+    image_similarity and text_similarity, the mean cosine of the two images and of the two texts:
+    a model to which two images look alike cannot tell them apart.
 
     Args:
       source: its records come in pairs, each with its own statement as first caption.
@@ -222,7 +222,7 @@ def make_mmvp(
 def make_winoground(
     source: Source, *, pair: str | None = None, template: str = "{}"
 ) -> Callable[[Encode], EvalResult]:
-    """Returns `evaluate(encode)`: Winoground over a source of pictures with a caption each.
+    """Returns `evaluate(encode)`: Winoground over a source of images with a caption each.
 
     Metrics: text_acc, image_acc, acc (group), chance (of text_acc and image_acc), chance_group,
     pairs.
@@ -258,13 +258,13 @@ def make_winoground(
 def make_sugarcrepe(
     source: Source, *, by: str | None = None, template: str = "{}"
 ) -> Callable[[Encode], EvalResult]:
-    """Returns `evaluate(encode)`: does each picture prefer its true caption to the false one?
+    """Returns `evaluate(encode)`: does each image prefer its true caption to the false one?
 
     Metrics: acc (over all items), average (mean over the kinds), acc_<kind>, chance, items. Papers
     average over the seven kinds or over three groups of them: say which.
 
     Args:
-      source: pictures of which the first caption is true and the second false.
+      source: images of which the first caption is true and the second false.
       by: column that names the kind of an item; None for one kind.
       template: what a caption is put into.
 

@@ -94,12 +94,12 @@ def make_probe(
     """Returns `evaluate(encode)`: a ridge classifier fitted on one source and judged on another.
 
     Metrics: acc1, class_recall, chance (accuracy of always naming the most frequent class of
-    train_source), penalty, classes, unseen (share of pictures whose class train_source lacks; they
+    train_source), penalty, classes, unseen (share of images whose class train_source lacks; they
     count as wrong).
 
     Args:
-      source: the pictures it is judged on.
-      train_source: the pictures it is fitted on; a fifth of them chooses the penalty, then all fit.
+      source: the images it is judged on.
+      train_source: the images it is fitted on; a fifth of them chooses the penalty, then all fit.
       label: column of the classes, in both.
       penalties: to choose from, positive, for embeddings of unit norm and squares summed over rows.
       seed: which fifth.

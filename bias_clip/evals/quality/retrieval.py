@@ -1,4 +1,4 @@
-"""Retrieval both ways: the caption among all captions, and the picture among all pictures."""
+"""Retrieval both ways: the caption among all captions, and the image among all images."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -87,18 +87,18 @@ def make_retrieval(
     num_queries: int = 12,
     seed: int = 0,
 ) -> Callable[[Encode], EvalResult]:
-    """Returns `evaluate(encode)`: retrieval of the source's pictures and captions.
+    """Returns `evaluate(encode)`: retrieval of the source's images and captions.
 
-    A caption that several pictures share is one text, and each of those pictures is right for it.
+    A caption that several images share is one text, and each of those images is right for it.
     Metrics: i2t_r<k> and t2i_r<k> for each k, the same of a random order as ..._chance, images,
     texts, uncaptioned (records without a caption: candidates that are never asked for).
 
     Args:
-      source: pictures with captions.
-      captions: "first" takes one caption of each picture, "all" takes all of them.
+      source: images with captions.
+      captions: "first" takes one caption of each image, "all" takes all of them.
       ks: cut-offs.
       block_size: rows scored at a time; None for as many as 32 MB of scores hold.
-      num_queries: texts shown in `details`, with the six pictures found first.
+      num_queries: texts shown in `details`, with the six images found first.
       seed: which texts.
 
     Raises:

@@ -99,14 +99,14 @@ def make_zeroshot(
     num_examples: int = 48,
     seed: int = 0,
 ) -> Callable[[Encode], EvalResult]:
-    """Returns `evaluate(encode)`: classification of the source's pictures by the column `label`.
+    """Returns `evaluate(encode)`: classification of the source's images by the column `label`.
 
     Metrics: acc1, acc5, class_recall, chance (of acc1; that of acc5 is five times it), classes,
     images. With `separator`: acc1 and acc5 count an image as right if the class is any of its
     labels, images without a label are left out, map takes the place of class_recall.
 
     Args:
-      source: pictures with a column `label` of class names, or of integers into `classes`.
+      source: images with a column `label` of class names, or of integers into `classes`.
       label: name of the column; "name" of the emoji has some 3,900 classes.
       templates: a name in `TEMPLATES`, or strings with one "{}"; a class is their mean.
       classes: names to choose from. By default the distinct values of the column.
@@ -116,8 +116,8 @@ def make_zeroshot(
         class. Leave it off where captions were trained on with their punctuation.
       separator: splits the column's strings into several labels.
       block_size: images scored at a time; None for as many as 32 MB of scores hold.
-      num_examples: pictures in `details`.
-      seed: which pictures.
+      num_examples: images in `details`.
+      seed: which images.
 
     Raises:
       ValueError: unknown templates or column, labels that are not among the classes.
