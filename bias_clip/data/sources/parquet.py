@@ -1,7 +1,9 @@
 """Parquet shards, and Arrow files of `save_to_disk`, read at random by row group."""
 
+import itertools
 import logging
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,7 @@ import pyarrow.compute as pc
 from bias_clip.data.records import Source, as_array, is_missing
 from bias_clip.data.sources.column_types import class_names, kind_of, reconcile
 from bias_clip.data.sources.contained import make_roots
-from bias_clip.data.sources.places import Places
+from bias_clip.data.sources.places import OWN, Places
 from bias_clip.data.sources.rows import RowRecords, columns_of, make_layout, plain
 from bias_clip.data.sources.shard_files import find_shards
 from bias_clip.data.sources.shards import CACHE_BYTES, Shard, ShardReader, open_shard
@@ -82,7 +84,7 @@ def parquet_source(
         )
         layout = layout._replace(attributes=scalars)
     texts = (*layout.image, *layout.captions, layout.identity, *layout.attributes)
-    rows.check(name for text in texts for name in columns_of(text))
+    rows.use(name for text in texts for name in columns_of(text))
     _warn_of_large_groups(shards)
     return RowRecords(rows, layout)
 
@@ -94,7 +96,9 @@ class ShardRows:
         """Takes the shards, and the name of each."""
         self._shards = tuple(shards)
         self._reader = ShardReader(cache_bytes)
-        self._groups = [np.cumsum((0, *shard.groups)) for shard in shards]
+        self._there = [frozenset(shard.schema.names) for shard in shards]
+        self._together: tuple[str, ...] = ()
+        self._groups = [[0, *itertools.accumulate(shard.groups)] for shard in shards]
         self._names = list(dict.fromkeys(n for shard in shards for n in shard.schema.names))
         self.kinds = {
             name: {kind_of(s.schema.field(name).type) for s in shards if _once(s, name)} - {"null"}
@@ -105,8 +109,7 @@ class ShardRows:
         }
         self._kept = self._find_kept()
         counts = [
-            int(self._groups[i][-1]) if kept is None else len(kept)
-            for i, kept in enumerate(self._kept)
+            self._groups[i][-1] if kept is None else len(kept) for i, kept in enumerate(self._kept)
         ]
         self._places = Places(list(zip(tables, counts, strict=True)))
 
@@ -124,11 +127,13 @@ class ShardRows:
         found = found or [name for name, kinds in self.kinds.items() if "bytes" in kinds]
         return found[0] if len(found) == 1 else None
 
-    def check(self, names: Iterator[str]) -> None:
-        """Raises ValueError for columns whose types differ, or that a file has twice."""
-        for name in dict.fromkeys(names):
-            if name not in self._names:
-                continue
+    def use(self, names: Iterator[str]) -> None:
+        """Reads these columns together whenever one of them is asked for.
+
+        Raises: ValueError for columns whose types differ, or that a file has twice.
+        """
+        self._together = tuple(name for name in dict.fromkeys(names) if name in self._names)
+        for name in self._together:
             twice = [s.path for s in self._shards if s.schema.names.count(name) > 1]
             if twice:
                 raise ValueError(
@@ -142,11 +147,14 @@ class ShardRows:
         kept = self._kept[number]
         place = row if kept is None else int(kept[row])
         shard, starts = self._shards[number], self._groups[number]
-        group = int(np.searchsorted(starts, place, side="right")) - 1
-        there = [name for name in names if name in shard.schema.names]
-        table = self._reader.group(shard.path, group, there)
+        group = bisect_right(starts, place) - 1
+        # One set of columns for all calls: a record asks twice, and the second finds its group read.
+        wanted = self._together if set(names) <= {*self._together, *OWN} else tuple(names)
+        there = self._there[number]
+        table = self._reader.group(shard.path, group, [n for n in wanted if n in there])
         own = self._places.at(index)
-        found = {n: table.column(n)[place - int(starts[group])].as_py() for n in there}
+        inner = place - starts[group]
+        found = {n: table.column(n)[inner].as_py() for n in names if n in there}
         return {
             name: own[name] if name in own else self._py(name, found.get(name)) for name in names
         }
@@ -167,10 +175,10 @@ class ShardRows:
 
     def _column(self, name: str) -> Iterator[pa.ChunkedArray]:
         for number, shard in enumerate(self._shards):
-            if name in shard.schema.names:
+            if name in self._there[number]:
                 whole = self._reader.column(shard.path, name)
             else:
-                whole = pa.chunked_array([pa.nulls(int(self._groups[number][-1]))])
+                whole = pa.chunked_array([pa.nulls(self._groups[number][-1])])
             kept = self._kept[number]
             yield whole if kept is None else whole.take(kept)
 

@@ -157,6 +157,11 @@ class RowRecords:
             **self._rows.attributes(index, self._layout.attributes),
         }
 
+    def numbered(self) -> bool:
+        """Whether ids are different by how they are made: the numbers of rows of one table."""
+        identity = self._layout.identity
+        return identity == "{table}/{row}" and len(set(self._rows.values("table"))) <= 1
+
     def image_names(self) -> list[str]:
         """The paths of all images that columns hold as text."""
         columns = (

@@ -101,13 +101,13 @@ class ShardReader:
         key = (path, number, tuple(names))
         if key in groups:
             groups.move_to_end(key)
-            return groups[key]
-        groups[key] = self._read(path, lambda file: _group(file, number, names))
-        while (
-            len(groups) > 1 and sum(table.nbytes for table in groups.values()) > self._cache_bytes
-        ):
-            groups.popitem(last=False)
-        return groups[key]
+            return groups[key][0]
+        table = self._read(path, lambda file: _group(file, number, names))
+        groups[key] = table, table.nbytes
+        kept = sum(size for _, size in groups.values())
+        while len(groups) > 1 and kept > self._cache_bytes:
+            kept -= groups.popitem(last=False)[1][1]
+        return table
 
     def column(self, path: str, name: str) -> pa.ChunkedArray:
         """One column of a whole file."""

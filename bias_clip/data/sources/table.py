@@ -146,8 +146,8 @@ def table_name(path: Path) -> str:
 
 def checked(source: RowRecords) -> RowRecords:
     """Returns the source; raises ValueError for ids that come twice."""
-    values, counts = np.unique(source.columns["id"], return_counts=True)
-    if (counts > 1).any():
+    if not source.numbered() and len(set(source.columns["id"].tolist())) < len(source):
+        values, counts = np.unique(source.columns["id"], return_counts=True)
         raise ValueError(
             f"ids come twice, such as {values[counts > 1][:3].tolist()}; give an `identity` that tells "
             "the rows apart, such as '{table}/{row}'."

@@ -241,7 +241,7 @@ def test_a_thread_keeps_recent_groups_within_its_bound(tmp_path):
         for group in range(6):
             reader.group(str(tmp_path / "t.parquet"), group, ("image", "text"))
             kept = reader._kept("groups")
-            assert len(kept) == 1 or sum(t.nbytes for t in kept.values()) <= 500
+            assert len(kept) == 1 or sum(t.nbytes for t, _ in kept.values()) <= 500
     assert len(reader._kept("groups")) > 1
 
 
