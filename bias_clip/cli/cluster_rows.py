@@ -14,13 +14,12 @@ from tqdm import tqdm
 
 from bias_clip.data.stream.cells import CLUSTER, KIND
 from bias_clip.data.tables import KEY, file_sha256, manifest_path, write_table
-from bias_clip.data.tables.embeddings import Embeddings, chunks
+from bias_clip.data.tables.embeddings import Embeddings, check_finite, chunks
 from bias_clip.data.tables.embeddings_writer import write_array
 from bias_clip.stages import KMeans, fit, fit_stream
 from bias_clip.stages.kmeans import check_centres
 
 AXIS = "rows"
-SHOWN = 5  # ids in an error
 
 
 def cluster(embeddings: Embeddings, args: argparse.Namespace) -> KMeans:
@@ -120,7 +119,7 @@ def _read_all(
         x = np.zeros((stop - start, width), matrix.dtype)
         there = max(min(stop, rows) - start, 0)
         x[:there] = matrix[start : start + there]
-        _check_finite(x[:there], embeddings.ids, start)
+        check_finite(modality, embeddings.ids[start : start + there], x[:there])
         bar.update(there)
         return x
 
@@ -150,7 +149,7 @@ def _fit_stream(
         first = 0
         for x in chunks(embeddings, args.modality, args.chunk_rows):
             if passes == 0:
-                _check_finite(x, embeddings.ids, first)
+                check_finite(args.modality, embeddings.ids[first : first + len(x)], x)
             first += len(x)
             yield x
             bar.update(len(x))
@@ -161,13 +160,3 @@ def _fit_stream(
 
     given = {"sample_size": args.sample_rows, "mesh": mesh, "on_pass": on_pass}
     return fit_stream(read, args.k, **given, **arguments)
-
-
-def _check_finite(x: np.ndarray, ids: list[str], first: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"{len(bad)} embeddings of rows {first} to {first + len(x)} are not finite, such as of "
-            f"{[ids[first + i] for i in bad[:SHOWN]]}; embed again from a checkpoint that has not "
-            "diverged."
-        )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-RUN_AGAIN = 75  # exit status of what was stopped by a signal and can go on
+from bias_clip.core.launching import RUN_AGAIN
 
 
 class Stopped(Exception):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
+GIB = 2.0**30  # bytes
 NOTHING = "—"  # a number that does not exist
 MINUS, TIMES = "\u2212", "\u00d7"
 

@@ -29,3 +29,9 @@ def make_key(*parts: int | str) -> np.uint64:
     """A key of 64 bits for a list of numbers and words: other lists, other keys."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest, "little"))
+
+
+def array_sha256(values: np.ndarray) -> str:
+    """The SHA-256 of an array's numbers, little-endian on every machine, in hexadecimal digits."""
+    little = values.astype(values.dtype.newbyteorder("<"))
+    return hashlib.sha256(little.tobytes()).hexdigest()

@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
+from bias_clip.core.formatting import GIB
 from bias_clip.plan.flops import PEAK_FLOPS
 from bias_clip.plan.hlo import Counts
+from bias_clip.plan.topology import GPUS_PER_HOST
 
-GIB = 2.0**30
 GPU_SHARE = 0.75  # of a GPU's memory that JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION is set
-GPUS_A_HOST = 8
 
 
 class Chip(NamedTuple):
@@ -105,8 +105,8 @@ def estimate_times(counts: Counts, chip: Chip, *, num_chips: int) -> Times:
     of their host, one of which goes with each GPU.
     """
     out, link = chip.out, chip.link
-    if chip.gpu and num_chips > GPUS_A_HOST:
-        out, link = min(out, GPUS_A_HOST * chip.nic), chip.nic
+    if chip.gpu and num_chips > GPUS_PER_HOST:
+        out, link = min(out, GPUS_PER_HOST * chip.nic), chip.nic
     turned = counts.sent.get("collective-permute", 0.0)
     others = sum(counts.sent.values()) - turned
     return Times(

@@ -18,7 +18,7 @@ NO_TPU_HOST = {
 }
 TPUS = ("v4", "v5e", "v5p", "v6e")
 MEGACORE = ("v4", "v5p")  # two cores a chip, which JAX's meshes take as one device
-GPUS_A_HOST = 8
+GPUS_PER_HOST = 8
 # XLA's own description of a chip, in its text form.
 _GPU = """gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -74,7 +74,7 @@ def parse_topology(topology: str) -> tuple[str, str]:
         )
     if kind in GPUS:
         number = int(shape) if shape.isdecimal() else 0
-        if number < 1 or (number > GPUS_A_HOST and number % GPUS_A_HOST):
+        if number < 1 or (number > GPUS_PER_HOST and number % GPUS_PER_HOST):
             raise ValueError(f"got {topology!r}; expected 1 to 8 GPUs, or a multiple of 8.")
     return kind, shape
 
@@ -101,7 +101,7 @@ def get_devices(topology: str, *, dump: str | None = None) -> list[Any]:
     platform: str = "tpu"
     arguments: dict[str, Any] = {"chip_config_name": "megacore"} if kind in MEGACORE else {}
     if kind in GPUS:
-        hosts = max(1, int(shape) // GPUS_A_HOST)
+        hosts = max(1, int(shape) // GPUS_PER_HOST)
         platform = "cuda"
         arguments = dict(
             topology=f"1x{hosts}x{int(shape) // hosts}", target_config=_GPU.format(**GPUS[kind])

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from bias_clip.core.formatting import GIB
 from bias_clip.plan.hlo import count_hlo
 from bias_clip.plan.roofline import (
-    GIB,
     Chip,
     Memory,
     advise,

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 from absl import logging
 
+from bias_clip.core.launching import RUN_AGAIN
 from bias_clip.core.storage import NotSavedError, absolute, run_folder
 from bias_clip.train.command_line import Arguments
 from bias_clip.train.config import validate
@@ -19,8 +20,6 @@ from bias_clip.train.hosts.distributed import join
 from bias_clip.train.loop import Interrupted, train
 from bias_clip.train.overrides import apply_overrides
 from bias_clip.train.terminal import device_note, say
-
-RUN_AGAIN = 75  # exit status after a signal: everything is saved, start the same line again
 
 
 def run(arguments: Arguments, words: Sequence[str]) -> None:

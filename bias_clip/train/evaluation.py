@@ -16,6 +16,7 @@ from bias_clip.data.text import make_text_fn
 from bias_clip.evals import Encode, EvalResult, make_encoder, make_evaluator
 from bias_clip.models.two_towers import Model
 from bias_clip.train.config_io import to_plain
+from bias_clip.train.hosts.distributed import is_main
 from bias_clip.train.sharding import batch_sharding, gather, replicated
 
 
@@ -83,7 +84,7 @@ def write_results(directory: Path, step: int, results: Mapping[str, EvalResult])
     Raises:
       NotSavedError: one of them cannot be written.
     """
-    if jax.process_index() != 0:
+    if not is_main():
         return
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)

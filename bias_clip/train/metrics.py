@@ -19,6 +19,7 @@ from bias_clip.core.formatting import spaced
 from bias_clip.core.storage import UPLOAD_SECONDS, Growing, write_whole, writing
 from bias_clip.evals.headlines import find_metric
 from bias_clip.models.two_towers import Outputs
+from bias_clip.train.hosts.distributed import is_main
 
 HEALTH_ANCHORS = 1024  # rows of the batch that are compared with all of it
 
@@ -75,7 +76,7 @@ class MetricWriter:
         """
         self._kinds = dict(evaluators or {})
         self._said: set[str] = set()
-        self._writes = jax.process_index() == 0
+        self._writes = is_main()
         if not self._writes:
             return
         self._files = Growing(workdir)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bias_clip.core.hashing import make_key, mix
+from bias_clip.core.hashing import array_sha256, make_key, mix
 
 MASK = 2**64 - 1
 GAMMA = 0x9E3779B97F4A7C15
@@ -78,3 +78,9 @@ def test_keys_tell_lists_apart_and_stay_what_they_are():
 
 
 REGISTERED = 11055361518994997602
+
+
+def test_a_hash_of_numbers_does_not_depend_on_the_order_of_their_bytes():
+    little, big = (np.arange(5).astype(order + "i4") for order in "<>")
+    assert array_sha256(little) == array_sha256(big)
+    assert array_sha256(little) != array_sha256(little.astype("<i8"))

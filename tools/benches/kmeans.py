@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from bias_clip.core.formatting import GIB
 from bias_clip.plan.flops import count_flops
 from bias_clip.plan.topology import get_devices
 from bias_clip.stages import assign, fit
@@ -28,7 +29,6 @@ from bias_clip.stages._rows import make_rows
 from bias_clip.stages.kmeans import CHUNK_SIZE
 from tools.benches.step import take_turns
 
-GIB = 2.0**30
 MILLION = 1e6
 MORE = 24  # iterations of the longer fit beyond the shorter one's
 AXIS = "rows"

@@ -24,11 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from bias_clip.core.formatting import GIB
 from bias_clip.losses import fairkl, sigmoid_loss, softmax_loss, weighted_mean
 from bias_clip.plan.topology import get_devices
 from tools.benches.step import take_turns
 
-GIB = 2.0**30
 AXIS = "data"
 LABELS = 100  # classes of FairKL's rows
 LOSSES = ("sigmoid", "softmax", "fairkl")

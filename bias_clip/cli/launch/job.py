@@ -6,9 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-RUN_AGAIN = (
-    75  # exit status of bias_clip.train after a signal: state saved, start the same line again
-)
+from bias_clip.core.launching import RUN_AGAIN
 
 
 class Job(NamedTuple):

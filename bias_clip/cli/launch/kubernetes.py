@@ -5,9 +5,8 @@ import json
 import math
 from typing import Any
 
-from bias_clip.cli.launch.job import RUN_AGAIN, Job, Step, run_all, train_command
-
-PORT = 8476
+from bias_clip.cli.launch.job import Job, Step, run_all, train_command
+from bias_clip.core.launching import PORT, RUN_AGAIN
 
 SHIPS = "nothing"  # what the hosts get, see `check_launch`
 

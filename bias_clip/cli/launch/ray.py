@@ -12,7 +12,8 @@ import urllib.parse
 from typing import Any
 
 from bias_clip.cli.flags import Parser
-from bias_clip.cli.launch.job import RUN_AGAIN, Job, Step, quote, run_all, train_command
+from bias_clip.cli.launch.job import Job, Step, quote, run_all, train_command
+from bias_clip.core.launching import RUN_AGAIN
 
 _PR_SET_PDEATHSIG = 1  # of Linux: what a process gets when the one that started it is gone
 

@@ -2,7 +2,8 @@
 
 import argparse
 
-from bias_clip.cli.launch.job import RUN_AGAIN, Job, Step, quote, run_all, train_command
+from bias_clip.cli.launch.job import Job, Step, quote, run_all, train_command
+from bias_clip.core.launching import RUN_AGAIN
 
 SHIPS = "folder"  # what the hosts get, see `check_launch`
 

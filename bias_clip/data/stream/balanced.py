@@ -4,7 +4,6 @@ Either way nothing is solved here: the table has the weight of each example, and
 A run may also see the plain data for a part of its steps, before or after the balanced ones.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from bias_clip.balancing.thinning import keep
+from bias_clip.core.hashing import array_sha256
 from bias_clip.data.records import LazyColumns, Record, Source, column
 from bias_clip.data.stream.batch import WEIGHTS
 from bias_clip.data.stream.plan import Phase, Plan
@@ -76,7 +76,7 @@ def make_plan(
         values = weights.astype(np.float32)
         balanced, plain = (Phase(source, {WEIGHTS: w}) for w in (values, np.ones_like(values)))
     phases = (balanced, plain) if first == "balanced" else (plain, balanced)
-    identity = {"use": use, "first": first, "switch": switch, "sha256": _sha256(values)}
+    identity = {"use": use, "first": first, "switch": switch, "sha256": array_sha256(values)}
     return Plan(phases[: 1 if switch is None else 2], switch or 0, {"balance": identity})
 
 
@@ -137,8 +137,3 @@ def _read_weights(path: str, ids: np.ndarray) -> Float[np.ndarray, " n"]:
     if not weights.any():
         raise ValueError(f"{path}: every weight is 0, which leaves nothing to train on.")
     return weights.astype(np.float64)
-
-
-def _sha256(values: np.ndarray) -> str:
-    little = values.astype(values.dtype.newbyteorder("<"))
-    return hashlib.sha256(little.tobytes()).hexdigest()

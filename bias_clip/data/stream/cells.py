@@ -4,7 +4,6 @@ The table says which cell each example is in; `tools/multistage.py` makes it, an
 """
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from bias_clip.core.hashing import array_sha256
 from bias_clip.data.records import Source, column
 from bias_clip.data.stream.batch import CELLS
 from bias_clip.data.stream.examples import Order
@@ -107,7 +107,7 @@ def make_cells_plan(
         sequence=sequence,
     )
     phase = Phase(source, {CELLS: cells}, make_order(plan, cells))
-    identity: dict[str, Any] = {"mode": mode, "sequence": sequence, "sha256": _sha256(cells)}
+    identity: dict[str, Any] = {"mode": mode, "sequence": sequence, "sha256": array_sha256(cells)}
     identity["stage"] = plan.stage
     stats = CellsStats(number, number - int(cells.max()) - 1, plan_stats(plan))
     return CellsPlan(Plan((phase,), 0, {"cells": identity}), stats)
@@ -209,7 +209,3 @@ def _check_words(mode: str, small: str | None) -> None:
         raise ValueError(
             f"cells: got small={small!r} in mode 'mask', which packs small cells; leave it out."
         )
-
-
-def _sha256(cells: Int32[np.ndarray, " n"]) -> str:
-    return hashlib.sha256(cells.astype("<i4").tobytes()).hexdigest()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from bias_clip.data.tables.table import KEY, fingerprint, read_table
+from bias_clip.data.tables.table import KEY, SHOWN, fingerprint, read_table
 
 VERSION = 1
 KIND = "embeddings"
@@ -145,6 +145,17 @@ def chunks(embeddings: Embeddings, name: str, rows: int) -> Iterator[Float32[np.
         raise ValueError(f"got rows={rows}, expected at least 1.")
     for start in range(0, len(matrix), rows):
         yield np.asarray(matrix[start : start + rows], np.float32)
+
+
+def check_finite(what: str, ids: Sequence[str], rows: np.ndarray) -> None:
+    """Raises ValueError, which names some of the ids, if a row [d] of [n, d] is not finite."""
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {len(rows)} {what} embeddings are not finite, such as of "
+            f"{[ids[i] for i in bad[:SHOWN]]}; the parameters have diverged: embed again from an "
+            "earlier checkpoint."
+        )
 
 
 def shard_path(directory: Path, name: str, number: int) -> Path:

@@ -14,7 +14,14 @@ from jaxtyping import Float
 
 from bias_clip.core.plans import claim_folder
 from bias_clip.core.write import whole_file, write_file
-from bias_clip.data.tables.embeddings import KIND, SHARD_KIND, VERSION, read_manifest, shard_path
+from bias_clip.data.tables.embeddings import (
+    KIND,
+    SHARD_KIND,
+    VERSION,
+    check_finite,
+    read_manifest,
+    shard_path,
+)
 from bias_clip.data.tables.table import KEY, fingerprint, manifest_path, read_table, write_table
 
 DTYPES = ("float32", "float16")
@@ -112,7 +119,7 @@ def _write_shard(directory: Path, number: int, shard: Shard, dtype: str) -> None
     width = 0
     for name, raw in shard.features.items():
         raw = np.asarray(raw, np.float32)
-        _check_finite(name, shard.ids, raw)
+        check_finite(name, shard.ids, raw)
         norm, width = np.linalg.norm(raw, axis=1), raw.shape[1]
         z = (raw / np.where(norm > 0, norm, 1)[:, None]).astype(dtype)
         write_array(shard_path(directory, name, number), z)
@@ -148,15 +155,6 @@ def _see(ids: Sequence[str], seen: dict[str, None]) -> None:
             f"{len(twice)} ids come twice, such as {twice[:SHOWN]}; every example needs its own id."
         )
     seen.update(dict.fromkeys(ids))
-
-
-def _check_finite(name: str, ids: Sequence[str], raw: np.ndarray) -> None:
-    bad = np.flatnonzero(~np.isfinite(raw).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"{len(bad)} of {len(raw)} {name} embeddings are not finite, such as that of "
-            f"{ids[bad[0]]!r}; the parameters have diverged: take an earlier checkpoint."
-        )
 
 
 def _check_broken(broken: Mapping[str, str], most: int) -> None:

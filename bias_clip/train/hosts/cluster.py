@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-PORT = 8476  # of the coordinator, where the launcher names none
+from bias_clip.core.launching import PORT
+
 # Ours set these three, and so can any other; the first is also jax's own.
 ADDRESS, COUNT, ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _INDEX = "JOB_COMPLETION_INDEX"  # Kubernetes gives it to each pod of an indexed Job
