@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from bias_clip.cli.__main__ import module_of
-from bias_clip.cli.compile_plan import override
 from bias_clip.cli.flags import read_call, read_set
 from bias_clip.cli.launch import checks
-from bias_clip.train.config import load_config
+from bias_clip.train.command_line import parse
+from bias_clip.train.config_io import load_config
+from bias_clip.train.overrides import apply_overrides
 from tests.cli.commands_in_docs import PAGES, ROOT, find_commands
 
 COMMANDS = find_commands()
@@ -111,14 +112,8 @@ def check_tool(tool, words, monkeypatch, capsys):
 
 def check_training(words):
     """The trainer's flags; and the config takes the overrides."""
-    given = [word for word in words if word.startswith("--config=")]
-    assert len(given) == 1
-    assert any(word.startswith("--workdir=") for word in words)
-    overrides = [w.removeprefix("--config.") for w in words if w.startswith("--config.")]
-    load(given[0].removeprefix("--config="), overrides)
-    own = [w for w in words if not w.startswith(("--config", "--workdir"))]
-    known = "coordinator process_id process_count wait_for_hosts lost_host_after profiler_port"
-    assert {word.removeprefix("--").partition("=")[0] for word in own} <= set(known.split())
+    arguments = parse(words)
+    load(arguments.config, arguments.overrides)
 
 
 def load(spec, overrides):
@@ -132,7 +127,7 @@ def load(spec, overrides):
             for example in (ROOT / "configs").glob("*.py"):
                 (there.parent / example.name).symlink_to(example)
         config = load_config(there, *filter(None, [argument]))
-    override(config, overrides)
+    apply_overrides(config, overrides)
     return config
 
 
