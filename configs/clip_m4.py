@@ -3,7 +3,7 @@
     python -m bias_clip.train --config=configs/clip_m4.py:B/16,768,balanced,100 --workdir=/mnt/runs/clip_m4
 
 after the tables of configs/siglip_b16_m4.py, whose letters [P], [S], [O] mark the numbers here too.
-After the colon: size and patch of the picture tower, width of the embeddings, data, percent. The paper
+After the colon: size and patch of the image tower, width of the embeddings, data, percent. The paper
 trains more than 150 such models and compares them by Wilcoxon's signed rank test over matched pairs [P]:
 
     S/16 S/32 B/16 B/32  x  384 768  x  plain,0  {balanced,proxies},{10,90,100}  {balanced,proxies}_last,{10,90}
@@ -28,7 +28,7 @@ def get_config(arguments="B/16,768,balanced,100"):
     config.data.balance = balance(TABLES, data, percent)
     config.evals = evals("data/{}.array_record")
     config.model.image.variant = size
-    config.model.text.variant = size[0]  # [O] the text tower is of the picture tower's size
+    config.model.text.variant = size[0]  # [O] the text tower is of the image tower's size
     config.model.text.out_dim = int(width)
     with config.unlocked():
         config.objective = dict(softmax=dict(coef=1.0))  # [P]

@@ -11,7 +11,7 @@ from configs.default import get_config as get_default
 
 SIZE = 48
 LENGTH = 24  # pieces: 16 would cut one caption in twenty, at the skin tone
-# Random backgrounds, grey pictures and wider scales together cost most of the quality here, in a run
+# Random backgrounds, grey images and wider scales together cost most of the quality here, in a run
 # this short: see configs/README.md.
 TRAIN_OPS = (
     f"decode|affine({SIZE}, scale=(0.9, 1.1), shift=0.05, rotate=5)|background(white)"
@@ -53,14 +53,14 @@ def get_config():
         bias_init=-5.0,  # the logit of one positive in 128: -log(127)
         dtype="float32",
         remat="none",
-        scan=False,  # 12 % more examples a second than a scan, on a CPU
+        scan=False,  # 12 % more examples per second than a scan, on a CPU
     )
     config.objective = dict(sigmoid=dict(coef=1.0, duplicates="mask", chunk_size=None))
     # Muon: at equal time it is far ahead of AdamW here, see configs/README.md.
     config.optimizer = dict(
         name="muon",
         lr=3e-3,
-        num_iterations=3,  # as good as 5 here, and 7 % more examples a second
+        num_iterations=3,  # as good as 5 here, and 7 % more examples per second
         weight_decay=1e-4,
         clip_norm=1.0,
         decay=(("kernel$", 1.0),),

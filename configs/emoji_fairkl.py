@@ -1,8 +1,8 @@
-"""As configs/emoji_biased.py, with FairKL on the pictures' embeddings: distances that gender leaves alone.
+"""As configs/emoji_biased.py, with FairKL on the images' embeddings: distances that gender leaves alone.
 
     python -m bias_clip.train --config=configs/emoji_fairkl.py --workdir=runs/emoji_fairkl
 
-FairKL (Barbano et al. 2023, eq. 9 c, d) makes the distances between pictures of one gender spread
+FairKL (Barbano et al. 2023, eq. 9 c, d) makes the distances between images of one gender spread
 like those between a woman and a man, for pairs of one concept and for pairs of two. Drawings
 without a sign of gender take no part in it.
 

@@ -1,4 +1,4 @@
-"""The biased emoji with weights that undo the bias: thinned or weighed, in one stage or two (M4).
+"""The biased emoji with weights that undo the bias: thinned or weighted, in one phase or two (M4).
 
     python tools/annotate.py --source emoji split=train unit=entry variant=biased \
         --out runs/m4/annotations.parquet --column man=gender yes=man no=woman unknown=*
@@ -12,7 +12,7 @@
 After the colon: use, stage that comes first, how long. "0%" never sees balanced data; 10 and 90 % ask
 how soon the balance of the first stage is forgotten, and with "plain" in place of "balanced" how soon
 the bias is. All see the same number of examples. Alabdulmohsin et al. 2024 (CLIP the Bias) compare
-these four on data of their own, with thinning; "weight" weighs the loss instead, anchors and
+these four on data of their own, with thinning; "weight" puts the weights into the loss instead, anchors and
 candidates alike.
 
 The weights bring men from 64 to 51 % of the gendered entries (2,339 of 2,597 are kept) and leave the

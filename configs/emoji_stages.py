@@ -2,7 +2,7 @@
 
     python tools/multistage.py --config=configs/emoji_stages.py --workdir=runs/mcl --stages 3 --k 4
 
-Zhang et al. 2024 (Learning the Unlearned): after each stage its pictures are clustered, and the next one
+Zhang et al. 2024 (Learning the Unlearned): after each stage its images are clustered, and the next one
 is trained on batches of one cell of all clusters so far. Cells smaller than a batch are merged with a
 sibling: 4 x 4 cells of 3,586 entries have 224 on average, in batches of 128.
 

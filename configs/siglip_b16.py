@@ -38,7 +38,7 @@ def get_config(variant="plain"):
     config.data.text = dict(tokenizer="", length=64)
     config.data.num_threads = 4  # [O] of each process
     config.data.num_workers = (
-        8  # [O] 2,000 to 3,500 pictures a second and host are needed on v5e:16x16
+        8  # [O] 2,000 to 3,500 images per second and host are needed on v5e:16x16
     )
     config.data.prefetch = 2  # [O]
 
@@ -78,11 +78,11 @@ def _add_regularisers(config):
     config.data.columns = dict(
         labels="occupation", bias_labels="gender", cells="cell", prior="prior", weights="weight"
     )
-    weighed = dict(weight_candidates=True, chunk_size=1_024)
+    weighted = dict(weight_candidates=True, chunk_size=1_024)
     with config.unlocked():
         config.objective = dict(
-            sigmoid=dict(coef=1.0, duplicates="mask", margin=0.25, **weighed),
-            softmax=dict(coef=0.1, duplicates="mask", epsilon=0.25, **weighed),
-            debiased_sigmoid=dict(coef=0.1, **weighed),
+            sigmoid=dict(coef=1.0, duplicates="mask", margin=0.25, **weighted),
+            softmax=dict(coef=0.1, duplicates="mask", epsilon=0.25, **weighted),
+            debiased_sigmoid=dict(coef=0.1, **weighted),
             fairkl=dict(coef=0.1, across=True),
         )

@@ -17,12 +17,12 @@ After the colon: the data, and how many percent of the run the balanced ones las
     proxies,100         and decorrelated from proxies  balanced_last,10    plain, balanced from 10 % on
     proxies,10 and 90   as balanced                    balanced_last,90    plain, the last 10 % balanced
 
-The paper's rows are plain and balanced, each with and without a filter of pairs whose picture and text
+The paper's rows are plain and balanced, each with and without a filter of pairs whose image and text
 do not match: point --config.data.source.path, and the tables, at the one or the other. Three seeds are
 --config.seed=0, 1 and 2. All runs see as many examples.
 
 Expected result: with WebLI, which is not public, and the filter: ImageNet zero-shot 77 % plain and 77.5 %
-balanced, COCO picture to text R@5 86 and 87 % [P]. Not reproduced by us: we have neither the data nor the
+balanced, COCO image to text R@5 86 and 87 % [P]. Not reproduced by us: we have neither the data nor the
 chips. What `configs/m4_people.py` shows on a small scale is in docs/m4.md.
 
 Sources of the numbers: [P] the paper, Alabdulmohsin et al. 2024: its abstract, and what reviews and

@@ -37,7 +37,7 @@ def fold_blocks(
       step: maps (carry, block or chunk) to a carry of the same shapes. The last chunk is filled up
         with rows of zeros, which the step must leave out (`row_numbers` start at 1 for this).
       init: the carry to start with, any tree of arrays. Make it from local rows (`zeros_like`, not
-        `zeros`): `shard_map` wants the start to differ between devices as the result does.
+        `zeros`): `shard_map` needs the start to differ between devices as the result does.
       block: any tree of arrays with the same number of rows in front; it travels as one.
       axis_name: mapped axis, or a tuple of them taken as one ring; None for one device.
       chunk_size: rows of a chunk; need not divide the rows of the block. None for the whole block.
@@ -46,7 +46,7 @@ def fold_blocks(
       The carry after all blocks.
 
     Raises:
-      ValueError: chunk_size that is no whole number from 1 up.
+      ValueError: chunk_size that is not an integer from 1 up.
 
     Example:
       >>> import jax.numpy as jnp
@@ -140,7 +140,7 @@ def weighted_mean(
 
     Args:
       values: one value per local row.
-      weights: one non-negative anchor weight per local row; None weighs all rows alike.
+      weights: one non-negative anchor weight per local row; None gives all rows the same weight.
       axis_name: mapped axis or tuple of axes to reduce over; None for one device.
 
     Returns:

@@ -70,7 +70,7 @@ def fairkl(
         "mean"      (m_a - m_c)^2
         "authors"   what the authors' code computes, see below
 
-    A side where a group is empty contributes nothing; "kl" and "jeffreys" want two pairs, of
+    A side where a group is empty contributes nothing; "kl" and "jeffreys" need two pairs, of
     different distances, in each group. Rows of unknown label or bias (-1) are in no pair.
 
     Memory: one chunk of similarities at a time, of local rows with every device's, recomputed in

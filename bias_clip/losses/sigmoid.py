@@ -39,7 +39,7 @@ def sigmoid_loss(
         z_ij   = scale * <zimg_i, ztxt_j> + bias
         loss_i = softplus(-(z_ii - margin)) + sum_j w_j softplus(z_ij)
 
-    where j runs over the negatives of i: all other rows, of all devices, but for those of its own
+    where j runs over the negatives of i: all other rows, of all devices, except those of its own
     label, and only those of its own cell. The value of a row is a sum over its pairs;
     `weighted_mean` divides by rows (by the sum of their weights), not by pairs.
 

@@ -46,7 +46,7 @@ def softmax_loss(
         t2i_i  = log(exp(z_ii - epsilon) + sum_j w_j exp(z_ji)) - z_ii
         loss_i = (i2t_i + t2i_i) / 2
 
-    where j runs over the negatives of i: all other rows, of all devices, but for those of its own
+    where j runs over the negatives of i: all other rows, of all devices, except those of its own
     label, and only those of its own cell. The value of a row is the mean of its image and its text
     as anchor; in both the candidate's weight is that of its row. A row's smallest value is
     -epsilon. An added bias would cancel.

@@ -6,7 +6,7 @@
 | "microbatch" | mean over microbatches, each its own little batch: fewer negatives | 1 | of one part |
 | "cached" | of the batch, exactly, for every term | 2 | of one part, and all embeddings |
 
-A microbatch is a part of the rows of *every* device: no picture changes its device.
+A microbatch is a part of the rows of *every* device: no image changes its device.
 
 Reference for "cached": Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited
 Setup, 2021.
@@ -150,7 +150,7 @@ def _cached(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient]:
         _, stacked = jax.lax.scan(lambda _, part: (None, towers(params, part)), None, inputs)
         numbers, numbers_vjp = jax.vjp(scalars, params)
         outputs = Outputs(*merge_rows(stacked, pieces.mesh), *numbers)
-        # The loss sees all rows at once; what it wants of each embedding is kept for its microbatch.
+        # The loss sees all rows at once; what it needs of each embedding is kept for its microbatch.
         value_fn = jax.value_and_grad(pieces.objective, has_aux=True)
         (loss, parts), wanted = value_fn(outputs, batch)
         (start,) = numbers_vjp((wanted.scale, wanted.bias))

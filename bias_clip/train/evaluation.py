@@ -31,17 +31,17 @@ def make_evaluation(
 ) -> Callable[[Any], dict[str, EvalResult]]:
     """Returns `evaluate(params) -> {name: EvalResult}`.
 
-    Evaluators that read the same source share one object, so each picture is embedded once. Each
-    host prepares the pictures that its devices embed; the scores, from all embeddings, every host
+    Evaluators that read the same source share one object, so each image is embedded once. Each
+    host prepares the images that its devices embed; the scores, from all embeddings, every host
     computes alike.
 
     Args:
       evals: `{name: dict(type=..., source=..., **arguments of make_<type>)}`.
       model: from `make_model`.
       mesh: the batch is split over it.
-      image: ops that make a picture an array.
+      image: ops that make an image an array.
       text: arguments of `make_text_fn`.
-      batch_size: pictures or texts embedded at a time.
+      batch_size: images or texts embedded at a time.
     """
     rows = batch_sharding(mesh)
     embed_image = jax.jit(

@@ -33,7 +33,7 @@ class Setup(NamedTuple):
 
     mesh: Mesh
     model: Model
-    apply: Callable  # (params, image, text) -> Outputs, of pictures as a batch has them
+    apply: Callable  # (params, image, text) -> Outputs, of images as a batch has them
     schedule: Callable  # step -> multiplier of the learning rate
     total_steps: int
     log_every: int

@@ -186,7 +186,7 @@ def _on_network(sizes: dict[str, int], devices: list[jax.Device]) -> Mesh:
     try:
         return jax.make_mesh(shape, names, axis_types=types, devices=devices)
     except NotImplementedError:
-        # fsdp=16 on 8x8 chips is no product of whole sides; jax splits sides unasked on v5e alone.
+        # fsdp=16 on 8x8 chips is not a product of whole sides; jax splits sides unasked on v5e alone.
         split = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
         return Mesh(split, names, axis_types=types)
 

@@ -142,7 +142,7 @@ def write_cells(
     Args:
       path: of the table to write. Its `cluster` numbers the cells, and its manifest has `tuples`: for
         each number a list of the clusters it stands for, one a stage.
-      tables: of each stage, the first stage first: one table, or several (of pictures and of texts),
+      tables: of each stage, the first stage first: one table, or several (of images and of texts),
         whose clusters together are those of the stage.
       manifest: what else a reader should know, as JSON.
 

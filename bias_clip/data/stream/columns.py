@@ -1,4 +1,4 @@
-"""What the batch holds of each record beside its picture and text: classes, attributes, priors, weights.
+"""What the batch holds of each record beside its image and text: classes, attributes, priors, weights.
 
 A column is computed once for the whole source and looked up by record while training.
 """

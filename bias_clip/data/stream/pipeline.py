@@ -27,7 +27,7 @@ from bias_clip.data.text import TextFn
 # Rows that one task of the thread pool makes: large enough to hide its cost, small enough that a
 # per-host batch of thousands is spread over all threads.
 _CHUNK = 32
-# Chunks of a worker that wait in shared memory: 2 x 32 pictures of 224 px are 10 MB.
+# Chunks of a worker that wait in shared memory: 2 x 32 images of 224 px are 10 MB.
 _HANDED_OVER = 2
 _SHARED = Path("/dev/shm")  # of Linux
 # Below this many examples a share is not yet measured: what counts is the number it would allow.
@@ -90,18 +90,18 @@ def make_train_iterator(
         index   int32 [b]   the record in the source
         ...     [b]         what `columns` names, see `make_columns`
 
-    A record that raises ValueError on the way (a broken picture, no caption) is replaced by
+    A record that raises ValueError on the way (a broken image, no caption) is replaced by
     another, drawn from (seed, position), counted and named. `prefetch` is in batches; with
     `num_threads=0` everything runs in the caller. A thread makes up to 32 rows at a time and asks for
     their records together: a remote source reads 32 times `num_threads` records at the same time.
 
     With `num_workers` there are so many processes, each with `num_threads`. Threads suffice up to some
-    thousand pictures a second: decoding and resizing leave Python's lock, what lies between them does
-    not (about 0.3 ms a picture of 500 px). Processes get source and functions pickled (cloudpickle),
+    thousand images per second: decoding and resizing leave Python's lock, what lies between them does
+    not (about 0.3 ms per image of 500 px). Processes get source and functions pickled (cloudpickle),
     start in seconds, and hand over what they made in shared memory.
 
     `first_caption` is a share, see `make_example_fn`. `plan`, see `make_plan` and `make_cells_plan`,
-    thins, weighs or orders the source, throughout or in one of two phases. Batch `t` of two phases is
+    thins, weights or orders the source, throughout or in one of two phases. Batch `t` of two phases is
     batch `t` of the stream that is all of the phase that step `t` is in.
 
     Returns: the iterator; close it, or use it in a `with`.
@@ -191,7 +191,7 @@ class TrainIterator(Iterator[Batch]):
         return self._stats
 
     def get_state(self) -> dict[str, Any]:
-        """Returns the place in the stream as JSON; the same on all hosts but for the counts."""
+        """Returns the place in the stream as JSON; the same on all hosts except for the counts."""
         counts = {**self._stats._asdict(), "bad": dict(self._stats.bad)}
         return {"step": self._step, **self._identity, "stats": counts}
 
@@ -291,13 +291,13 @@ def _check_arguments(
         )
 
 
-def _check_shared_memory(picture: int, rows: int, workers: int) -> None:
+def _check_shared_memory(image_bytes: int, rows: int, workers: int) -> None:
     # The chunks of one batch until they are joined, and those of each process that wait or are made.
-    pictures = rows + workers * (_HANDED_OVER + 1) * _CHUNK
-    if _SHARED.is_dir() and (free := shutil.disk_usage(_SHARED).free) < pictures * picture:
+    images = rows + workers * (_HANDED_OVER + 1) * _CHUNK
+    if _SHARED.is_dir() and (free := shutil.disk_usage(_SHARED).free) < images * image_bytes:
         raise ValueError(
             f"{_SHARED} has {free / 1e6:.0f} MB free; {rows} rows of a batch and {workers} workers need "
-            f"{pictures * picture / 1e6:.0f} MB. Give the container more (--shm-size, or an emptyDir with "
+            f"{images * image_bytes / 1e6:.0f} MB. Give the container more (--shm-size, or an emptyDir with "
             "medium: Memory on Kubernetes), or set fewer data.num_workers; 0 needs none."
         )
 

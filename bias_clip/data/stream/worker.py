@@ -1,4 +1,4 @@
-"""What a process that prepares pictures does about signals, and when its run is gone."""
+"""What a process that prepares images does about signals, and when its run is gone."""
 
 import os
 import signal

@@ -99,7 +99,7 @@ def describe_hosts(workdir: Path, process_count: int) -> str:
 
 
 def _stacks() -> str:
-    with tempfile.TemporaryFile("w+") as file:  # faulthandler wants a file of the system
+    with tempfile.TemporaryFile("w+") as file:  # faulthandler needs a file of the system
         faulthandler.dump_traceback(file=file, all_threads=True)
         file.seek(0)
         return file.read()

@@ -130,7 +130,7 @@ def first_match(tree: PyTree, rules: Sequence[tuple[str, Any]], *, default: Any,
       what: the argument that the rules come from, for messages.
 
     Raises:
-      ValueError: a rule that is no pair, does not compile, matches no leaf, or comes too late: all it
+      ValueError: a rule that is not a pair, does not compile, matches no leaf, or comes too late: all it
         matches was taken by earlier ones.
     """
     compiled = [_compile_rule(rule, what) for rule in rules]

@@ -21,7 +21,7 @@ def checksums(tree: Any) -> dict[str, int]:
 
     Computed where the array lies, one read of it, and by integers alone: the number is the same under
     any sharding, on any number of devices and hosts. One changed element always changes it (an odd
-    weight is invertible), more do but for a chance of 2**-32.
+    weight is invertible), more do except with a chance of 2**-32.
 
     Args:
       tree: of arrays with elements of 1, 2, 4 or 8 bytes; all processes call with the same.
