@@ -15,7 +15,7 @@ import numpy as np
 from bias_clip.core.plans import check_same_plan
 from bias_clip.curation.captions import Annotations, Names, check_names, merge_annotations
 from bias_clip.data.bad_records import captions
-from bias_clip.data.records import Source, attributes
+from bias_clip.data.records import Source, attributes, read_record
 from bias_clip.data.tables import (
     KEY,
     manifest_path,
@@ -163,7 +163,7 @@ def _load(source: Source, rows: range) -> tuple[Shard, dict[str, str]]:
     ids = []
     for row in rows:
         try:
-            record = source[row]
+            record = read_record(source, row)
             texts = captions(record)
         except ValueError as error:  # what the pipeline counts and replaces
             broken[str(row)] = str(error)

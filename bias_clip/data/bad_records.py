@@ -1,14 +1,14 @@
 """What makes a record bad: the one boundary between what strangers' records hold and the run."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from bias_clip.core.visible import is_blank
-from bias_clip.data.records import Record
 
 
 @contextlib.contextmanager
-def record_fault(what: str = "") -> Iterator[None]:
+def record_fault(what: str = "", *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Makes whatever reading one record raises a ValueError, after `what` failed where that is given.
 
     This is the boundary between a record and the run. Codecs and tokenizers raise what they like on
@@ -16,7 +16,7 @@ def record_fault(what: str = "") -> Iterator[None]:
     a run, so the caller of a record handles ValueError and nothing else.
 
     MemoryError passes, because the host is short of memory and not the record at fault; so do
-    KeyboardInterrupt and the other exceptions that are no `Exception`.
+    KeyboardInterrupt and the other exceptions that are no `Exception`, and those of `passing`.
 
         with record_fault("the caption of record 7"):
             tokens = encode(caption)
@@ -24,15 +24,14 @@ def record_fault(what: str = "") -> Iterator[None]:
     where = f"{what}: " if what else ""
     try:
         yield
-    except MemoryError:
-        raise
-    except ValueError as error:
-        raise ValueError(f"{where}{error}") from error
     except Exception as error:  # broad here and nowhere else: the boundary of a record
-        raise ValueError(f"{where}{type(error).__name__}: {error}") from error
+        if isinstance(error, (MemoryError, *passing)):
+            raise
+        said = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{where}{said}") from error
 
 
-def captions(record: Record) -> tuple[str, ...]:
+def captions(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the captions of a record, empty ones included.
 
     Raises: ValueError where they are one string, which would be taken letter by letter, or where one
@@ -44,6 +43,6 @@ def captions(record: Record) -> tuple[str, ...]:
     return tuple(given)
 
 
-def visible_captions(record: Record) -> tuple[str, ...]:
+def visible_captions(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the captions in which a reader sees something; raises ValueError as `captions`."""
     return tuple(text for text in captions(record) if not is_blank(text))

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool
 
+from bias_clip.data.bad_records import record_fault
+
 # id: str; image: uint8 array [h,w,3 or 4], encoded bytes, or a tuple of those (equally good
 # images of one thing); captions: tuple of str; any further key is an attribute: str, integer,
 # float, boolean, or None where it is missing.
@@ -61,6 +63,16 @@ class LazyColumns(Mapping[str, np.ndarray]):
         return LazyColumns(self._names, lambda name: self[name][rows])
 
 
+def read_record(source: Source, index: int) -> Record:
+    """Returns `source[index]`; raises ValueError for whatever it raises, except errors of storage.
+
+    A source may parse what it reads, and msgpack, JSON and tar raise errors of their own. OSError is
+    not the record's fault: a bucket that does not answer would make all of them bad.
+    """
+    with record_fault(passing=(OSError,)):
+        return source[index]
+
+
 def read_many(source: Source, indices: Sequence[int]) -> list[Record | ValueError]:
     """Returns several records; in place of a broken one, the error that reading it raises.
 
@@ -71,7 +83,7 @@ def read_many(source: Source, indices: Sequence[int]) -> list[Record | ValueErro
     found: list[Record | ValueError] = []
     for index in indices:
         try:
-            found.append(source[index])
+            found.append(read_record(source, index))
         except ValueError as error:
             found.append(error)
     return found

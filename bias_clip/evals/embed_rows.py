@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bias_clip.data.bad_records import record_fault, visible_captions
-from bias_clip.data.records import Record, Source
+from bias_clip.data.records import Record, Source, read_record
 from bias_clip.data.tables.embeddings import MODALITIES
 from bias_clip.data.tables.embeddings_writer import Shard
 from bias_clip.evals.concat import Stage, join
@@ -108,7 +108,7 @@ def _batches(
 def _prepare(source: Source, row: int, pictures: Any, strings: Any) -> _Prepared:
     name = ""
     try:
-        record = source[row]
+        record = read_record(source, row)
         name = record["id"]
         with record_fault():
             inputs = {make: make(_picture(record), _rng(row)) for make in pictures}

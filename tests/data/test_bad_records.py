@@ -74,6 +74,26 @@ def test_whatever_the_functions_raise_is_the_record_s_fault(error):
     assert error.__name__ in stats.bad["bad (record 7)"]
 
 
+class Torn(Records):
+    """Raises an error when its last record is read."""
+
+    def __init__(self, error):
+        super().__init__({"id": "torn", "image": PIXELS, "captions": ("a dog",)})
+        self.error = error
+
+    def __getitem__(self, index):
+        if index == 7:
+            raise self.error("torn")
+        return super().__getitem__(index)
+
+
+def test_what_a_source_raises_is_the_record_s_fault_and_storage_is_not():
+    assert stream(Torn(RuntimeError))[0].bad == {"record 7": "RuntimeError: torn"}
+    assert stream(Torn(ValueError))[0].bad == {"record 7": "torn"}
+    with pytest.raises(OSError, match="torn"):
+        stream(Torn(OSError))
+
+
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_what_is_no_fault_of_a_record_passes(error):
     with pytest.raises(error), record_fault("x"):

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int32
 
 from bias_clip.data.bad_records import record_fault, visible_captions
 from bias_clip.data.image import ImageFn
-from bias_clip.data.records import Record, Source, read_many
+from bias_clip.data.records import Record, Source, read_many, read_record
 from bias_clip.data.text import TextFn
 
 # Draws before a position without a good record is an error; 2^-64 when half the records are bad.
@@ -54,8 +54,8 @@ def make_examples_fn(
 
     The records of all positions are asked for together, so that a remote source reads them at the
     same time. The record is the one that the epoch's shuffle puts there. Where it is bad, others are drawn until
-    one is good. A record is bad where reading it raises ValueError, or where its image or its caption
-    raises anything at all, see `record_fault`; it then counts, with its name. All draws come from
+    one is good. A record is bad where reading it, its image or its caption raises anything except an
+    error of storage or memory, see `record_fault`; it then counts, with its name. All draws come from
     `Philox(key=(seed, position))`: the image, the caption, then the augmentation, so that another
     augmentation leaves the pairs as they are.
 
@@ -92,8 +92,7 @@ def make_examples_fn(
         for _ in range(_MAX_DRAWS):
             name = f"record {index}"
             try:
-                # A source says ValueError of a record of its own; OSError is storage, not a record.
-                record = records[index] if index in records else source[index]
+                record = records[index] if index in records else read_record(source, index)
                 if isinstance(record, ValueError):
                     raise record
                 name = f"{record['id']} (record {index})"
