@@ -114,7 +114,7 @@ def _thinned(source: Source, rows: Int64[np.ndarray, " n"]) -> Phase:
         raise ValueError(
             f"balance: thinning keeps none of {len(source)} records; solve for a higher rate."
         )
-    return Phase(DrawnRecords(source, rows), {"index": rows.astype(np.int32)})
+    return Phase(DrawnRecords(source, rows), {"index": rows})
 
 
 def _read_weights(path: str, ids: np.ndarray) -> Float[np.ndarray, " n"]:

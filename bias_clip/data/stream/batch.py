@@ -97,7 +97,7 @@ def collate(
             "image operations with a resize or crop to a fixed size."
         )
     text = np.stack([e.text for e in examples])
-    index = np.fromiter((e.record for e in examples), np.int32, len(examples))
+    index = np.fromiter((e.record for e in examples), np.int64, len(examples))
     batch = {
         "image": np.stack([e.image for e in examples]),
         "text": text,

@@ -33,6 +33,7 @@ _SHARED = Path("/dev/shm")  # of Linux
 # Below this many examples a share is not yet measured: what counts is the number it would allow.
 _SHARE_OVER = 1000
 _MAX_NAMED = 100
+_MAX_RECORDS = 2**53  # what every number type here holds, and the shuffle's cipher takes
 
 
 class _Stream(NamedTuple):
@@ -87,7 +88,7 @@ def make_train_iterator(
         image   uint8 or float32 [b, h, w, 3], as `image_fn` gives them
         text    int32 [b, l]
         text_id int32 [b]   hash of the tokens: equal where the model reads the same caption
-        index   int32 [b]   the record in the source
+        index   int64 [b]   the record in the source
         ...     [b]         what `columns` names, see `make_columns`
 
     A record that raises ValueError on the way (a broken image, no caption) is replaced by
@@ -303,7 +304,7 @@ def _check_shared_memory(image_bytes: int, rows: int, workers: int) -> None:
 
 
 def _check_source(source: Source, seed: int) -> None:
-    if not 0 < len(source) < 2**31:
-        raise ValueError(f"the source has {len(source)} records, expected 1 to 2^31 - 1.")
+    if not 0 < len(source) <= _MAX_RECORDS:
+        raise ValueError(f"the source has {len(source)} records, expected 1 to {_MAX_RECORDS}.")
     if not 0 <= seed < 2**63:
         raise ValueError(f"got seed={seed}, expected 0 to 2^63 - 1.")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from bias_clip.data.records import as_array, missing
 from bias_clip.data.sources import Source, column
 from bias_clip.evals.encode import Encode
 from bias_clip.evals.metrics import Description, Metric, count
@@ -100,7 +101,7 @@ def make_probe(
     Args:
       source: the images it is judged on.
       train_source: the images it is fitted on; a fifth of them chooses the penalty, then all fit.
-      label: column of the classes, in both.
+      label: column of the classes, in both; images whose label is missing are left out.
       penalties: to choose from, positive, for embeddings of unit norm and squares summed over rows.
       seed: which fifth.
 
@@ -109,19 +110,20 @@ def make_probe(
     """
     if not penalties or min(penalties) <= 0:
         raise ValueError(f"penalties are {penalties}; expected at least one, all positive.")
-    classes, train = np.unique(column(train_source, label), return_inverse=True)
+    fitted, train_values = _labelled(train_source, label)
+    classes, train = np.unique(train_values, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"column {label!r} holds only {classes.tolist()}; expected two classes.")
-    values = column(source, label)
+    judged, values = _labelled(source, label)
     seen = np.isin(values, classes)
     truth = np.where(seen, np.searchsorted(classes, values), -1)
     frequent = np.bincount(train).argmax()
 
     def evaluate(encode: Encode) -> EvalResult:
-        z, shape = encode.images(train_source), {"num_classes": len(classes)}
+        z, shape = encode.images(train_source)[fitted], {"num_classes": len(classes)}
         penalty = choose_penalty(z, train, penalties=penalties, seed=seed, **shape)
         ridge = fit_ridge(z, train, penalty=penalty, **shape)
-        right = predict(encode.images(source), ridge) == truth
+        right = predict(encode.images(source)[judged], ridge) == truth
         metrics = {
             "acc1": float(right.mean()),
             "class_recall": float(np.mean([right[values == v].mean() for v in np.unique(values)])),
@@ -133,6 +135,16 @@ def make_probe(
         return EvalResult(metrics, {"kind": "probe"})
 
     return evaluate
+
+
+def _labelled(source: Source, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """The rows whose label is not missing, and their labels."""
+    values = column(source, label)
+    rows = np.flatnonzero(~missing(values, codes=True))
+    known = values[rows]
+    if not len(rows):
+        raise ValueError(f"no record has a {label!r}; expected some labels.")
+    return rows, as_array(known.tolist(), label) if known.dtype == object else known
 
 
 def _moments(z: np.ndarray, labels: np.ndarray, num_classes: int) -> _Moments:

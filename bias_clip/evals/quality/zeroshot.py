@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from bias_clip.data.records import as_array, missing
 from bias_clip.data.sources import Source, column
 from bias_clip.data.text import canonicalize
 from bias_clip.evals.encode import Encode
@@ -140,7 +141,7 @@ def make_zeroshot(
         ztxt = encode.texts(prompts).reshape(len(classes), len(formats), -1)
         zcls = class_embeddings(ztxt)
         if separator is None:
-            metrics = accuracy(zimg, zcls, columns, block_size=block_size)._asdict()
+            metrics = accuracy(zimg[rows], zcls, columns, block_size=block_size)._asdict()
         else:
             metrics = _multilabel(zimg, zcls, rows, columns, block_size)
         metrics["chance"] = len(rows) / len(np.unique(rows)) / len(classes)
@@ -176,6 +177,7 @@ def distinct_names(
     values: np.ndarray, label: str, form: Callable, separator: str | None
 ) -> list[str]:
     """The class names in a column of strings, sorted; ValueError for a column of numbers."""
+    values = values[~missing(values, codes=True)]
     if values.dtype.kind not in "UO":
         raise ValueError(
             f"column {label!r} holds {values.dtype} and no names; give classes, which it indexes."
@@ -186,16 +188,21 @@ def distinct_names(
 def label_pairs(
     values: np.ndarray, classes: Sequence[str], form: Callable, separator: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (image, class): all that is true."""
-    if values.dtype.kind in "iu":
-        if values.min() < 0 or values.max() >= len(classes):
+    """Pairs (image, class): all that is true; an image whose label is missing is in none."""
+    there = np.flatnonzero(~missing(values, codes=True))
+    labels = values[there]
+    if labels.dtype == object:  # integers or names with gaps
+        labels = as_array(labels.tolist())
+    if labels.dtype.kind in "iu":
+        if labels.max(initial=-1) >= len(classes) or not len(labels):
             raise ValueError(
-                f"labels go from {values.min()} to {values.max()}; expected 0 to "
-                f"{len(classes) - 1}, one for each of the {len(classes)} classes."
+                f"{len(labels)} labels go up to {labels.max(initial=-1)}; expected 0 to "
+                f"{len(classes) - 1}, one for each of the {len(classes)} classes, in some records."
             )
-        return np.arange(len(values)), values.astype(np.int64)
+        return there, labels.astype(np.int64)
     index = {form(name): i for i, name in reversed(list(enumerate(classes)))}
-    names = [(i, form(part)) for i, value in enumerate(values) for part in _split(value, separator)]
+    pairs_of = zip(there.tolist(), labels.tolist(), strict=True)
+    names = [(i, form(part)) for i, value in pairs_of for part in _split(value, separator)]
     unknown = sorted({name for _, name in names if name not in index})
     if unknown:
         raise ValueError(

@@ -105,6 +105,26 @@ def test_five_sources_of_a_billion_records_take_no_memory():
     assert seconds < 1
 
 
+def test_a_stream_reads_records_beyond_32_bits():
+    class Patchy(Huge):
+        def __getitem__(self, index):
+            return {**Patches(1)[0], "id": str(index)}
+
+    mixture = Mixture({n: Patchy(3 * 10**9) for n in "ab"}, {"a": 1, "b": 1})
+    with stream(mixture) as batches:
+        first = [next(batches)["index"] for _ in range(4)]
+        state = batches.get_state()
+        after = next(batches)["index"]
+    indices = np.concatenate(first)
+    assert indices.dtype == np.int64
+    assert (indices > 2**32).any()
+    assert len(set(indices.tolist())) == len(indices)
+    assert (indices < len(mixture)).all()
+    with stream(mixture) as batches:
+        batches.set_state(state)
+        np.testing.assert_array_equal(next(batches)["index"], after)
+
+
 @pytest.mark.parametrize(
     ("rates", "arguments", "message"),
     [

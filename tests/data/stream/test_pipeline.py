@@ -55,7 +55,7 @@ def test_a_batch_has_the_promised_shapes_and_types(fns):
         "image": ((4, 4, 4, 3), "float32"),
         "text": ((4, 8), "int32"),
         "text_id": ((4,), "int32"),
-        "index": ((4,), "int32"),
+        "index": ((4,), "int64"),
     }
 
 

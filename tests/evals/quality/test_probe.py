@@ -111,3 +111,27 @@ def test_wrong_arguments_are_refused():
     single = ListSource([record(0, kind="ant"), record(1, kind="ant")])
     with pytest.raises(ValueError, match="two classes"):
         make_probe(test, train_source=single, label="kind")
+
+
+@pytest.mark.parametrize("gap", ["", None])
+def test_images_without_a_label_are_neither_fitted_nor_judged(gap):
+    train, test, z = make_case()
+
+    def changed(source, make):
+        rows = range(len(source))
+        return ListSource(
+            record(i % 99, kind=gap if i % 5 == 0 and make else source[i]["kind"])
+            for i in rows
+            if make or i % 5
+        )
+
+    gapped = [changed(source, True) for source in (train, test)]
+    removed = [changed(source, False) for source in (train, test)]
+    for source, one, other in zip((train, test), gapped, removed, strict=True):
+        z[id(one)] = z[id(source)]
+        z[id(other)] = z[id(source)][np.arange(len(source)) % 5 != 0]
+    results = [
+        make_probe(b, train_source=a, label="kind")(fixed_encode(z, {})).metrics
+        for a, b in (gapped, removed)
+    ]
+    assert results[0] == results[1]

@@ -208,3 +208,17 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="nme"):
         make_zeroshot(source, label="nme")
     assert all(t.count("{}") == 1 for templates in TEMPLATES.values() for t in templates)
+
+
+@pytest.mark.parametrize("gap", ["", None])
+def test_images_without_a_label_count_nowhere(gap):
+    source, encode = one_hot_case()
+    z = encode.images(source)
+    texts = {a: np.eye(6)[i] for i, a in enumerate(ANIMALS)}
+    names = [r["name"] for r in source.records]
+    labels = [gap if i % 4 == 1 else name for i, name in enumerate(names)]
+    rows = [i for i in range(len(names)) if i % 4 != 1]
+    gapped = ListSource(record(i, name=name) for i, name in enumerate(labels))
+    removed = ListSource(source.records[i] for i in rows)
+    found = make_zeroshot(gapped, label="name")(fixed_encode(z, texts)).metrics
+    assert found == make_zeroshot(removed, label="name")(fixed_encode(z[rows], texts)).metrics
