@@ -53,6 +53,8 @@ def find_files(path: Paths, *, endings: Sequence[str]) -> list[File]:
     if not found:
         raise ValueError(f"got path={path!r}, which names no files.")
     _check_once([file[0] for file in found])
+    if len({is_remote(file[0]) for file in found}) > 1:
+        raise ValueError(f"got path={path!r}, on a disk and elsewhere; mix two sources instead.")
     folder = common_folder([file[0] for file in found])
     return [File(p, p[len(folder) :].lstrip("/"), size, stamp) for p, size, stamp in found]
 
@@ -114,13 +116,13 @@ def _find(pattern: str, endings: Sequence[str]) -> list[tuple[str, int, str]]:
 
 
 def _find_remote(pattern: str, endings: Sequence[str]) -> list[tuple[str, int, str]]:
-    if pattern.endswith(tuple(endings)) and not any(c in pattern for c in "*?["):
-        return list(describe(expand_braces(pattern)))
+    globs = pattern.startswith(("gs:", "s3:")) and any(c in pattern for c in "*?[")
+    if pattern.partition("?")[0].endswith(tuple(endings)) and not globs:
+        return list(
+            describe(expand_braces(pattern))
+        )  # a signed address may end in "?signature=..."
     files = [file for one in expand_braces(pattern) for file in find(one)]
-    if any(c in pattern for c in "*?["):
-        kept = files
-    else:
-        kept = [file for file in files if file.address.endswith(tuple(endings))]
+    kept = [file for file in files if globs or file.address.endswith(tuple(endings))]
     if not kept:
         raise ValueError(
             f"nothing at {pattern!r}: expected objects that end in one of {list(endings)}."

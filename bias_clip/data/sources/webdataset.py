@@ -250,9 +250,9 @@ def _index_folder(files: Sequence[File], cache: str | None) -> Path:
         raise ValueError(
             f"got cache={cache!r}; expected a folder on this machine: it is memory-mapped."
         )
-    beside = Path(common_folder([file.path for file in files]))
+    beside = common_folder([file.path for file in files])  # "" where they only share the root
     if cache is not None:
         return Path(cache) / _INDEX
-    if not is_remote(files[0].path) and os.access(beside, os.W_OK):
-        return beside / _INDEX
+    if beside and not is_remote(beside) and os.access(beside, os.W_OK):
+        return Path(beside) / _INDEX
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bias_clip" / _INDEX

@@ -58,6 +58,7 @@ def failure(path):
 
 def answer(folder, method, path, headers):
     """Status, headers and body; the body may be shorter than its length says."""
+    path = path.partition("?")[0]
     wrong, path = failure(path) if method == "GET" else (None, re.sub("^/fail=[^/]+", "", path))
     if wrong and wrong.isdigit():
         return int(wrong), {"Content-Length": "0", "Retry-After": "0"}, b""

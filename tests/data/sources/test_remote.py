@@ -216,6 +216,16 @@ def test_an_object_that_was_replaced_is_indexed_again(google, tmp_path):
     assert found == ["a", "b", "c", "d"]
 
 
+def test_signed_addresses_and_mixed_paths(web, folder, local, tmp_path):
+    signed = f"{web}/shards/00001.tar?signature=a*b"
+    source = make_source(name="webdataset", path=signed, cache=str(tmp_path))
+    assert source[0]["image"] == local[10]["image"]
+    with pytest.raises(ValueError, match="on a disk and elsewhere"):
+        make_source(name="webdataset", path=[signed, str(folder / "shards")])
+    with pytest.raises(ValueError, match="web servers have no listings"):
+        make_source(name="webdataset", path=f"{web}/shards")
+
+
 def test_a_record_that_cannot_be_had_is_no_bad_record(folder, web, tmp_path):
     """A ValueError would put another record in its place, and make another run of this one."""
     (folder / "gone").mkdir(exist_ok=True)
