@@ -125,6 +125,12 @@ def test_where_a_tar_is_damaged_it_is_said_and_what_is_behind_is_read():
         assert kinds(data) == (names, damages)
 
 
+def test_what_was_said_of_a_lost_member_is_not_taken_for_the_next():
+    first = pack([("long" * 40 + ".txt", "1")], form=tarfile.PAX_FORMAT, end=False)
+    damaged = first[:-900] + b"\xff" + first[-899:]  # the header behind the pax header
+    assert kinds(damaged + pack([C])) == (["c.txt"], ["bad_header"])
+
+
 def test_lost_bytes_are_counted():
     whole = pack([A, B, C])
     second, third = len(pack([A], end=False)), len(pack([A, B], end=False))
