@@ -1,6 +1,7 @@
 """The columns of an index of tar shards, memory-mapped, and how they are written.
 
-Bytes per sample on disk, for m members and a key of k bytes: 4 to 17 + k, and 4 to 16 per member.
+Bytes on disk: 3 to 17 and its key per sample, 2 to 16 per member, by the smallest types that hold them;
+36 per sample with 1e6 samples of three members and keys of nine characters.
 """
 
 import bisect

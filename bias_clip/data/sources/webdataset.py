@@ -46,25 +46,26 @@ def webdataset_source(
 ) -> Source:
     """Reads tar shards of webdataset, from a disk or a bucket, each sample in one read.
 
-    The first time, the headers of all shards are read to an index of offsets, about 20 us a sample; it is
-    kept in "webdataset_index" beside the shards, in `cache`, or in the user's cache folder where the
+    The first time, the headers of all shards are read to an index of offsets, which takes 20 to 40 us of
+    a core per sample; of a bucket, shards of small images are read whole for it. It is kept in "webdataset_index" beside the shards, in `cache`, or in the user's cache folder where the
     folder of the shards cannot be written. A record's id is "<shard>/<key>", with "#2" for a
     key that its shard has twice; `key` and `shard` are attributes too.
 
     Samples without an image or caption member are left out. They, damaged shards and members out of
-    order are counted and named in the log. The index takes 5 to 18 bytes per sample, its key, and 8 to 16
-    bytes per member, memory-mapped; resident are 8 bytes per 1,024 samples where some are left out.
+    order are counted and named in the log. The index is memory-mapped: measured with 1e6 samples of three
+    members and keys of nine characters, 36 bytes per sample on disk, and opened in 0.04 s with no memory
+    of its own. Resident are 8 bytes per 1,024 samples where some are left out, else nothing.
 
     Args:
       path: a file, a folder, a glob, "{00000..00041}.tar", or a list of those; addresses gs://,
         s3:// and https:// too. Compressed shards are refused, with the line that unpacks them.
       image: fields or patterns of them, the first that a sample has; several members that match one
-        are images of equal right. Else jpg, png, jpeg, webp, ..., then any "left.jpg".
+        are equally good images. Else jpg, png, jpeg, webp, ..., then any "left.jpg".
       captions: fields, patterns, or "json:caption" for a key of a JSON member; all of them are
         captions. () needs none. Else txt; or all of "*.txt", "text", "caption"; or of the JSON member
         caption, captions and text.
       attributes: fields or patterns of what is read besides; () nothing. Else JSON objects (a key, an
-        attribute), cls, npy, npz and other texts. What cannot be read is told by "<field>_error".
+        attribute), cls, npy, npz and other texts. What cannot be read is reported in "<field>_error".
       damaged: "count" goes on with what can be read of damaged shards; "refuse" raises.
       cache: folder for the index and for what was read from a bucket.
       cache_bytes: most that is kept there of what was read from a bucket; 0 keeps nothing.
