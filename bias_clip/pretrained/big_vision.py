@@ -62,7 +62,7 @@ def describe(tensors: dict[str, Tensor]) -> Described:
         entries += table_of_image(tensors, scanned=_scanned(tensors, "img"), naflex=naflex)
     if text is not None:
         entries += table_of_text(tensors, scanned=_scanned(tensors, "txt"))
-    entries += [Entry("log_scale", "t", ONE), Entry("bias", "b", ONE)]
+    entries += table_of_scalars()
     return Described(
         layout=NAME,
         family="siglip",
@@ -97,6 +97,11 @@ def table_of_text(names: Any, *, scanned: bool) -> list[Entry]:
         Entry("txt/pos_embedding", "txt/pos_embedding", plus=plus),
     ]
     return found + _encoder("txt", scanned) + _ends("txt", names)
+
+
+def table_of_scalars() -> list[Entry]:
+    """Scale and bias."""
+    return [Entry("log_scale", "t", ONE), Entry("bias", "b", ONE)]
 
 
 def _encoder(tower: str, scanned: bool) -> list[Entry]:

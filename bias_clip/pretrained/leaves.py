@@ -122,6 +122,9 @@ def _check(entry: Entry, name: str, own: tuple[int, ...], tensors: Mapping[str, 
 
 def _copy(out: np.ndarray, view: np.ndarray, index: Index, release: Callable[[], None]) -> None:
     """In pieces along the first axis, after each of which the file's pages are given back."""
+    # A part that is a few columns may lie on all pages of the tensor. For a small one the call would
+    # take longer than the reading.
+    large = view.nbytes > CHUNK // 16
     view = view[index]
     if out.ndim == 0:
         out[...] = view
@@ -129,7 +132,7 @@ def _copy(out: np.ndarray, view: np.ndarray, index: Index, release: Callable[[],
     rows = max(1, CHUNK // max(1, out[:1].nbytes))
     for start in range(0, len(out), rows):
         out[start : start + rows] = view[start : start + rows]
-        if out.nbytes > CHUNK // 16:  # a call per small tensor would take longer than reading it
+        if large:
             release()
 
 

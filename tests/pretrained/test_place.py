@@ -4,11 +4,16 @@ import os
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
+from bias_clip.core.storage import run_folder
+from bias_clip.pretrained import load_pretrained
 from bias_clip.pretrained.place import Place, find_weights, open_place, split_tower
 from tests.pretrained.cases import GOLDEN
 from tests.pretrained.hub import COMMIT, serving
+from tests.train.workdir import bucket
 
 LOAD = """
 import sys, jax
@@ -38,6 +43,23 @@ def test_a_repository_of_the_hub_is_loaded_at_one_commit(tmp_path):
         absent = load("hf://owner/other", endpoint, tmp_path)
         assert absent.returncode == 1
         assert "ValueError: The Hub does not give hf://owner/other" in absent.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_and_a_file_in_a_bucket_are_what_they_are_on_a_disk(monkeypatch):
+    with bucket.running() as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        golden = GOLDEN / "hf_siglip_bfloat16"
+        for name in ("model.safetensors", "config.json"):
+            (run_folder("gs://bucket/siglip") / name).write_bytes((golden / name).read_bytes())
+        expected = load_pretrained(golden)
+        for path in ("gs://bucket/siglip", "gs://bucket/siglip/model.safetensors"):
+            loaded = load_pretrained(path)
+            assert loaded.config == expected.config
+            jax.tree.map(np.testing.assert_array_equal, loaded.params, expected.params)
+        with pytest.raises(ValueError, match="no object or folder gs://bucket/other"):
+            load_pretrained("gs://bucket/other")
 
 
 @pytest.mark.parametrize("path", ["hf://name", "hf://a/b/c", "hf://../x", "hf://a/b@", "hf://"])
