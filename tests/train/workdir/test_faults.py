@@ -24,7 +24,7 @@ from bias_clip.data.sources.array_record import write_array_record
 from bias_clip.evals.results import EvalResult
 from bias_clip.report.run_page import write_report
 from bias_clip.train import loop
-from bias_clip.train.__main__ import _is_ours
+from bias_clip.train.command import _is_ours
 from bias_clip.train.evaluation import write_results
 from bias_clip.train.guards import is_healthy, stop_sick_run
 from bias_clip.train.hosts.watchdog import Watchdog, describe_hosts
