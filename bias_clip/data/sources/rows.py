@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -82,6 +83,8 @@ def make_layout(
 ) -> Layout:
     """Completes what is given by what the columns are called, and says in the log what it chose.
 
+    A column id, image or captions that is not used is left out: records have these names.
+
     Raises: ValueError for a column that is not there, and where no column is known to be of images.
     """
     given = [image, captions, identity]
@@ -125,7 +128,9 @@ def columns_of(text: str) -> list[str]:
 class RowRecords:
     """Records made of rows; image files are read when a record is asked for."""
 
-    def __init__(self, rows: Rows, layout: Layout):
+    def __init__(self, rows: Rows, layout: Layout, *, threads: int = 1):
+        """Takes how many records `read_many` reads at the same time, for images that are elsewhere."""
+        self._threads = threads
         self._rows = rows
         self._layout = layout
         texts = (*layout.image, *layout.captions, layout.identity)
@@ -156,6 +161,26 @@ class RowRecords:
             "captions": tuple(captions),
             **self._rows.attributes(index, self._layout.attributes),
         }
+
+    def read_many(self, indices: Sequence[int]) -> list[Record | ValueError]:
+        """Returns several records; in place of a broken one, the error that reading it raises.
+
+        They are read in the order of the rows, so that those of one row group are read together.
+        """
+        order = sorted(set(indices))
+        if self._threads == 1:
+            found = [self._try(index) for index in order]
+        else:
+            with ThreadPoolExecutor(min(self._threads, len(order) or 1)) as pool:
+                found = list(pool.map(self._try, order))
+        records = dict(zip(order, found, strict=True))
+        return [records[index] for index in indices]
+
+    def _try(self, index: int) -> Record | ValueError:
+        try:
+            return self[index]
+        except ValueError as error:
+            return error
 
     def numbered(self) -> bool:
         """Whether ids are different by how they are made: the numbers of rows of one table."""

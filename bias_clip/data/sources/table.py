@@ -21,6 +21,7 @@ from bias_clip.data.sources.json_rows import (
 )
 from bias_clip.data.sources.rows import RowRecords, Rows, make_layout
 
+_REMOTE_READS = 32  # images of one chunk of a batch, read at the same time
 _LINES = (".jsonl", ".ndjson")
 _PACKED = (".gz", ".bz2", ".xz")
 
@@ -100,7 +101,8 @@ def table_source(
         identity=identity,
         attributes=attributes,
     )
-    return checked(RowRecords(rows, layout))
+    elsewhere = is_remote(layout.roots.root) or any(map(is_remote, layout.roots.further))
+    return checked(RowRecords(rows, layout, threads=_REMOTE_READS if elsewhere else 1))
 
 
 def find_tables(path: str | Sequence[str]) -> tuple[list[Path], str | Path]:

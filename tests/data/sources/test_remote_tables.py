@@ -38,6 +38,9 @@ def cache(tmp_path, monkeypatch):
 def test_a_table_and_its_images_are_read_from_a_server(served):
     source = make_source(name="table", path=f"{served}/data/t.csv")
     assert [source[i]["image"] for i in range(6)] == IMAGES
+    found = source.read_many([8, 0, 5, 0])
+    assert isinstance(found[0], ValueError)
+    assert [record["image"] for record in found[1:]] == [IMAGES[i] for i in (0, 5, 0)]
     for row in (6, 7):
         with pytest.raises(ValueError, match="outside of"):
             source[row]
