@@ -39,7 +39,11 @@ class RemoteError(OSError):
 
 
 class RemoteFile(NamedTuple):
-    """An object: its address, its size in bytes, and what changes when it is written again."""
+    """An object: its address, its size in bytes, and what changes when it is written again.
+
+    The stamp is its generation or etag; "" where a server gives none, and then only another size tells
+    that the object was replaced.
+    """
 
     address: str
     size: int
