@@ -18,12 +18,12 @@ from bias_clip.data.records import (
     attributes,
     text_array,
 )
-from bias_clip.data.sources.ranges import RangeReader, Wanted
-from bias_clip.data.sources.tar_columns import Index
-from bias_clip.data.sources.tar_fields import Choice, choose, decode
-from bias_clip.data.sources.tar_files import SHOWN, File, Paths, common_folder, find_files
-from bias_clip.data.sources.tar_index import describe_troubles, open_index
-from bias_clip.data.sources.tar_samples import text
+from bias_clip.data.sources.tar.columns import Index
+from bias_clip.data.sources.tar.fields import Choice, choose, decode
+from bias_clip.data.sources.tar.files import SHOWN, File, Paths, common_folder, find_files
+from bias_clip.data.sources.tar.index import describe_troubles, open_index
+from bias_clip.data.sources.tar.ranges import RangeReader, Wanted
+from bias_clip.data.sources.tar.samples import text
 
 ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 DAMAGED = ("count", "refuse")

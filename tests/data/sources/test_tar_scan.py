@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from bias_clip.data.sources.tar_scan import Damage, Member, scan
+from bias_clip.data.sources.tar.scan import Damage, Member, scan
 from tests.data.sources.tars import END, pack
 
 LONG = "folder/" * 20 + "name.png"

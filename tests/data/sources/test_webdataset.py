@@ -14,8 +14,8 @@ import pytest
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import column, make_source, tar_parts
 from bias_clip.data.sources.array_record import write_array_record
-from bias_clip.data.sources.tar_files import expand_braces, find_files
-from bias_clip.data.sources.tar_index import describe_troubles, open_index
+from bias_clip.data.sources.tar.files import expand_braces, find_files
+from bias_clip.data.sources.tar.index import describe_troubles, open_index
 from bias_clip.data.stream.pipeline import make_train_iterator
 from bias_clip.data.text import make_text_fn
 from tests.data.sources.tars import pack, pairs, png, write_patches

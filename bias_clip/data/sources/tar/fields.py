@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bias_clip.data.sources.tar_samples import IMAGES, is_image, is_text, last_part
+from bias_clip.data.sources.tar.samples import IMAGES, is_image, is_text, last_part
 
 _JSON_CAPTIONS = ("caption", "captions", "text")
 _INTEGERS = ("cls", "id", "index", "count")  # as webdataset's writer

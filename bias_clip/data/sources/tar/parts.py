@@ -13,10 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from bias_clip.core.remote import is_remote, read_range
-from bias_clip.data.sources.tar_columns import MANIFEST, SOUND, load, short_hash, whole
-from bias_clip.data.sources.tar_files import File
-from bias_clip.data.sources.tar_samples import Shard, group
-from bias_clip.data.sources.tar_scan import Damage, Read, scan
+from bias_clip.data.sources.tar.columns import MANIFEST, SOUND, load, short_hash, whole
+from bias_clip.data.sources.tar.files import File
+from bias_clip.data.sources.tar.samples import Shard, group
+from bias_clip.data.sources.tar.scan import Damage, Read, scan
 
 _WINDOW, _REMOTE_WINDOW = 4096, 1 << 21  # bytes of one read
 _REMOTE_SHARDS = 16  # scanned at the same time

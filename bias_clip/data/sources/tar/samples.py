@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bias_clip.data.sources.tar_scan import Damage, Member
+from bias_clip.data.sources.tar.scan import Damage, Member
 
 IMAGES = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "jp2", "avif")
 TEXTS = ("txt", "text", "caption")

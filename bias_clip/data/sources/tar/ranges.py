@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bias_clip.core.page_cache import PageCache
 from bias_clip.core.remote import Range, RemoteError, RemoteFile, is_remote, read_ranges
-from bias_clip.data.sources.tar_files import File
+from bias_clip.data.sources.tar.files import File
 
 Wanted = tuple[int, int, int]  # number of the file, first byte, byte behind the last
 _OPEN = 256  # files a process keeps open; a usual limit is 1,024

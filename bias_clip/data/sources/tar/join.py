@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from bias_clip.data.sources.tar_columns import KIND, MANIFEST, SOUND, VERSION, whole
-from bias_clip.data.sources.tar_files import File
-from bias_clip.data.sources.tar_parts import Part, look, part_path
-from bias_clip.data.sources.tar_samples import SHOWN
-from bias_clip.data.sources.tar_scan import COMPRESSED, KINDS
+from bias_clip.data.sources.tar.columns import KIND, MANIFEST, SOUND, VERSION, whole
+from bias_clip.data.sources.tar.files import File
+from bias_clip.data.sources.tar.parts import Part, look, part_path
+from bias_clip.data.sources.tar.samples import SHOWN
+from bias_clip.data.sources.tar.scan import COMPRESSED, KINDS
 
 _NAMED = 100  # damages in the manifest
 

@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_clip.data.sources.tar_columns import MANIFEST, Index, load, short_hash
-from bias_clip.data.sources.tar_files import File
-from bias_clip.data.sources.tar_join import join
-from bias_clip.data.sources.tar_parts import make_parts
-from bias_clip.data.sources.tar_samples import SHOWN, TROUBLES
-from bias_clip.data.sources.tar_scan import KINDS
+from bias_clip.data.sources.tar.columns import MANIFEST, Index, load, short_hash
+from bias_clip.data.sources.tar.files import File
+from bias_clip.data.sources.tar.join import join
+from bias_clip.data.sources.tar.parts import make_parts
+from bias_clip.data.sources.tar.samples import SHOWN, TROUBLES
+from bias_clip.data.sources.tar.scan import KINDS
 
 
 def open_index(files: Sequence[File], folder: Path) -> Index:
