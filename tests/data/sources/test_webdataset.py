@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from bias_clip.data.image import make_image_fn
-from bias_clip.data.sources import column, make_source, tar_parts
+from bias_clip.data.sources import column, make_source
 from bias_clip.data.sources.array_record import write_array_record
+from bias_clip.data.sources.tar import parts as tar_parts
 from bias_clip.data.sources.tar.files import expand_braces, find_files
 from bias_clip.data.sources.tar.index import describe_troubles, open_index
 from bias_clip.data.stream.pipeline import make_train_iterator
