@@ -44,18 +44,18 @@ def export_big_vision(params: Mapping[str, Any], config: Mapping[str, Any], path
     """
     if path.suffix != ".npz":
         raise ValueError(f"got the path {path}; expected one that ends in .npz.")
-    image, text = _complete(config)
-    _refuse("big_vision", "image", image, _SIGLIP["image"] | {"epsilon": 1e-6, "pool": None})
-    _refuse("big_vision", "text", text, _SIGLIP["text"] | {"epsilon": 1e-6, "pool": None})
+    image, text = complete(config)
+    refuse("big_vision", "image", image, _SIGLIP["image"] | {"epsilon": 1e-6, "pool": None})
+    refuse("big_vision", "text", text, _SIGLIP["text"] | {"epsilon": 1e-6, "pool": None})
     for what, tower in (("image", image), ("text", text)):
-        _refuse("big_vision", what, tower, {"activation": "gelu_tanh"})
-    _one_of("big_vision", "image", image, "pool", ("map", "gap"))
-    _one_of("big_vision", "text", text, "pool", ("last", "map"))
+        refuse("big_vision", what, tower, {"activation": "gelu_tanh"})
+    one_of("big_vision", "image", image, "pool", ("map", "gap"))
+    one_of("big_vision", "text", text, "pool", ("last", "map"))
     leaves = flat(params)
     names = _names_of_ends(leaves)
     entries = big_vision.table_of_image(names, scanned=False)
     entries += big_vision.table_of_text(names, scanned=False) + big_vision.table_of_scalars()
-    tensors: dict[str, Any] = _tensors("big_vision", leaves, entries)
+    tensors: dict[str, Any] = tensors_of("big_vision", leaves, entries)
     np.savez(path, **tensors)
 
 
@@ -70,34 +70,35 @@ def export_hugging_face(params: Mapping[str, Any], config: Mapping[str, Any], fo
     Raises:
       ValueError: the model is neither, or has what the layout cannot say.
     """
-    image, text = _complete(config)
+    image, text = complete(config)
     leaves = flat(params)
     clip = bool(image["class_token"])
     if clip:
-        _refuse("hugging_face", "image", image, _CLIP_IMAGE)
-        _refuse("hugging_face", "text", text, {"mask": "causal", "head_bias": False})
-        _one_of("hugging_face", "text", text, "pool", ("argmax", "eos"))
-        _refuse(
+        refuse("hugging_face", "image", image, _CLIP_IMAGE)
+        refuse("hugging_face", "text", text, {"mask": "causal", "head_bias": False})
+        one_of("hugging_face", "text", text, "pool", ("argmax", "eos"))
+        check_projections("hugging_face", image, text)
+        refuse(
             "hugging_face",
             "model",
             {"bias_init": config.get("bias_init", -10.0)},
             {"bias_init": None},
         )
     else:
-        _refuse("hugging_face", "image", image, _SIGLIP["image"] | {"out_dim": None})
-        _refuse("hugging_face", "text", text, _SIGLIP["text"])
+        refuse("hugging_face", "image", image, _SIGLIP["image"] | {"out_dim": None})
+        refuse("hugging_face", "text", text, _SIGLIP["text"])
         leaves = _with_text_head(leaves)
     entries = hugging_face.table_of_image(clip=clip, flat=False, head=clip)
     entries += hugging_face.table_of_text(clip=clip, head=True)
     entries += hugging_face.table_of_scalars(clip=clip)
-    tensors = _tensors("hugging_face", leaves, entries)
+    tensors = tensors_of("hugging_face", leaves, entries)
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.write(folder / "model.safetensors", tensors, {"format": "pt"})
     text_ = json.dumps(_hugging_face_config(image, text, clip), indent=2, sort_keys=True)
     (folder / hugging_face.CONFIG).write_text(text_ + "\n", encoding="utf-8")
 
 
-def _complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of both towers, with sizes in place of the variant, and their defaults."""
     found = []
     for what in ("image", "text"):
@@ -108,11 +109,12 @@ def _complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         named, patch = parse_variant(given["variant"], **sizes)
         rest = {**_DEFAULTS, **_SIGLIP[what], "out_dim": None, **given, **named._asdict()}
         found.append(rest | ({"patch": patch} if patch else {}))
-        _refuse("any published", what, found[-1], {"posemb": "learned", "stem": "patch"})
+        refuse("any published", what, found[-1], {"posemb": "learned", "stem": "patch"})
     return found[0], found[1]
 
 
-def _refuse(layout: str, what: str, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def refuse(layout: str, what: str, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises ValueError for the first argument of a tower that is not as the layout has it."""
     for name, value in expected.items():
         if (value is not None or name in ("out_dim", "bias_init")) and got.get(name) != value:
             raise ValueError(
@@ -121,10 +123,19 @@ def _refuse(layout: str, what: str, got: Mapping[str, Any], expected: Mapping[st
             )
 
 
-def _one_of(layout: str, what: str, got: Mapping[str, Any], name: str, valid: tuple) -> None:
+def one_of(layout: str, what: str, got: Mapping[str, Any], name: str, valid: tuple) -> None:
+    """Raises ValueError unless the argument is one that the layout has."""
     if got[name] not in valid:
         raise ValueError(
             f"{name} of the {what} is {got[name]!r}; the {layout} layout can only say {' or '.join(valid)}."
+        )
+
+
+def check_projections(layout: str, *towers: Mapping[str, Any]) -> None:
+    """Raises ValueError for a CLIP one of whose towers ends at its own width."""
+    if any(tower["out_dim"] is None for tower in towers):
+        raise ValueError(
+            f"out_dim of a tower is None; the {layout} layout of CLIP has a projection in both."
         )
 
 
@@ -148,7 +159,9 @@ def _with_text_head(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return {**leaves, **{f"txt/head/{name}": x for name, x in head.items()}}
 
 
-def _tensors(layout: str, leaves: Mapping[str, Any], entries: list[Entry]) -> dict[str, np.ndarray]:
+def tensors_of(
+    layout: str, leaves: Mapping[str, Any], entries: list[Entry]
+) -> dict[str, np.ndarray]:
     """The tensors of the file, by its table of names."""
     if left := sorted(set(leaves) - {entry.ours for entry in entries}):
         raise ValueError(f"The {layout} layout has no place for {left[0]} of this model.")

@@ -10,6 +10,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from bias_clip.losses import sigmoid_loss
 from bias_clip.models import count_parameters, make_model, unit_norm
+from bias_clip.plan.flops import count_flops
+from bias_clip.train.sharding import make_mesh, tree_shardings
+from configs.default import get_config
 
 IMAGE = {"variant": "mu/8", "size": 16, "depth": 2}
 TEXT = {"variant": "mu", "vocab_size": 11, "length": 6, "depth": 2, "out_dim": 32}
@@ -265,14 +268,31 @@ CLIP_IMAGE = dict(pool="class", class_token=True, pre_norm=True, patch_bias=Fals
 CLIP_TEXT = dict(mask="causal", pool="argmax", head_bias=False)
 
 
-def test_clip_sizes_are_the_published_ones():
+def clip_b32(**how):
     same = {"activation": "quick_gelu", "epsilon": 1e-5}
-    model = make_model(
+    return make_model(
         image=dict(variant="B/32", size=224, out_dim=512, **CLIP_IMAGE, **same),
         text=dict(variant="M", vocab_size=49_408, length=77, out_dim=512, **CLIP_TEXT, **same),
         bias_init=None,
+        **how,
     )
-    params = jax.eval_shape(model.init, jax.random.key(0))
+
+
+def test_clip_counts_its_published_flops_and_is_split_by_the_default_rules():
+    params = jax.eval_shape(clip_b32().init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    text = jax.ShapeDtypeStruct((1, 77), jnp.int32)
+    for attention in ("xla", "pallas"):
+        count = count_flops(clip_b32(attention=attention).apply, params, image, text)
+        assert count == pytest.approx(14.78e9, rel=1e-3)  # ViT-B-32 in open_clip's table of models
+    mesh = make_mesh(data=1, fsdp=4, tensor=2)
+    held = paths(tree_shardings(params, get_config().sharding, mesh))
+    assert held["img/head/kernel"].spec == PartitionSpec("fsdp", None)
+    assert held["txt/encoder/blocks/attention/query/kernel"].spec[2] == "tensor"
+
+
+def test_clip_sizes_are_the_published_ones():
+    params = jax.eval_shape(clip_b32().init, jax.random.key(0))
     assert count_parameters(params) == 151_277_313  # openai/clip-vit-base-patch32
     assert "bias" not in params
 

@@ -7,6 +7,7 @@ import pytest
 from bias_clip.models import make_model
 from bias_clip.pretrained import load_pretrained
 from bias_clip.pretrained.export import export_big_vision, export_hugging_face
+from bias_clip.pretrained.export_open_clip import export_open_clip
 from tests.pretrained.cases import GOLDEN, arrays
 from tests.pretrained.test_load import same
 
@@ -27,6 +28,28 @@ def test_hugging_face_round_trip_is_the_same_bytes(folder, tmp_path):
     assert set(ours) == {name for name in theirs if not name.endswith("position_ids")}
     for name, array in ours.items():
         np.testing.assert_array_equal(array, theirs[name].astype(np.float32), err_msg=name)
+
+
+@pytest.mark.parametrize("folder", ["oc_clip_quickgelu_float16", "oc_clip_custom_text", "oc_clipa"])
+def test_open_clip_round_trip_is_the_same_bytes(folder, tmp_path):
+    first = load_pretrained(GOLDEN / folder)
+    export_open_clip(first.params, first.config, tmp_path)
+    again = load_pretrained(tmp_path)
+    same(again.params, first.params)
+    assert again.config == first.config
+    # All of what the library wrote, by its names and shapes, except for the prefix of some text towers.
+    (file,) = [
+        path for path in (GOLDEN / folder).iterdir() if path.suffix in (".bin", ".safetensors")
+    ]
+    theirs = {name.removeprefix("text."): x for name, x in arrays(file).items()}
+    ours = arrays(tmp_path / "open_clip_model.safetensors")
+    assert {name: x.shape for name, x in ours.items()} == {n: x.shape for n, x in theirs.items()}
+
+
+def test_a_siglip_has_no_place_in_open_clip(tmp_path):
+    first = load_pretrained(GOLDEN / "bv_bfloat16")
+    with pytest.raises(ValueError, match="class_token of the image is False; the open_clip layout"):
+        export_open_clip(first.params, first.config, tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["bv_i18n_no_head", "bv_bfloat16"])

@@ -1,0 +1,98 @@
+"""CLIP as a folder of open_clip: `open_clip_config.json` and `open_clip_model.safetensors`.
+
+A SigLIP is refused: open_clip builds its image tower by a name of timm, which says the sizes, and runs some of
+those names with another GELU than they were trained with. Export it for Hugging Face.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bias_clip.pretrained import open_clip, safetensors
+from bias_clip.pretrained.assemble import flat
+from bias_clip.pretrained.export import check_projections, complete, one_of, refuse, tensors_of
+from bias_clip.pretrained.table import Entry
+
+WEIGHTS = "open_clip_model.safetensors"
+
+
+def export_open_clip(params: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> None:
+    """Writes a CLIP, or a tower in the form of CLIPA, for `open_clip.create_model("local-dir:FOLDER")`.
+
+    Args:
+      params: in our tree.
+      config: the keyword arguments of `make_model`.
+      folder: that is made if it is not there.
+
+    Raises:
+      ValueError: the model has what the layout cannot say.
+    """
+    image, text = complete(config)
+    refuse("open_clip", "image", image, dict(class_token=True, patch_bias=False, head_bias=False))
+    one_of("open_clip", "image", image, "pool", ("class", "gap", "gap_norm"))
+    one_of("open_clip", "text", text, "pool", ("argmax", "eos", "last"))
+    refuse("open_clip", "text", text, {"head_bias": False})
+    check_projections("open_clip", image, text)
+    quick = {tower["activation"] == "quick_gelu" for tower in (image, text)}
+    if len(quick) > 1:
+        raise ValueError(
+            "activation of one tower alone is 'quick_gelu'; the open_clip layout says it of both or none."
+        )
+    entries = open_clip.table_of_image(pre_norm=image["pre_norm"], head=True)
+    entries += open_clip.table_of_text(prefix="", head=True, head_bias=False)
+    entries += [Entry("log_scale", "logit_scale"), Entry("bias", "logit_bias")]
+    tensors = tensors_of("open_clip", flat(params), entries)
+    model: dict[str, Any] = {"embed_dim": image["out_dim"], "quick_gelu": quick.pop()}
+    if config.get("bias_init", 0.0) is not None:
+        model["init_logit_bias"] = float(config.get("bias_init", -10.0))
+    model |= {"vision_cfg": _image(image), "text_cfg": _text(text)}
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.write(folder / WEIGHTS, tensors, {"format": "pt"})
+    written = json.dumps({"model_cfg": model, "preprocess_cfg": {}}, indent=2, sort_keys=True)
+    (folder / open_clip.CONFIG).write_text(written + "\n", encoding="utf-8")
+
+
+def _image(tower: Mapping[str, Any]) -> dict[str, Any]:
+    found = {
+        "image_size": tower["size"],
+        "patch_size": tower["patch"],
+        "head_width": tower["width"] // tower["num_heads"],
+        **_common(tower),
+    }
+    if not tower["pre_norm"]:
+        found["no_ln_pre"] = True
+    if tower["pool"] != "class":
+        found |= {"pool_type": "avg", "final_ln_after_pool": tower["pool"] == "gap_norm"}
+    return found
+
+
+def _text(tower: Mapping[str, Any]) -> dict[str, Any]:
+    found = {
+        "context_length": tower["length"],
+        "vocab_size": tower["vocab_size"],
+        "heads": tower["num_heads"],
+        "pool_type": tower["pool"],
+        **_common(tower),
+    }
+    if tower["mask"] == "none":
+        found["no_causal_mask"] = True
+    if tower["pool"] == "eos":
+        found["eos_id"] = tower["eos_id"]
+    return found
+
+
+def _common(tower: Mapping[str, Any]) -> dict[str, Any]:
+    ratio = tower["mlp_dim"] / tower["width"]
+    if int(tower["width"] * ratio) < tower["mlp_dim"]:  # open_clip cuts the fraction
+        ratio = math.nextafter(ratio, math.inf)
+    found = {
+        "width": tower["width"],
+        "layers": tower["depth"],
+        "mlp_ratio": ratio,
+        "norm_kwargs": {"eps": tower["epsilon"]},
+    }
+    if tower["activation"] == "gelu_tanh":
+        found["act_kwargs"] = {"approximate": "tanh"}
+    return found
