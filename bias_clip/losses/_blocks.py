@@ -1,4 +1,4 @@
-"""How a loss meets every other device's rows: the fold over blocks, and the only reduction."""
+"""How a loss reaches the rows of all devices: the fold over blocks, and the only reduction."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -28,19 +28,19 @@ def fold_blocks(
         carry = init
         for k in range(devices):  carry = step(carry, block of the k-th device upstream)
 
-    Blocks travel round a ring, so a device holds two of them at a time, and the step is recomputed
-    in the backward pass, so that no step's logits are kept. With `chunk_size` a block is walked in
-    chunks of that many rows by the same fold. Without `axis_name` and `chunk_size` this is
-    `step(init, block)` and nothing else.
+    Blocks travel round a ring, so a device holds two of them at a time. The backward pass recomputes
+    the step, so the logits of a step are not kept. With `chunk_size` the same fold walks each block
+    in chunks of that many rows. Without `axis_name` and `chunk_size` this is just
+    `step(init, block)`.
 
     Args:
-      step: maps (carry, block or chunk) to a carry of the same shapes. The last chunk is filled up
+      step: maps (carry, block or chunk) to a carry of the same shapes. The last chunk is padded
         with rows of zeros, which the step must leave out (`row_numbers` start at 1 for this).
       init: the carry to start with, any tree of arrays. Make it from local rows (`zeros_like`, not
         `zeros`): `shard_map` needs the start to differ between devices as the result does.
       block: any tree of arrays with the same number of rows in front; it travels as one.
-      axis_name: mapped axis, or a tuple of them taken as one ring; None for one device.
-      chunk_size: rows of a chunk; need not divide the rows of the block. None for the whole block.
+      axis_name: mapped axis, or a tuple of axes used as one ring; None for one device.
+      chunk_size: rows per chunk; need not divide the rows of the block. None for the whole block.
 
     Returns:
       The carry after all blocks.
@@ -77,9 +77,9 @@ def fold_blocks_both(
 
         carry, block_carry = step(carry, block, block_carry)
 
-    One set of logits then serves both sides: rows reduce into the carry, columns into the block's,
-    which is home again after a full turn of the ring. A second fold with the roles swapped would
-    compute all logits twice; this costs a message of one number per row and turn.
+    One set of logits then serves both sides: rows reduce into the carry, columns into the block's
+    carry, which is home again after a full turn of the ring. A second fold with swapped roles would
+    compute all logits twice. This one costs a message of one number per row and turn instead.
 
     Args:
       step: maps (carry, block, block_carry) to the new (carry, block_carry).
@@ -98,14 +98,16 @@ def fold_blocks_both(
     chunked = chunk_size < rows
     ring = axis_name is not None and jax.lax.axis_size(axis_name) > 1
     if chunked or ring:
-        step = jax.checkpoint(step, prevent_cse=False)  # inside a scan nothing can be merged
+        # prevent_cse guards against merging the recomputation with the forward pass. Inside a scan
+        # XLA cannot merge them, and the guard would only block other optimisations.
+        step = jax.checkpoint(step, prevent_cse=False)
     walk = _in_chunks(step, rows, chunk_size) if chunked else step
     if not ring:
         return walk(init, block, block_init)
 
     def turn(state, _):
         carry, block, block_carry = state
-        # Asked for before the step, so that the message travels while the step computes.
+        # Before the step, so that the message travels while the step computes.
         next_block = _rotate(block, axis_name)
         carry, block_carry = walk(carry, block, block_carry)
         return (carry, next_block, _rotate(block_carry, axis_name)), ()
@@ -116,7 +118,7 @@ def fold_blocks_both(
 
 
 def row_numbers(rows: int, axis_name: AxisName = None) -> Int[Array, " b"]:
-    """Numbers the rows of all devices from 1, so that 0 is nobody and marks a filled-up row."""
+    """Numbers the rows of all devices from 1; 0 is not a row, so it marks padding."""
     first = 1 if axis_name is None else 1 + rows * jax.lax.axis_index(axis_name)
     return first + jnp.arange(rows, dtype=jnp.int32)
 
@@ -132,11 +134,11 @@ def weighted_mean(
 
         sum(weights * values) / sum(weights)
 
-    A loss is a sum over pairs for each row; this divides by the number of rows, or by the sum of
-    their weights, and never by the number of pairs. A row of weight 0 is out of both sums. If all
-    weights are 0 the result is 0. Under `axis_name` every device holds its own rows and gets the
-    same result. Differentiate outside `shard_map`: inside `pmap`, or with `check_vma=False`, the
-    gradient comes out the number of devices times too large.
+    A loss is a sum over pairs for each row. This divides by the number of rows, or by the sum of
+    their weights, and never by the number of pairs. A row of weight 0 is left out of both sums. If
+    all weights are 0, the result is 0. Under `axis_name` every device holds its own rows and gets
+    the same result. Differentiate outside `shard_map`: inside `pmap`, or with `check_vma=False`, the
+    gradient is too large by a factor of the number of devices.
 
     Args:
       values: one value per local row.
@@ -148,7 +150,7 @@ def weighted_mean(
 
     Raises:
       ValueError: values that are not floats [rows]; weights that are negative or not one per row.
-        Numbers are looked at where they are known: not those of a traced array.
+        The values of traced arrays are not checked.
 
     Example:
       >>> import jax.numpy as jnp
@@ -162,15 +164,18 @@ def weighted_mean(
         return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
     check_weights(values.shape[0], weights=weights)
     weights = jnp.asarray(weights, values.dtype)
+    # 0 * NaN is NaN, so a value of weight 0 must be selected out, not only multiplied.
     total = jnp.where(weights > 0, weights * values, 0).sum()
     norm = weights.sum()
     if axis_name is not None:
         total, norm = jax.lax.psum((total, norm), axis_name)
+    # The inner `where` keeps the gradient finite when all weights are 0: the branch that is not
+    # taken is differentiated too.
     return jnp.where(norm > 0, total / jnp.where(norm > 0, norm, 1), 0)
 
 
 def _in_chunks(step, rows: int, chunk_size: int):
-    """Makes of a step over a chunk a step over a block."""
+    """Turns a step over a chunk into a step over a block."""
     chunks = -(-rows // chunk_size)
 
     def split(x):
@@ -189,7 +194,7 @@ def _in_chunks(step, rows: int, chunk_size: int):
 
 
 def _rotate(tree: Tree, axis_name: str | tuple[str, ...]) -> Tree:
-    """Hands the tree to the next device and takes the previous one's."""
+    """Sends the tree to the next device and receives that of the previous one."""
     size = jax.lax.axis_size(axis_name)
     ring = [(source, (source + 1) % size) for source in range(size)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, ring), tree)

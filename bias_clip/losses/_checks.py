@@ -1,8 +1,8 @@
-"""What a caller can get wrong and what a trace can know: said before any arithmetic.
+"""Checks the arguments of the losses before any arithmetic, as far as a trace can know them.
 
-Shapes, dtypes and words are known while tracing and always checked. Values are checked where they
-can be looked at (`is_known`): an array made outside of a transformation, or a plain number. Of a
-traced array nobody knows the values, so a negative weight or a prior of 1 in there goes unseen.
+Shapes, dtypes and words are known while tracing, so they are always checked. Values are checked when
+they are known (`is_known`): in a plain number, or an array made outside of a transformation. The
+values of a traced array are unknown, so a negative weight or a prior of 1 in it passes unnoticed.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ def check_ids(rows: int, **ids: Array | None) -> None:
 
 
 def check_labels(rows: int, **labels: Array) -> None:
-    """Raises unless each is one integer per row, and there."""
+    """Raises unless each is given and has one integer per row."""
     for name, x in labels.items():
         if x is None:
             raise ValueError(f"{name}: got None, expected integer ids [{rows}], one per row")
@@ -49,7 +49,7 @@ def check_weights(rows: int, **weights: Array | None) -> None:
             raise ValueError(f"{name}: got {_describe(x)}, expected numbers [{rows}], one per row")
         if is_known(x) and not np.all(np.asarray(x) >= 0):
             smallest = np.asarray(x).min()
-            raise ValueError(f"{name}: got {smallest} as smallest, expected no negative weight")
+            raise ValueError(f"{name}: got {smallest} as smallest, expected no negative weights")
 
 
 def check_values(values: Array) -> None:
@@ -91,9 +91,9 @@ def check_chunk_size(chunk_size: int | None) -> None:
 
 
 def is_known(x: Array | float | None) -> bool:
-    """Tells whether the values can be looked at: not inside a transformation, not on other hosts.
+    """Whether the values can be read: they are neither traced nor on other hosts.
 
-    Look with NumPy: inside `jit` a jax operation on a known array gives an unknown one.
+    Read them with NumPy: inside `jit`, a jax operation on a known array returns an unknown one.
     """
     if x is None or isinstance(x, jax.core.Tracer):
         return False
@@ -101,18 +101,18 @@ def is_known(x: Array | float | None) -> bool:
 
 
 def check_choice(*, choices: tuple[str, ...], **choice: str) -> None:
-    """Raises unless a word is one of the listed ones."""
+    """Raises unless each word is one of the choices."""
     for name, x in choice.items():
         if x not in choices:
             raise ValueError(f"{name}: got {x!r}, expected one of {', '.join(map(repr, choices))}")
 
 
 def check_positives(rows: int, all_rows: int, positives: Array | None) -> None:
-    """Raises unless None or booleans, one line for each local row."""
+    """Raises unless None or booleans [local rows, all rows]."""
     if positives is not None and not _is_array(positives, (rows, all_rows), jnp.bool_):
         raise ValueError(
             f"positives: got {_describe(positives)}, expected bool[{rows}, {all_rows}]: "
-            "a line for each local row, a column for each row of all devices"
+            "one row per local row, one column per row of all devices"
         )
 
 
@@ -128,7 +128,7 @@ def check_prior(rows: int, prior: Array | float) -> None:
 
 
 def check_bias_labels(rows: int, bias_labels: Array) -> None:
-    """Raises unless one integer per row, or one line of probabilities."""
+    """Raises unless one integer per row, or one vector of probabilities per row."""
     if getattr(bias_labels, "ndim", 0) == 2 and _is_real(bias_labels):
         good = bias_labels.shape[0] == rows and jnp.issubdtype(bias_labels.dtype, jnp.floating)
     else:
@@ -147,7 +147,8 @@ def check_bias_labels(rows: int, bias_labels: Array) -> None:
             )
 
 
-_ROUNDING = 0.02  # of probabilities in bfloat16
+# Probabilities rounded to bfloat16 may sum to slightly more than 1.
+_ROUNDING = 0.02
 
 
 def _is_array(x: Any, shape: tuple[int, ...], kind: Any) -> bool:

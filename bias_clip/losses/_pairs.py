@@ -1,4 +1,4 @@
-"""The rows of a batch, which pairs of them are positives and negatives, and their logits."""
+"""The rows of a batch: which pairs of them are positives and negatives, and their logits."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from bias_clip.losses._checks import check_ids, check_pairs, check_weights
 
 
 class Rows(NamedTuple):
-    """One tower's local rows and what decides about their pairs; travels round the ring as one."""
+    """The local rows of one tower and all that defines their pairs; travels round the ring as one."""
 
     z: Float[Array, "b d"]
     number: Int[Array, " b"]
@@ -45,7 +45,7 @@ def make_row_pairs(
     names: tuple[str, str] = ("zimg", "ztxt"),
     **of_rows: Any,
 ) -> tuple[Rows, Rows]:
-    """Checks a batch of pairs and gives the rows of either tower, in one dtype."""
+    """Checks a batch of pairs and returns the rows of both towers, in one dtype."""
     za, zb = jnp.asarray(za), jnp.asarray(zb)
     check_pairs(**dict(zip(names, (za, zb), strict=True)))
     dtype = jnp.promote_types(za.dtype, zb.dtype)
@@ -54,26 +54,26 @@ def make_row_pairs(
 
 
 def is_other(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"]:
-    """Tells candidates from the anchor itself and from rows that only fill up a chunk."""
+    """Which candidates are neither the anchor itself nor padding of a chunk."""
     return ~_equal(anchors.number, candidates.number) & (candidates.number > 0)[None, :]
 
 
 def is_same_label(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"] | bool:
-    """Tells which candidates are known to be of the anchor's label."""
+    """Which candidates are known to have the anchor's label."""
     if anchors.labels is None or candidates.labels is None:
         return False
     return _equal(anchors.labels, candidates.labels) & (candidates.labels >= 0)[None, :]
 
 
 def is_same_cell(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"] | bool:
-    """Tells which candidates are in the anchor's cell; without cells all are."""
+    """Which candidates are in the anchor's cell; without cells, all of them."""
     if anchors.cells is None or candidates.cells is None:
         return True
     return _equal(anchors.cells, candidates.cells)
 
 
 def is_negative(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"]:
-    """Tells the negatives: other rows, not of the same label, within the anchor's cell."""
+    """Which candidates are negatives: other rows of another label, within the anchor's cell."""
     other = is_other(anchors, candidates)
     if anchors.labels is not None:
         other &= ~is_same_label(anchors, candidates)
@@ -81,14 +81,14 @@ def is_negative(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"]:
 
 
 def logit_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """Logits are float32 at least, whatever the embeddings are."""
+    """The dtype of logits: at least float32, also for bfloat16 embeddings."""
     return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
 
 def pair_logits(
     anchors: Rows, candidates: Rows, scale: Float[Array, ""] | Float[Array, "b 1"]
 ) -> Float[Array, "b c"]:
-    """`scale * <anchor i, candidate j>` for all pairs; the scale may be one for each anchor."""
+    """`scale * <anchor i, candidate j>` for all pairs; scale may be one number per anchor."""
     z = anchors.z
     # Scaling rows saves a pass over the logits, but would round bfloat16 rows a second time.
     early = z.dtype == scale.dtype
@@ -114,18 +114,20 @@ def positive_logits(a: Rows, b: Rows, scale: Float[Array, ""]) -> Float[Array, "
 
 
 def nothing(dtype: jnp.dtype) -> Float[Array, ""]:
-    """The logarithm of nothing: finite, since two infinities that meet give no gradient."""
+    """Stands for log(0): finite, because the difference of two infinities has a NaN gradient."""
+    # A quarter of the lowest number: the sum of a masked logit and a masked log weight stays finite.
     return jnp.asarray(jnp.finfo(dtype).min / 4, dtype)
 
 
 def log_weights(weights: Float[Array, " b"]) -> Float[Array, " b"]:
     """log(weights), with `nothing` and no gradient at 0."""
+    # The inner `where` keeps log(0) out of the branch that is not taken, which is differentiated too.
     present = weights > 0
     return jnp.where(present, jnp.log(jnp.where(present, weights, 1)), nothing(weights.dtype))
 
 
 def prior_of_anchors(prior, own: Float[Array, " a"]) -> Float[Array, " a"]:
-    """The class prior of each of the 2b anchors of b pairs, first those of the first tower."""
+    """The class prior of each of the 2b anchors of b pairs; those of the first tower come first."""
     prior = jnp.asarray(prior, own.dtype)
     if prior.ndim < 2:
         return jnp.concatenate([jnp.broadcast_to(prior, own.shape[0] // 2)] * 2)

@@ -1,10 +1,10 @@
-"""The sum over a row's negatives of softplus(logit), whose gradient is collected on the way.
+"""The sum of softplus(logit) over a row's negatives; the forward pass also collects its gradient.
 
-Logits that are not kept have to be computed again for the gradient: four matrix products of the
-batch with itself instead of three. But the slope of softplus at a pair needs nothing of the other
-pairs, so what the gradient sums is at hand in the forward pass already. Only the weights of the rows
-are not: those come from the loss's caller, with the gradient. They are all alike in a plain mean, and
-then nothing is computed again.
+Logits that are not kept must be computed again for the gradient: four matrix products of the batch
+with itself instead of three. However, the slope of softplus at one pair does not depend on other
+pairs, so the forward pass can already sum the gradient. Only the weights of the rows are missing:
+they arrive in the backward pass, from the caller of the loss. In a plain mean all weights are equal,
+and nothing is computed again.
 """
 
 from typing import Any
@@ -27,41 +27,45 @@ def sum_softplus(
 ) -> Float[Array, " b"]:
     """`sum_j w_j softplus(scale_i <a_i, b_j> + bias_i)` over the negatives j of i, on all devices.
 
-    With a ring or chunks the gradient is in reverse mode only, and exact whatever the rows' weights
-    are: if they are all alike it costs no further product of the batch with itself, else two.
+    With a ring or chunks the gradient has reverse mode only. It is exact for any weights of the
+    rows. Equal weights cost no further product of the batch with itself; other weights cost two.
 
     Args:
       anchors: local rows; their weights are not read.
-      candidates: local rows, which go round.
-      scale: the same number in each row: a vector, so that its gradient is one of local rows.
-      bias: likewise.
+      candidates: local rows, which travel round the ring.
+      scale: the same number in each row; a vector, so that its gradient belongs to local rows.
+      bias: as scale.
       axis_name: as for `fold_blocks`.
       chunk_size: as for `fold_blocks`.
     """
     alone = axis_name is None or jax.lax.axis_size(axis_name) == 1
     in_one = alone and (chunk_size is None or chunk_size >= len(scale))
-    fold = _sum if in_one else _sum_by_rule  # what was computed once and kept needs no rule
+    # In one block, plain differentiation keeps the logits, so the custom rule would gain nothing.
+    fold = _sum if in_one else _sum_by_rule
     return fold(anchors, candidates, scale, bias, axis_name, chunk_size)
 
 
 def _sum(anchors, candidates, scale, bias, axis_name, chunk_size):
     def step(total, block):
-        return total + _weigh(jax.nn.softplus(_logits(anchors, block, scale, bias)), block).sum(1)
+        terms = jax.nn.softplus(_logits(anchors, block, scale, bias))
+        return total + _apply_weights(terms, block).sum(1)
 
     return fold_blocks(step, jnp.zeros_like(scale), candidates, axis_name, chunk_size=chunk_size)
 
 
 def _forward(anchors, candidates, scale, bias, axis_name, chunk_size):
-    """The sums, and per anchor i and candidate j with slopes p_ij: what the gradients are made of."""
+    """The sums, and what the gradients need, from the slopes p_ij of anchor i and candidate j."""
     wide = _wide(anchors, scale.dtype)
 
     def step(carry, block, block_carry):
         (total, grad_anchors, slope), (grad_candidates, grad_weights) = carry, block_carry
         z = _logits(anchors, block, scale, bias)
         t, p = jax.nn.softplus(z), jax.nn.sigmoid(z)
+        # Before weighting: `_backward` multiplies the candidates' gradients by their weights once,
+        # and the gradient of a weight is the unweighted softplus.
         grad_candidates = grad_candidates + _contract_rows(p, scale[:, None] * wide)
         grad_weights = grad_weights + t.sum(axis=0)
-        t, p = _weigh(t, block), _weigh(p, block)
+        t, p = _apply_weights(t, block), _apply_weights(p, block)
         grad_anchors = grad_anchors + p @ _wide(block, scale.dtype)
         return (total + t.sum(1), grad_anchors, slope + p.sum(1)), (grad_candidates, grad_weights)
 
@@ -77,10 +81,12 @@ def _backward(axis_name, chunk_size, kept, g):
     anchors, candidates, scale, bias, grad_anchors, slope, grad_candidates, grad_weights = kept
     low, high = g.min(), g.max()
     if axis_name is not None:
+        # All devices must take the same branch below: `again` contains collectives, and a device
+        # that skipped them would leave the others waiting.
         low, high = jax.lax.pmin(low, axis_name), jax.lax.pmax(high, axis_name)
 
     def as_collected(g):
-        return g[:1] * grad_candidates, g[:1] * grad_weights  # all rows count alike
+        return g[:1] * grad_candidates, g[:1] * grad_weights  # all rows have the same weight
 
     def again(g):
         return _collect(anchors, candidates, scale, bias, g, axis_name, chunk_size)
@@ -99,7 +105,7 @@ _sum_by_rule.defvjp(_forward, _backward)
 
 
 def _collect(anchors, candidates, scale, bias, g, axis_name, chunk_size):
-    """What candidates receive from anchors of different weights g: the logits once more."""
+    """The gradients of candidates for anchors of different weights g; computes the logits again."""
     wide = (g * scale)[:, None] * _wide(anchors, scale.dtype)
 
     def step(carry, block, block_carry):
@@ -117,7 +123,7 @@ def _logits(anchors: Rows, block: Rows, scale: Array, bias: Array) -> Float[Arra
     return jnp.where(is_negative(anchors, block), z, nothing(z.dtype))
 
 
-def _weigh(x: Float[Array, "b c"], block: Rows) -> Float[Array, "b c"]:
+def _apply_weights(x: Float[Array, "b c"], block: Rows) -> Float[Array, "b c"]:
     return x if block.weights is None else x * block.weights
 
 

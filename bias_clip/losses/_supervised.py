@@ -1,4 +1,4 @@
-"""What the supervised losses share: positives and negatives by label, sums over them, the guard."""
+"""Shared parts of the supervised losses: positives and negatives by label, their sums, the guard."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from bias_clip.losses._pairs import (
 
 
 def prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name):
-    """Checks the inputs; the numbered rows and the scale of their logits."""
+    """Checks the inputs; returns the numbered rows and the scale of their logits."""
     check_temperature(temperature)
     z = jnp.asarray(z)
     check_pairs(z=z)
@@ -40,7 +40,7 @@ def masks(rows: Rows, candidates: Rows, positives: Bool[Array, "b n"] | None):
     """The positives and the negatives among the candidates."""
     if positives is None:
         alike = is_same_label(rows, candidates)
-    else:  # a filled-up row has number 0, gets any column, and is no other row
+    else:  # a padding row has number 0 and gets an arbitrary column; `is_other` leaves it out
         alike = jnp.take(positives, candidates.number - 1, axis=1, mode="clip")
     other = is_other(rows, candidates)
     return other & alike, other & ~alike & is_same_cell(rows, candidates)
@@ -53,14 +53,14 @@ def log_sum_of(logits, mask, candidates: Rows) -> Float[Array, " b"]:
     return jax.nn.logsumexp(jnp.where(mask, logits, nothing(logits.dtype)), axis=1)
 
 
-def weigh(mask, candidates: Rows) -> Float[Array, "b c"]:
-    """The masked candidates' weights."""
+def masked_weights(mask, candidates: Rows) -> Float[Array, "b c"]:
+    """The weights of the masked candidates, 0 for all others."""
     weights = 1.0 if candidates.weights is None else candidates.weights[None, :]
     return jnp.where(mask, weights, 0).astype(logit_dtype(candidates.z.dtype))
 
 
 def top_logit(top, logits, candidates: Rows, log_guard: float) -> Float[Array, " b"]:
-    """The largest logit so far of all rows that are there, as a constant; for the guard only."""
+    """The largest logit of all rows so far, padding left out, as a constant; for the guard only."""
     if not log_guard:
         return top
     present = (candidates.number > 0)[None, :]
@@ -74,6 +74,6 @@ def guard(log_sum, top, log_guard: float) -> Float[Array, " b"]:
 
 
 def finish(value, positive_weight, scale, base_temperature: float | None) -> Float[Array, " b"]:
-    """No positive, no loss; and the authors' factor if it is asked for."""
+    """Sets rows without positives to 0 and applies the authors' factor if requested."""
     value = jnp.where(positive_weight > 0, value, 0)
     return value if base_temperature is None else value / (scale * base_temperature)

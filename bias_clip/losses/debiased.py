@@ -1,4 +1,4 @@
-"""Contrastive losses that take the false negatives out of the negatives, in expectation."""
+"""Contrastive losses that remove false negatives from the negatives, in expectation."""
 
 from typing import NamedTuple
 
@@ -64,21 +64,22 @@ def debiased_loss(
         a_i    = log(exp(z_ii) + G_i) - z_ii
         loss_i = (a_i + b_i) / 2, b_i the same with the towers swapped
 
-    A candidate drawn at random is of the anchor's class with probability `prior`; taking that
-    share of the positive's exponential out of the sum leaves, on average, the true negatives. A
-    sample-specific prior makes that so for every class of a long-tailed set; a constant one takes
-    too little out for frequent classes and too much for rare ones. The floor is the smallest
-    value that N_i negatives can have; the scale gets no gradient through it. `debiased_floor`
-    tells how often it binds: where it does, the negatives of the row get no gradient. Prior 0 is
-    InfoNCE. The prior is that of the distribution the candidates come from, after weighting.
+    A random candidate has the anchor's class with probability `prior`. Subtracting that share of the
+    positive's exponential from the sum leaves, on average, the true negatives. With one prior per
+    example this holds for every class of a long-tailed data set. A constant prior subtracts too
+    little for frequent classes and too much for rare ones.
 
-    Memory: logits of one block at a time, b x b under `axis_name`, b x chunk_size with chunks,
-    recomputed in the backward pass; without either the plain b x b product is kept. With negatives
-    of both towers these are four products.
+    The floor is the smallest sum that N_i negatives can have; the scale gets no gradient through it.
+    `debiased_floor` tells how often it binds: there, the negatives of the row get no gradient. Prior
+    0 is InfoNCE. The prior refers to the distribution of the candidates after weighting.
+
+    Memory: one block of logits at a time, b x b under `axis_name`, b x chunk_size with chunks. The
+    backward pass recomputes them. Without either, the plain b x b product is kept. Negatives from
+    both towers take four such products.
 
     Args:
-      za: embeddings of unit norm of one tower or view; local rows under `axis_name`.
-      zb: embeddings of unit norm of the other; row i is the partner of row i of `za`.
+      za: unit-norm embeddings of one tower or view; local rows under `axis_name`.
+      zb: unit-norm embeddings of the other one; row i is the partner of row i of `za`.
       prior: probability in [0, 1) that a random candidate is of the anchor's class: a number, one
         per row, or two per row, for its anchor in `za` and its anchor in `zb`.
       scale: multiplies the cosine; 1/temperature.
@@ -86,7 +87,7 @@ def debiased_loss(
         both towers (two views of one kind; the authors' setting).
       cells: negatives count only within the anchor's cell; any integers.
       candidate_weights: w_j, non-negative; None is 1. The anchors' weights enter in
-        `weighted_mean`; weight 0 in both is the row removed.
+        `weighted_mean`; weight 0 in both equals removing the row.
       chunk_size: candidates per chunk; need not divide the batch. None for no chunks.
       axis_name: mapped axis or tuple of axes over which the batch is spread; None for one device.
 
@@ -97,7 +98,7 @@ def debiased_loss(
       ValueError: a prior outside [0, 1) or of another shape; unknown negatives; embeddings of
         different shapes or not [rows, width]; a scale that is not one number; cells that are not
         one integer per row; weights that are negative or not one per row; chunk_size below 1.
-        The values of traced arrays cannot be looked at.
+        The values of traced arrays are not checked.
 
     Reference:
       Chuang et al.: Debiased Contrastive Learning, 2020 (constant prior, negatives="both");
@@ -130,17 +131,17 @@ def hard_debiased_loss(
     chunk_size: int | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, " b"]:
-    """Debiased contrastive loss whose negatives count the more, the nearer they are.
+    """Debiased contrastive loss that gives nearer negatives a larger weight.
 
-    `debiased_loss` with, in place of S_i,
+    This is `debiased_loss` with S_i replaced by
 
     ::
 
         H_i = N_i (sum_j w_j exp((1 + concentration) z_ij)) / (sum_j w_j exp(concentration z_ij))
 
-    over the same negatives. The importance exp(concentration z_ij) gets its gradient, as in the
-    authors' code. Concentration 0 is `debiased_loss`. As the importances are normalised, candidate
-    weights equal subsampling only for many candidates.
+    over the same negatives. Gradients flow through the importance exp(concentration z_ij), as in the
+    authors' code. Concentration 0 is `debiased_loss`. Because the importances are normalised,
+    candidate weights equal subsampling only when there are many candidates.
 
     Args:
       za: as `debiased_loss`.
@@ -190,13 +191,13 @@ def debiased_floor(
     chunk_size: int | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, " b"]:
-    """Tells where the floor of `debiased_loss` or, with a concentration, `hard_debiased_loss` binds.
+    """Tells where the floor of `debiased_loss` binds; with a concentration, of `hard_debiased_loss`.
 
-    Takes the arguments of the loss; in one `jit` with it the sums are computed once. The
-    `weighted_mean` of the rows is the share to log: near 1 the prior is too large.
+    Takes the arguments of the loss. When both are in one `jit`, the sums are computed once. Log the
+    `weighted_mean` of the rows: if it is near 1, the prior is too large.
 
     Returns:
-      Per local row the share of its two anchors at the floor: 0, 0.5 or 1.
+      For each local row, the share of its two anchors at the floor: 0, 0.5 or 1.
 
     Raises:
       ValueError: as `debiased_loss`.
@@ -215,7 +216,7 @@ def debiased_floor(
 
 
 class _Sums(NamedTuple):
-    """Of the 2b anchors, first those of `za`: own logit, log(S), and N."""
+    """For the 2b anchors, those of `za` first: positive logit, log(S), and N."""
 
     own: Float[Array, " a"]
     log_sum: Float[Array, " a"]
@@ -223,7 +224,7 @@ class _Sums(NamedTuple):
 
 
 def _debias(sums: _Sums, prior, scale) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """Losses and shares at the floor of the rows, both the mean of a row's two anchors."""
+    """Losses of the rows and shares at the floor, each the mean of a row's two anchors."""
     own, log_sum, weight = sums
     check_prior(own.shape[0] // 2, prior)
     prior = prior_of_anchors(prior, own)
@@ -233,6 +234,7 @@ def _debias(sums: _Sums, prior, scale) -> tuple[Float[Array, " b"], Float[Array,
     positive = jnp.exp(own - top)
     corrected = (jnp.exp(log_sum - top) - prior * weight * positive) / (1 - prior)
     floor = weight * jnp.exp(floor_logit - top)
+    # Select with `where`, not `maximum`: at a tie `maximum` would split the gradient.
     floored = corrected < floor
     loss = jnp.log(positive + jnp.where(floored, floor, corrected)) - (own - top)
     return loss.reshape(2, -1).mean(axis=0), floored.astype(own.dtype).reshape(2, -1).mean(axis=0)
@@ -241,7 +243,7 @@ def _debias(sums: _Sums, prior, scale) -> tuple[Float[Array, " b"], Float[Array,
 def _negative_sums(
     za, zb, scale, concentration, negatives, cells, candidate_weights, chunk_size, axis_name
 ) -> _Sums:
-    """Folds the negatives of all anchors; `concentration` None is 0 with nothing computed."""
+    """Folds the negatives of all anchors; `concentration` None means 0, without its extra sums."""
     check_choice(negatives=negatives, choices=("cross", "both"))
     check_scalars(scale=scale)
     check_not_negative(concentration=0.0 if concentration is None else concentration)
@@ -284,7 +286,7 @@ def _negative_sums(
 
 
 class _Stats(NamedTuple):
-    """What is summed over negatives, the sums of exponentials as logarithms."""
+    """Sums over negatives; the sums of exponentials are kept as logarithms."""
 
     log_sum: Float[Array, " b"]
     log_importance: Float[Array, " b"] | None
@@ -297,7 +299,7 @@ def _start(own: Float[Array, " b"], beta) -> _Stats:
 
 
 def _add(stats: _Stats, a: Rows, b: Rows, s: Float[Array, "b c"], beta, axis: int) -> _Stats:
-    """Adds the candidates along `axis` of the logits, b's rows (1) or a's (0), to the others'."""
+    """Adds the candidates along `axis` of the logits, the rows of b (1) or a (0), to `stats`."""
     negative = is_negative(a, b)
     weights = b.weights if axis == 1 else a.weights
     weights = jnp.ones_like(s, shape=s.shape[axis]) if weights is None else weights

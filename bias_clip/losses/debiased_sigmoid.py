@@ -1,4 +1,4 @@
-"""The sigmoid loss with the false negatives taken out of its negatives, in expectation."""
+"""The sigmoid loss with false negatives removed from its negatives, in expectation."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def debiased_sigmoid_loss(
     chunk_size: int | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, " b"]:
-    """Sample-specific debiasing of the sigmoid loss: a design of this project, in no paper.
+    """Sample-specific debiasing of the sigmoid loss; designed in this project, not from a paper.
 
     ::
 
@@ -49,11 +49,12 @@ def debiased_sigmoid_loss(
                      N_i softplus(bias - scale))
         loss_i = softplus(-z_ii) + (G_i + G'_i) / 2, G' the same with the towers swapped
 
-    Read as learning from positive and unlabelled pairs: a random text is of the image's class with
-    probability `prior`, and then its softplus is, on average, the positive's. Without the floor,
-    the least that N_i negatives can have, the subtracted term would pull positives without end;
-    scale and bias get no gradient through it. Each pair belongs half to its image and half to its
-    text as anchor, so with prior 0 the rows differ from those of `sigmoid_loss`, but not their sum.
+    This is learning from positive and unlabelled pairs. A random text has the image's class with
+    probability `prior`, and then its softplus equals, on average, that of the positive. The floor is
+    the smallest sum that N_i negatives can have. Without it the subtracted term would pull positives
+    without end; scale and bias get no gradient through it. Half of each pair belongs to its image as
+    anchor and half to its text. So with prior 0 the rows differ from those of `sigmoid_loss`, but
+    their sum does not.
 
     Memory: as `sigmoid_loss`; one set of logits serves both directions.
 
@@ -66,7 +67,7 @@ def debiased_sigmoid_loss(
       bias: is added to every logit.
       cells: negatives count only within the anchor's cell; any integers.
       candidate_weights: w_j, non-negative; None is 1. The anchors' weights enter in
-        `weighted_mean`; weight 0 in both is the row removed.
+        `weighted_mean`; weight 0 in both equals removing the row.
       chunk_size: rows of text per chunk; need not divide the batch. None for no chunks.
       axis_name: mapped axis or tuple of axes over which the batch is spread; None for one device.
 

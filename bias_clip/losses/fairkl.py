@@ -1,4 +1,4 @@
-"""FairKL: similarities to those who share the bias and to those who do not, alike in distribution."""
+"""FairKL: makes similarities distributed alike, whether or not two rows share the bias attribute."""
 
 from typing import NamedTuple
 
@@ -57,11 +57,12 @@ def fairkl(
     chunk_size: int | None = 1024,
     axis_name: AxisName = None,
 ) -> Float[Array, ""]:
-    """FairKL: a penalty on telling, from similarities, who shares the bias attribute.
+    """FairKL: a penalty on similarities that reveal whether two rows share the bias attribute.
 
     All ordered pairs of different rows fall into four groups: same label or not (positive,
-    negative), and of each side same bias or not (aligned, conflicting). With m and v the mean and
-    the unbiased variance of a group's squared distances 2 - 2 <z_i, z_j>, summed over both sides:
+    negative), and on each side same bias or not (aligned, conflicting). Let m and v be the mean and
+    the unbiased variance of a group's squared distances 2 - 2 <z_i, z_j>. The value is the sum over
+    both sides of:
 
     ::
 
@@ -70,27 +71,27 @@ def fairkl(
         "mean"      (m_a - m_c)^2
         "authors"   what the authors' code computes, see below
 
-    A side where a group is empty contributes nothing; "kl" and "jeffreys" need two pairs, of
-    different distances, in each group. Rows of unknown label or bias (-1) are in no pair.
+    A side with an empty group contributes nothing. "kl" and "jeffreys" need two pairs with different
+    distances in each group. Rows of unknown label or bias (-1) are in no pair.
 
-    Memory: one chunk of similarities at a time, of local rows with every device's, recomputed in
-    the backward pass; groups are merged from counts, means and squared deviations, so no b x b
-    matrix is built and no digits are lost to the difference of two large sums.
+    Memory: one chunk of similarities at a time, between local rows and those of every device. The
+    backward pass recomputes them. Groups are merged from counts, means and squared deviations. So
+    no b x b matrix is built, and no digits are lost in the difference of two large sums.
 
     Args:
       z: embeddings of unit norm; local rows under `axis_name`.
       labels: integer target per row.
-      bias_labels: integer bias attribute per row, or a row's probabilities [b, k] of its values: a
-        pair is then aligned with weight p_i . p_j and conflicting with the rest. What a row's
-        probabilities lack to 1 is of a value that no other row has. Gradients reach them.
+      bias_labels: integer bias attribute per row, or probabilities [b, k] of its values: a pair is
+        then aligned with weight p_i . p_j and conflicting with the rest. If a row's probabilities sum
+        to less than 1, the rest belongs to a value that no other row has. They receive gradients.
       form: one of the above.
-      z_other: the other tower, row i the partner of row i of `z`; pairs are then across the towers
-        and a row's own pair is one of them. None for pairs within `z`.
-      weights: non-negative, pair (i, j) counts w_i w_j; 0 is the row removed. None is 1.
+      z_other: the other tower; row i is the partner of row i of `z`. Pairs are then across the
+        towers and include a row's own pair. None for pairs within `z`.
+      weights: non-negative; pair (i, j) counts w_i w_j; 0 equals removing the row. None is 1.
       variance_guard: added to both variances of "kl" and "jeffreys", against a group whose
-        distances are all but equal; 1e-4 is a sane value for training.
-      temperature: of the form "authors" only: divides the similarities.
-      kld: of the form "authors" only: weight of the standard deviations.
+        distances are nearly equal; 1e-4 is a sane value for training.
+      temperature: divides the similarities; for the form "authors" only.
+      kld: weight of the standard deviations; for the form "authors" only.
       chunk_size: candidates per chunk; need not divide the batch. None for all local rows.
       axis_name: mapped axis or tuple of axes over which the batch is spread; None for one device.
 
@@ -101,14 +102,14 @@ def fairkl(
       ValueError: an unknown form; embeddings of different shapes or not [rows, width]; labels that
         are not one integer per row; bias_labels that are neither that nor floats [rows, k];
         weights that are negative or not one per row; a negative variance_guard; chunk_size below
-        1. Numbers are looked at where they are known: not those of a traced array.
+        1. The values of traced arrays are not checked.
 
     Reference:
       Barbano, Dufumier, Tartaglione, Grangetto, Gori: Unbiased Supervised Contrastive Learning,
       2023, equations 9 and 10, pooled over the anchors of the batch.
     Differs from the authors' code: it has no KL. form="authors" is theirs: similarities instead of
-      distances, own pairs among the positive-aligned, squared gaps of means and of standard
-      deviations over the whole zero-filled matrix, two linear terms, and empty groups as zeros.
+      distances; own pairs among the positive-aligned ones; squared gaps of means and of standard
+      deviations over the whole zero-filled matrix; two linear terms; and empty groups as zeros.
 
     Example:
       >>> import jax.numpy as jnp
@@ -153,7 +154,7 @@ def fairkl(
 
 
 class _Moments(NamedTuple):
-    """Of each group: sum of weights and of squared weights, mean, and squared deviations."""
+    """For each group: sum of weights, sum of squared weights, mean, and squared deviations."""
 
     weight: Float[Array, "..."]
     square: Float[Array, "..."]
@@ -162,7 +163,7 @@ class _Moments(NamedTuple):
 
 
 def _pair_weights(rows: Rows, candidates: Rows, own_pairs: bool) -> Float[Array, "b c"]:
-    """w_i w_j of the pairs that are there."""
+    """w_i w_j of all valid pairs, 0 for the others."""
     present = (candidates.number > 0)[None, :] if own_pairs else is_other(rows, candidates)
     pairs = jnp.broadcast_to(present, (rows.z.shape[0], candidates.z.shape[0]))
     pairs = pairs.astype(logit_dtype(rows.z.dtype))
@@ -174,7 +175,7 @@ def _pair_weights(rows: Rows, candidates: Rows, own_pairs: bool) -> Float[Array,
 def _groups(
     pairs: Float[Array, "b c"], labels, bias, candidate_labels, candidate_bias
 ) -> tuple[Float[Array, "b c"], ...]:
-    """Weights of the pairs in each group: positive aligned, conflicting, negative the same."""
+    """Weights of the pairs: positive aligned, positive conflicting, then the same for negatives."""
     pairs = jnp.where(_both_known(labels, candidate_labels), pairs, 0)
     if bias.ndim == 2:
         aligned = jnp.einsum("ik,jk->ij", bias, candidate_bias, preferred_element_type=pairs.dtype)
@@ -209,7 +210,7 @@ def _merge(a: _Moments, b: _Moments) -> _Moments:
 
 
 def _over_devices(local: _Moments, axis_name: AxisName) -> _Moments:
-    """The moments of all devices' pairs taken together."""
+    """The moments of the pairs of all devices taken together."""
     if axis_name is None:
         return local
     sums = (local.weight, local.square, local.weight * local.mean)
@@ -220,7 +221,7 @@ def _over_devices(local: _Moments, axis_name: AxisName) -> _Moments:
 
 
 def _sides(moments: _Moments, form: str, guard: float, copies: int) -> Float[Array, ""]:
-    """Positive and negative side: aligned against conflicting."""
+    """The positive plus the negative side; each compares aligned with conflicting pairs."""
     mean = 2 - 2 * moments.mean
     variance, usable = _variance(moments, guard, copies)
     if form == "mean":
@@ -237,13 +238,15 @@ def _sides(moments: _Moments, form: str, guard: float, copies: int) -> Float[Arr
 def _variance(moments: _Moments, guard: float, copies: int):
     """Unbiased variances of the groups' distances, and which of them can be used.
 
-    Not those of a single pair, which within a tower counts twice (`copies`), nor those of equal
-    distances, which differ by rounding only.
+    A single pair, which within a tower counts twice (`copies`), has no variance. Equal distances,
+    which differ by rounding only, are not used either.
     """
     weight, square = moments.weight, moments.square
-    enough = weight**2 > copies * (1 + 1e-5) * square  # pairs, had all the same weight
+    # weight**2 / square is the number of pairs when all have the same weight; 1e-5 is for rounding.
+    enough = weight**2 > copies * (1 + 1e-5) * square
     freedom = weight - square / _or_one(weight)
     variance = 4 * moments.deviation / jnp.where(enough, freedom, 1) + guard
+    # Equal distances do not give 0 but a few epsilons; a division by that would be noise.
     usable = enough & (variance > (8 * jnp.finfo(variance.dtype).eps) ** 2)
     return jnp.where(usable, variance, 1), usable
 
@@ -257,10 +260,11 @@ def _kl(mean, variance, other_mean, other_variance) -> Float[Array, ""]:
 def _authors(
     moments: _Moments, pairs: Float[Array, ""], square: Float[Array, ""], kld: float
 ) -> Float[Array, ""]:
-    """The published code, see `fairkl`; all pairs' weights, and their squares, in sum."""
+    """The formula of the published code, see `fairkl`; takes sums of pair weights and their squares."""
     mean, total = moments.mean, moments.weight * moments.mean
     second = moments.deviation + moments.weight * mean**2
-    freedom = pairs - square / _or_one(pairs)  # rows squared, less one, had all the same weight
+    # With equal weights this is the number of all pairs less one: the matrix is taken as a sample.
+    freedom = pairs - square / _or_one(pairs)
     freedom = jnp.where(freedom > 1e-5 * pairs, freedom, 1)
     variance = (second - total**2 / _or_one(pairs)) / freedom
     spread = variance > 0

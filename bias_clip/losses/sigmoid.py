@@ -39,27 +39,27 @@ def sigmoid_loss(
         z_ij   = scale * <zimg_i, ztxt_j> + bias
         loss_i = softplus(-(z_ii - margin)) + sum_j w_j softplus(z_ij)
 
-    where j runs over the negatives of i: all other rows, of all devices, except those of its own
-    label, and only those of its own cell. The value of a row is a sum over its pairs;
-    `weighted_mean` divides by rows (by the sum of their weights), not by pairs.
+    where j runs over the negatives of i: all other rows, on all devices, that have another label
+    and the same cell. The value of a row is a sum over its pairs. `weighted_mean` divides by the
+    number of rows (or the sum of their weights), not by the number of pairs.
 
     With the same weights w here and in `weighted_mean`, pair (i, j) counts w_i w_j and pair (i, i)
-    counts w_i: what independent draws of the rows with probabilities w give on average, before the
-    division by the number of rows drawn. Weight 0 in both is the row removed.
+    counts w_i. This is the average over independent draws of the rows with probabilities w, before
+    the division by the number of drawn rows. Weight 0 in both equals removing the row.
 
-    Memory: logits of one block at a time, b x b under `axis_name`, b x chunk_size with chunks;
-    without either the one plain b x b product is kept. They are not computed twice: the gradient is
-    collected in the forward pass, unless the rows' weights differ, and has reverse mode only.
+    Memory: one block of logits at a time, b x b under `axis_name`, b x chunk_size with chunks.
+    Without either, the plain b x b product is kept. The forward pass also collects the gradient, so
+    logits are computed again only if the rows' weights differ. Only reverse mode is supported.
 
     Args:
       zimg: image embeddings of unit norm; local rows under `axis_name`.
       ztxt: text embeddings of unit norm; row i describes image i.
-      scale: multiplies the cosine (neither its logarithm nor 1/temperature's).
+      scale: multiplies the cosine; the factor itself, not its logarithm.
       bias: is added to every logit.
-      margin: lowers the positive logits, in units of the logit. This project's own: a shift common
-        to all pairs is absorbed by the bias, one of the positives is not.
-      labels: rows with equal labels are not negatives of each other (the same caption twice, say);
-        -1 is unknown and equals nothing.
+      margin: lowers the positive logits, in units of the logit. This is the project's own addition.
+        The bias would absorb a shift of all logits, but not a shift of the positives alone.
+      labels: rows with equal labels are not negatives of each other (for example, the same caption
+        twice); -1 is unknown and equals no label.
       cells: negatives count only within the anchor's cell; any integers.
       candidate_weights: w_j, non-negative, the weight of row j as a negative; None is 1.
       chunk_size: rows of text per chunk; need not divide the batch. None for no chunks.
@@ -71,8 +71,7 @@ def sigmoid_loss(
     Raises:
       ValueError: embeddings of different shapes or not [rows, width]; a scale, bias or margin that
         is not one number; labels or cells that are not one integer per row; weights that are
-        negative or not one per row; chunk_size below 1. Numbers are looked at where they are known:
-        not those of a traced array.
+        negative or not one per row; chunk_size below 1. The values of traced arrays are not checked.
 
     Reference:
       Zhai, Mustafa, Kolesnikov, Beyer: Sigmoid Loss for Language Image Pre-Training, 2023,
@@ -100,6 +99,6 @@ def sigmoid_loss(
 
     own = positive_logits(images, texts, scale)
     positives = jax.nn.softplus(margin - bias - own)
-    # As vectors, so that all that the fold takes and gives belongs to local rows.
+    # As vectors, so that everything that the fold takes and returns belongs to local rows.
     scales, biases = jnp.zeros_like(own) + scale, jnp.zeros_like(own) + bias
     return positives + sum_softplus(images, texts, scales, biases, axis_name, chunk_size)

@@ -46,22 +46,22 @@ def softmax_loss(
         t2i_i  = log(exp(z_ii - epsilon) + sum_j w_j exp(z_ji)) - z_ii
         loss_i = (i2t_i + t2i_i) / 2
 
-    where j runs over the negatives of i: all other rows, of all devices, except those of its own
-    label, and only those of its own cell. The value of a row is the mean of its image and its text
-    as anchor; in both the candidate's weight is that of its row. A row's smallest value is
-    -epsilon. An added bias would cancel.
+    where j runs over the negatives of i: all other rows, on all devices, that have another label
+    and the same cell. The value of a row is the mean of two losses: its image as anchor and its text
+    as anchor. Both use the same weight for a candidate row. The smallest possible value is -epsilon.
+    There is no bias argument because an added bias would cancel.
 
-    Memory: logits of one block at a time, b x b under `axis_name`, b x chunk_size with chunks,
-    recomputed in the backward pass; without either the one plain b x b product is kept. Every
-    logit is computed once for both directions: a text's running sum travels with the text.
+    Memory: one block of logits at a time, b x b under `axis_name`, b x chunk_size with chunks. The
+    backward pass recomputes them. Without either, the plain b x b product is kept. Every logit
+    is computed once for both directions: a text's running sum travels with the text.
 
     Args:
       zimg: image embeddings of unit norm; local rows under `axis_name`.
       ztxt: text embeddings of unit norm; row i describes image i.
-      scale: multiplies the cosine (neither its logarithm nor 1/temperature's).
+      scale: multiplies the cosine; the factor itself, not its logarithm.
       epsilon: margin in units of the logit; epsilon / scale in cosine. 0 is CLIP.
-      labels: rows with equal labels are not negatives of each other (the same caption twice, say);
-        -1 is unknown and equals nothing.
+      labels: rows with equal labels are not negatives of each other (for example, the same caption
+        twice); -1 is unknown and equals no label.
       cells: negatives count only within the anchor's cell; any integers.
       candidate_weights: w_j, non-negative, the weight of row j as a negative; None is 1. The
         anchors' weights enter in `weighted_mean`; weight 0 in both is the row removed.
@@ -74,8 +74,7 @@ def softmax_loss(
     Raises:
       ValueError: embeddings of different shapes or not [rows, width]; a scale or epsilon that is
         not one number; labels or cells that are not one integer per row; weights that are negative
-        or not one per row; chunk_size below 1. Numbers are looked at where they are known: not those
-        of a traced array.
+        or not one per row; chunk_size below 1. The values of traced arrays are not checked.
 
     Reference:
       Radford et al.: Learning Transferable Visual Models From Natural Language Supervision, 2021,
@@ -105,6 +104,7 @@ def softmax_loss(
     def step(image_sums, texts, text_sums):
         z = negative_logits(images, texts, scale)
         i2t, t2i = z, z
+        # The candidate's weight counts: the text's in rows, the image's in columns.
         if texts.weights is not None:
             i2t = z + log_weights(texts.weights)[None, :]
             t2i = z + log_weights(images.weights)[:, None]
@@ -113,6 +113,7 @@ def softmax_loss(
         return image_sums, text_sums
 
     positives = positive_logits(images, texts, scale)
+    # Both sums begin with the positive's own term; the fold adds those of the negatives.
     start = positives - epsilon
     sums = fold_blocks_both(step, start, texts, start, axis_name, chunk_size=chunk_size)
     return (sums[0] + sums[1]) / 2 - positives

@@ -11,10 +11,10 @@ from bias_clip.losses._supervised import (
     finish,
     guard,
     log_sum_of,
+    masked_weights,
     masks,
     prepare,
     top_logit,
-    weigh,
 )
 
 
@@ -52,17 +52,17 @@ def supcon_loss(
     chunk_size: int | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, " b"]:
-    """SupCon: all rows of the anchor's label are to be found among all rows.
+    """SupCon: find all rows with the anchor's label among all rows.
 
-    `eps_supcon_loss` with epsilon 0; arguments, weights and memory as there.
+    This is `eps_supcon_loss` with epsilon 0; arguments, weights and memory are described there.
 
     ::
 
         s_ij   = <z_i, z_j> / temperature
         loss_i = log(sum_{k != i} exp(s_ik)) - mean over positives p of s_ip
 
-    With labels that number the items, and the views of an item as rows of the same label, this is
-    the multi-view InfoNCE (NT-Xent) loss.
+    If labels number the items, and all views of an item are rows with its label, this is the
+    multi-view InfoNCE (NT-Xent) loss.
 
     Returns:
       One value per local row, float32 (float64 for float64 embeddings); 0 without a positive.
@@ -108,7 +108,7 @@ def eps_supcon_loss(
     chunk_size: int | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, " b"]:
-    """epsilon-SupCon: negatives at least epsilon below the positives, and positives alike.
+    """epsilon-SupCon: negatives at least epsilon below the positives, and positives close together.
 
     ::
 
@@ -117,27 +117,27 @@ def eps_supcon_loss(
                  + sum over negatives j of w_j exp(s_ij)
         loss_i = log(D_i) - sum over positives p of w_p s_ip / (sum over positives p of w_p)
 
-    Positives are the other rows of the anchor's label, negatives the rows of another label within
-    the anchor's cell. Candidate weights w enter every sum over candidates; each sum is, on average,
-    that of rows drawn with probabilities w. A row without positives has the value 0 and, as in the
-    authors' code, stays in `weighted_mean`; give it the anchor weight 0 there to leave it out.
+    Positives are the other rows with the anchor's label. Negatives are the rows with another label
+    within the anchor's cell. Candidate weights w enter every sum over candidates. Each sum equals
+    the average over rows drawn with probabilities w. A row without positives has the value 0 and, as
+    in the authors' code, stays in `weighted_mean`; give it the anchor weight 0 to leave it out.
 
-    Memory: logits of one block at a time, b x b under `axis_name`, b x chunk_size with chunks,
-    recomputed in the backward pass; without either the one plain b x b product is kept.
+    Memory: one block of logits at a time, b x b under `axis_name`, b x chunk_size with chunks. The
+    backward pass recomputes them. Without either, the plain b x b product is kept.
 
     Args:
       z: embeddings of unit norm; local rows under `axis_name`. Several views of an item are
         several rows.
-      labels: integer label per row; -1 is unknown: a negative of all, a positive of none.
+      labels: integer label per row; -1 is unknown: a negative of all rows, a positive of none.
       temperature: divides the cosine.
       epsilon: margin in units of the logit; epsilon * temperature in cosine.
       base_temperature: multiplies the loss by temperature / base_temperature; None leaves it.
-      log_guard: added inside the logarithm after division by the row's largest exponential, its
-        own included, taken as a constant; 0 is exact.
-      positives: row i's positives by row number over all devices, instead of equal labels.
+      log_guard: added inside the logarithm, after division by the row's largest exponential (that of
+        the row with itself included), which gets no gradient; 0 is exact.
+      positives: the positives of row i by row number over all devices, instead of equal labels.
       cells: negatives count only within the anchor's cell; any integers.
       candidate_weights: w_j, non-negative; None is 1. The anchors' weights enter in
-        `weighted_mean`; weight 0 in both is the row removed.
+        `weighted_mean`; weight 0 in both equals removing the row.
       chunk_size: candidates per chunk; need not divide the batch. None for no chunks.
       axis_name: mapped axis or tuple of axes over which the batch is spread; None for one device.
 
@@ -147,8 +147,8 @@ def eps_supcon_loss(
     Raises:
       ValueError: embeddings that are not [rows, width]; labels or cells that are not one integer
         per row; positives that are not booleans [rows, all rows]; a temperature that is not one
-        number above 0; weights that are negative or not one per row; chunk_size below 1. Numbers
-        are looked at where they are known: not those of a traced array.
+        number above 0; weights that are negative or not one per row; chunk_size below 1. The
+        values of traced arrays are not checked.
 
     Reference:
       Barbano, Dufumier, Tartaglione, Grangetto, Gori: Unbiased Supervised Contrastive Learning,
@@ -174,7 +174,7 @@ def eps_supcon_loss(
         positive, negative = masks(rows, candidates, positives)
         margined = jnp.where(positive, s - epsilon, s)
         log_sum = jnp.logaddexp(log_sum, log_sum_of(margined, positive | negative, candidates))
-        share = weigh(positive, candidates)
+        share = masked_weights(positive, candidates)
         positive_sum += (share * s).sum(axis=1)
         return (
             log_sum,
@@ -217,9 +217,9 @@ def eps_supinfonce_loss(
         loss_i = mean over positives p, by w_p, of log(exp(s_ip - epsilon) + N_i) - s_ip     "out"
         loss_i = log(exp(-epsilon) P_i / W_i + N_i) - log(P_i)                                "in"
 
-    with P_i the sum over positives p of w_p exp(s_ip) and W_i that of w_p. Positives do not
-    compete with each other. "out" walks the candidates twice, since the mean is over functions of
-    the finished N_i; everything else is as in `eps_supcon_loss`.
+    with P_i the sum over positives p of w_p exp(s_ip) and W_i the sum of w_p. Positives do not
+    compete with each other. "out" walks the candidates twice because its terms need the finished
+    N_i. Everything else is as in `eps_supcon_loss`.
 
     Args:
       z: as `eps_supcon_loss`.
@@ -228,7 +228,7 @@ def eps_supinfonce_loss(
       epsilon: margin in units of the logit; epsilon * temperature in cosine.
       form: "out" has the sum over positives outside the logarithm, "in" inside.
       base_temperature: multiplies the loss by temperature / base_temperature; None leaves it.
-      log_guard: as `eps_supcon_loss`; of the "out" form only.
+      log_guard: as `eps_supcon_loss`; for the form "out" only.
       positives: as `eps_supcon_loss`.
       cells: as `eps_supcon_loss`.
       candidate_weights: as `eps_supcon_loss`.
@@ -239,7 +239,7 @@ def eps_supinfonce_loss(
       One value per local row, float32 (float64 for float64 embeddings); 0 without a positive.
 
     Raises:
-      ValueError: an unknown form; a log_guard in the form "in"; and as `eps_supcon_loss`.
+      ValueError: an unknown form; a log_guard with the form "in"; and as `eps_supcon_loss`.
 
     Reference:
       Barbano, Dufumier, Tartaglione, Grangetto, Gori: Unbiased Supervised Contrastive Learning,
@@ -269,7 +269,7 @@ def eps_supinfonce_loss(
         return (
             jnp.logaddexp(positive_sum, log_sum_of(s, positive, candidates)),
             jnp.logaddexp(negative_sum, log_sum_of(s, negative, candidates)),
-            weight + weigh(positive, candidates).sum(axis=1),
+            weight + masked_weights(positive, candidates).sum(axis=1),
             top_logit(top, s, candidates, log_guard),
         )
 
@@ -285,13 +285,14 @@ def eps_supinfonce_loss(
         return finish(value, weight, scale, base_temperature)
     negative_sum = guard(negative_sum, top, log_guard)
 
+    # log(exp(s - epsilon) + N) - s = softplus(log(N) + epsilon - s) - epsilon, which does not overflow.
     level = negative_sum + epsilon
 
     def gaps(total, candidates):
         s = pair_logits(rows, candidates, scale)
         positive, _ = masks(rows, candidates, positives)
         gap = jnp.where(positive, level[:, None] - s, nothing(s.dtype))
-        return total + (weigh(positive, candidates) * jax.nn.softplus(gap)).sum(axis=1)
+        return total + (masked_weights(positive, candidates) * jax.nn.softplus(gap)).sum(axis=1)
 
     total = fold_blocks(gaps, zero, rows, axis_name, chunk_size=chunk_size)
     value = total / jnp.where(weight > 0, weight, 1) - epsilon
