@@ -1,4 +1,4 @@
-"""What would be balanced by deleting it: said before, or refused after."""
+"""Refuses problems that could only be balanced by deleting data, before or after solving."""
 
 import numpy as np
 
@@ -9,8 +9,8 @@ from bias_clip.balancing.problem import Problem, group_values
 def check_groups(table: CountTable, problem: Problem) -> None:
     """Raises unless the table has the problem's columns, rows, utility, and both sides of a target.
 
-    A group that no row is in (or all are) can only be brought to another share by giving no weight
-    to any row where it is known, which violates nothing.
+    If no row (or every known row) is in a group, no weights change its share. The solver would then
+    give weight 0 to all rows where the group is known, which violates no constraint.
     """
     shape = (table.attributes.shape[1], table.labels.shape[1])
     if shape != (len(problem.attributes), len(problem.labels)):
@@ -31,15 +31,15 @@ def check_groups(table: CountTable, problem: Problem) -> None:
         total = int(table.counts[known].sum())
         if (inside == 0 and target > 0) or (inside == total and target < 1):
             raise ValueError(
-                f"group {name!r}: got {inside} of {total} rows where it is known; no weights bring "
-                f"that to {target:g} but none at all. Leave it out, or annotate more rows."
+                f"group {name!r}: got {inside} of {total} rows where it is known; only zero weights "
+                f"would meet the target {target:g}. Leave it out, or annotate more rows."
             )
 
 
 def retained_shares(
     table: CountTable, problem: Problem, weights: np.ndarray, eta: float
 ) -> dict[str, float]:
-    """What is left of each constrained group and label, as `m4.solve` defines it."""
+    """The retained share of each constrained group and label, as `m4.solve` defines it."""
     values = group_values(problem, table.attributes)
     counts = table.counts / table.counts.sum()
     shares = {}
@@ -57,15 +57,15 @@ def retained_shares(
 
 
 def check_retained(shares: dict[str, float], least: float) -> None:
-    """Raises if any share is below `least`; those of nobody (NaN) are not."""
+    """Raises if any share is below `least`; NaN shares, of empty groups, pass."""
     if not 0 <= least <= 1:
         raise ValueError(f"min_retained: got {least}; expected a share in [0, 1].")
     lost = sorted((share, name) for name, share in shares.items() if share < least)
     if lost:
         worst = ", ".join(f"{name} {share:.2g}" for share, name in lost[:8])
         raise ValueError(
-            f"min_retained: got {len(lost)} below {least:g}: {worst}. The targets are met by deleting "
-            "these rows. Make the targets agree; give such labels a wider or infinite "
+            f"min_retained: got {len(lost)} below {least:g}: {worst}. Balancing would meet the targets by "
+            "deleting these rows. Make the targets agree; give such labels a wider or infinite "
             "eps_association; lower eta; or pass the smaller min_retained to accept it."
         )
 

@@ -1,4 +1,4 @@
-"""The moments of a count table as one matrix: a row per distinct row of moments, mass, utility."""
+"""The moments of a count table as one matrix: one row per distinct (moments, mass, utility)."""
 
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ _DENSE_ENTRIES = 30_000_000  # a quarter of a gigabyte; beyond it, or where most
 
 
 class Design(NamedTuple):
-    """The problem in units of eta, so that mass and q have mean 1: columns are group by label.
+    """The problem in units of eta, so that mass and q have mean 1; a column per group and label.
 
-    Rows of the table with the same moments and utility are one row here: all that is unannotated,
-    for one.
+    Rows of the table with the same moments and utility share one row here; for example, all
+    unannotated rows with the same utility.
     """
 
     matrix: Any  # [g, j]; NumPy, or a sparse array of SciPy
@@ -41,10 +41,10 @@ class Design(NamedTuple):
 
 
 def make_design(table: CountTable, problem: Problem) -> Design:
-    """Lays the constraints out as columns, all labels of a group and then the group alone."""
+    """Arranges the constraints as columns: for each group all labels, then the group alone."""
     z = centred(problem, group_values(problem, table.attributes))
     held = (z != 0).any(1)
-    present = (table.labels == 1) & held[:, None]  # an unknown label is in no moment
+    present = (table.labels == 1) & held[:, None]  # an unknown label adds to no moment
     values = np.where(held[:, None], group_values(problem, table.attributes), -1)
     columns = np.concatenate([values, present], axis=1).astype(np.int8)
     first, row = group_rows(columns, table.utility)
@@ -55,7 +55,7 @@ def make_design(table: CountTable, problem: Problem) -> Design:
 
 
 def columns_of(design: Design, keep: np.ndarray) -> Design:
-    """The design with some of its columns."""
+    """The design restricted to some of its columns."""
     return design._replace(matrix=design.matrix[:, keep])
 
 

@@ -6,8 +6,8 @@ halves are its positive and negative part):
     d(w) = min over q of  E[1/2 (q - u)^2 + q a'w] - eps'|w|   subject to  E[q] = 1, 0 <= q <= cap
 
 The minimiser is q = clip(u - a'w - mu, 0, cap) with the mu that makes its mean 1. d is concave and
-piecewise quadratic, so Newton steps end at the optimum exactly, not in the limit, once it is known
-which multipliers and which weights are at a bound. All of it is this project's derivation.
+piecewise quadratic. So once the multipliers and weights at a bound are known, Newton steps reach the
+optimum exactly, not only in the limit. This is the project's own derivation.
 Reference for the steps: Hintermueller, Ito, Kunisch, The primal-dual active set strategy as a
 semismooth Newton method, 2002; Lee, Sun, Saunders, Proximal Newton-type methods, 2014.
 """
@@ -25,7 +25,8 @@ Vector = Float[np.ndarray, " j"]
 
 
 _SWEEPS = 30
-_CONVERGED = 1e-11  # gap, relative
+# Relative gap; well below `m4.GAP`, so that the interior method runs before `solve` would fail.
+_CONVERGED = 1e-11
 
 
 class Dual(NamedTuple):
@@ -57,7 +58,8 @@ def dual_point(dual: Dual, w: Vector) -> DualPoint:
         gap       sum_j penalty * max(0, |g_j| - eps_j) + eps_j |w_j| - w_j g_j,  g = E[q a]
         residual  max_j |w_j - clip(soft(w_j + g_j, eps_j), -penalty, penalty)|, and |E[q] - 1|
 
-    All terms of the gap are non-negative: it is not the difference of two large objectives.
+    All terms of the gap are non-negative, so it does not lose digits as a difference of two large
+    objectives would.
     """
     design, eps, penalty, cap = dual
     pull = design.scores(w)
@@ -73,10 +75,11 @@ def dual_point(dual: Dual, w: Vector) -> DualPoint:
 
 
 def maximise(dual: Dual) -> DualPoint:
-    """The maximum as far as rounding allows; the caller judges the gap.
+    """The maximum, as exact as rounding allows; the caller must check the gap.
 
-    By Newton steps from w = 0, which wants few even for many rows. Where they stall, which large
-    penalties of contradictory constraints can do on few rows, from where the interior method ends.
+    Newton steps start from w = 0 and need few iterations even for many rows. They can stall on few
+    rows with contradictory constraints and large penalties. Then they start again from the result of
+    the interior method.
     """
     best = _newton(dual, np.zeros_like(dual.eps))
     if best.gap < _CONVERGED * (1 + abs(best.value)) or dual.cap <= 1:
@@ -90,12 +93,12 @@ def _gap(point: DualPoint) -> float:
 
 
 def _newton(dual: Dual, w: Vector, max_steps: int = 60) -> DualPoint:
-    """Takes a step to where the conditions of `_binding_step` hold if that cuts the gap to less than
-    a third, else one that is sure to raise the value.
-    """
+    """Takes `_binding_step` if it cuts the gap to less than 0.3, else a step that raises the value."""
     design = dual.design
+    # A moment that no row has would have size 0; the floor avoids the division.
     size = np.maximum(design.second(np.ones_like(design.mass)).diagonal(), 1e-300)
     best = at = dual_point(dual, w)
+    # Relative to `size`; grows when steps must be shortened and shrinks when they need not be.
     ridge = 1e-3
     for _ in range(max_steps):
         if at.residual < 1e-15 * (1 + np.abs(at.w).max(initial=0)):
@@ -114,7 +117,7 @@ def _newton(dual: Dual, w: Vector, max_steps: int = 60) -> DualPoint:
 
 
 def _hessian(dual: Dual, at: DualPoint) -> Float[np.ndarray, "j j"]:
-    """Of -d: the covariance of the moments over the weights at no bound, or 0 if all are."""
+    """The Hessian of -d: the covariance of the moments over weights inside their bounds, or 0."""
     inside = ((at.q > 0) & (at.q < dual.cap)).astype(float)
     share = float(dual.design.mass @ inside)
     if share == 0:
@@ -124,7 +127,7 @@ def _hessian(dual: Dual, at: DualPoint) -> Float[np.ndarray, "j j"]:
 
 
 def _binding_step(dual: Dual, at: DualPoint, hessian: np.ndarray, size: Vector) -> Vector:
-    """Multipliers that w + g / size says are at 0 or the penalty go there, the others where g = eps.
+    """Sets multipliers to 0 or the penalty as w + g / size suggests; solves g = eps for the others.
 
     `size` is E[a^2]: it brings moments of rare labels to the scale of their multipliers.
     """
@@ -137,10 +140,10 @@ def _binding_step(dual: Dual, at: DualPoint, hessian: np.ndarray, size: Vector) 
 
 
 def _model_step(dual: Dual, at: DualPoint, hessian: np.ndarray, size: Vector, ridge: float):
-    """Multipliers of a higher value of d's quadratic model, by sweeps over the coordinates.
+    """Multipliers that raise the quadratic model of d, by sweeps over the coordinates.
 
-    A step towards them is one up, however many bounds are met on the way; Newton steps cut off at
-    the bounds are not, and get stuck (measured: 3 of 2700 random problems).
+    A step towards them raises d, whatever bounds it meets. Newton steps that are clipped at the
+    bounds need not raise it and can get stuck (measured: on 3 of 2700 random problems).
     """
     matrix = hessian + np.diag(ridge * size)
     w, slope = at.w.copy(), at.moments.copy()
@@ -158,7 +161,7 @@ def _model_step(dual: Dual, at: DualPoint, hessian: np.ndarray, size: Vector, ri
 
 
 def _climb(dual: Dual, at: DualPoint, aim: Vector) -> tuple[DualPoint, float]:
-    """The longest halved step towards `aim` that raises d by a share of what its slope promises."""
+    """Halves the step towards `aim` until d rises by a fraction of what its slope predicts."""
     promise = at.moments @ (aim - at.w) - dual.eps @ (np.abs(aim) - np.abs(at.w))
     for length in 0.5 ** np.arange(40):
         ahead = dual_point(dual, at.w + length * (aim - at.w))
@@ -169,14 +172,14 @@ def _climb(dual: Dual, at: DualPoint, aim: Vector) -> tuple[DualPoint, float]:
 
 
 def _still_rising(dual: Dual, at: DualPoint, ahead: DualPoint) -> bool:
-    """d rises on all of the way, and at its end: told from slopes where values differ by rounding."""
+    """Whether d still rises at the end of the step; slopes tell when values differ by rounding."""
     change = ahead.w - at.w
     slope = float(ahead.moments @ change - dual.eps @ (np.sign(ahead.w) * change))
     return slope > 0 and ahead.residual < at.residual
 
 
 def _solve(matrix: np.ndarray, right: Vector, size: Vector) -> Vector:
-    """matrix^-1 right, all but; redundant moments share the multiplier."""
+    """Nearly matrix^-1 right: a small ridge lets redundant moments share a multiplier."""
     if not len(right):
         return right
     scale = 1 / np.sqrt(size)
@@ -186,14 +189,14 @@ def _solve(matrix: np.ndarray, right: Vector, size: Vector) -> Vector:
 
 
 def _shrink(x: Vector, eps: Vector, penalty: float) -> Vector:
-    """Shrinks towards 0 by eps, then holds within the penalty."""
+    """Shrinks towards 0 by eps, then clips to the penalty."""
     return np.clip(np.sign(x) * np.maximum(np.abs(x) - eps, 0), -penalty, penalty)
 
 
 def _mean_multiplier(score: np.ndarray, mass: np.ndarray, cap: float) -> float:
-    """The mu with E[clip(score - mu, 0, cap)] = 1: Newton on a falling broken line, bracketed."""
+    """The mu with E[clip(score - mu, 0, cap)] = 1, by bracketed Newton on a piecewise linear function."""
     low, high = float(score.min()) - cap, float(score.max())
-    if cap <= 1:  # all weights are the cap, at any mu that is low enough
+    if cap <= 1:  # a mean of 1 then needs all weights at the cap; any low enough mu does that
         return low - 1
     mu = min(max(float(mass @ score) - 1, low), high)
     for _ in range(200):

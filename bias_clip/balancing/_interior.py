@@ -1,11 +1,11 @@
-"""Multipliers near the optimum where Newton steps from zero stall: a primal-dual interior method.
+"""A primal-dual interior method: multipliers near the optimum, for when Newton steps from 0 stall.
 
     minimise   1/2 E[(q - u)^2] + penalty * sum_j max(0, |E[q a_j]| - eps_j)
     subject to E[q] = 1,  0 <= q <= cap
 
 Each hinge of each sign has a slack s, an excess t and a multiplier v in (0, penalty):
-s - t = eps -+ E[q a]. With everything but w = v+ - v- and mu eliminated, a step is one positive
-definite system with one row for each moment. Units are those of `_dual`.
+s - t = eps -+ E[q a]. After eliminating everything except w = v+ - v- and mu, a step solves one
+positive definite system with one row per moment. The units are those of `_dual`.
 Reference: Mehrotra, On the implementation of a primal-dual interior point method, 1992.
 """
 
@@ -46,9 +46,9 @@ def interior_multipliers(
     tolerance: float = 1e-12,
     max_steps: int = 150,
 ) -> Float[np.ndarray, " j"]:
-    """Signed multipliers w. Wants penalty > 0 and cap > 1.
+    """Returns signed multipliers w; needs penalty > 0 and cap > 1.
 
-    Stops when the mean complementarity is below `tolerance` or steps become too short.
+    Stops when the mean complementarity is below `tolerance`, or when steps become too short.
     """
     bounds = _Bounds(eps, penalty, cap)
     point = _start(design, bounds)
@@ -57,12 +57,15 @@ def interior_multipliers(
         level = _mean(design, products)
         if level < tolerance:
             break
+        # Mehrotra's predictor and corrector: a first step aims at 0, and its progress sets the aim
+        # of the second, which reuses the factorisation.
         step = _make_step(design, point, bounds)
         affine = step([-x for x in products])
         ahead = _moved(point, affine, _longest(point, affine, bounds))
         aim = level * min(1.0, _mean(design, _products(ahead, bounds)) / level) ** 3
         second = _products(affine, _Bounds(eps, 0.0, 0.0))
         change = step([aim - x - y for x, y in zip(products, second, strict=True)])
+        # Not all the way: a variable at exactly 0 could never leave its bound.
         length = min(1.0, 0.995 * _longest(point, change, bounds))
         moved = _moved(point, change, length)
         if length < 1e-9 or not all((x > 0).all() for x in _products(moved, bounds)):
@@ -74,7 +77,7 @@ def interior_multipliers(
 def _make_step(
     design: Design, point: _Point, bounds: _Bounds
 ) -> Callable[[list[np.ndarray]], _Point]:
-    """Linearises the conditions; the result maps changes of the `_products` to a step."""
+    """Linearises the conditions; the returned function maps changes of the `_products` to a step."""
     room, left = bounds.cap - point.q, bounds.penalty - point.v
     curvature = 1 + point.low / point.q + point.high / room
     spread = point.slack / point.v + point.excess / left
@@ -107,7 +110,7 @@ def _make_step(
 
 
 def _make_solve(design: Design, inverse: np.ndarray, stiffness: np.ndarray) -> Callable:
-    """Solves for the changes of w and mu, the right-hand sides of the moments and the mean given."""
+    """Solves for the changes of w and mu, given the right-hand sides of the moments and the mean."""
     matrix = np.empty((len(stiffness) + 1,) * 2)
     matrix[:-1, :-1] = design.second(inverse) + np.diag(stiffness)
     matrix[:-1, -1] = matrix[-1, :-1] = design.moments(inverse)
@@ -135,7 +138,7 @@ def _start(design: Design, bounds: _Bounds) -> _Point:
 
 
 def _products(point: _Point, bounds: _Bounds) -> list[np.ndarray]:
-    """What is zero at the optimum, and positive before."""
+    """The complementarity products: positive on the way, zero at the optimum."""
     return [
         point.low * point.q,
         point.high * (bounds.cap - point.q),
@@ -145,7 +148,7 @@ def _products(point: _Point, bounds: _Bounds) -> list[np.ndarray]:
 
 
 def _mean(design: Design, products: list[np.ndarray]) -> float:
-    """Mean product, rows by their mass: what a step of full length changes as predicted."""
+    """The mean product, rows weighted by mass; a step of full length changes it as predicted."""
     low, high, *hinges = products
     total = design.mass @ low + design.mass @ high + sum(x.sum() for x in hinges)
     return float(total) / (2 + sum(x.size for x in hinges))
@@ -156,7 +159,7 @@ def _moved(point: _Point, change: _Point, length: float) -> _Point:
 
 
 def _longest(point: _Point, change: _Point, bounds: _Bounds) -> float:
-    """The longest step, up to 1, that leaves all that is positive so."""
+    """The longest step, at most 1, that keeps all positive quantities positive."""
     pairs = list(zip(point[:-1], change[:-1], strict=True))
     pairs += [(bounds.cap - point.q, -change.q), (bounds.penalty - point.v, -change.v)]
     length = 1.0

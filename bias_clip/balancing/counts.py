@@ -1,8 +1,8 @@
-"""How many rows of each kind: the table that M4 is solved on, whatever the order of the data.
+"""Counts the rows of each kind: the table that M4 is solved on, independent of the data's order.
 
-Rows alike in attributes, labels and utility get the same weight, so their number is all that
-matters. Counts are integers and the order of the table is that of its columns, so tables of shards,
-merged in any order, are bit for bit the table of the whole. (This project's device; the paper
+Rows with the same attributes, labels and utility get the same weight, so only their number matters.
+Counts are integers, and rows of the table are sorted by their columns. So tables of shards, merged in
+any order, equal the table of the whole bit for bit. (This is the project's own method; the paper
 describes per-example updates, which are in `stream`.)
 """
 
@@ -39,15 +39,15 @@ def count(
     Args:
       attributes: 1 yes, 0 no, -1 unknown.
       labels: the same, proxies included.
-      utility: non-negative, one per row; None is 1. Rows are alike if all its bits are.
-      edges: ascending; a utility becomes the middle of the bucket [edge, next edge) that it is in,
-        the last bucket being closed. For a utility of many values.
-      names: of the columns, attributes first, for messages.
+      utility: non-negative, one per row; None is 1. Values are equal if all their bits are.
+      edges: ascending. Each utility becomes the middle of its bucket [edge, next edge); the last
+        bucket includes its end. Use it for a utility with many values.
+      names: names of the columns, attributes first, for messages.
 
     Raises:
-      ValueError: arrays that are not [rows, columns] of the same rows; a value outside -1, 0, 1,
-        with its column; a utility that is negative, not finite, or outside `edges`. That some
-        utility is above 0 is asked of the whole table, by `solve`.
+      ValueError: arrays that are not [rows, columns] of the same rows; a value outside -1, 0, 1
+        (the message names its column); a utility that is negative, not finite, or outside `edges`.
+        `solve`, which sees the whole table, checks that some utility is above 0.
 
     Example:
       >>> import numpy as np
@@ -68,7 +68,7 @@ def count(
 
 
 def merge(tables: Sequence[CountTable]) -> CountTable:
-    """The table of all the rows behind `tables`; their order and number do not matter.
+    """Merges tables into the table of all their rows; the order of the tables does not matter.
 
     Raises:
       ValueError: no table, or tables of different columns.
@@ -92,7 +92,7 @@ def lookup(
     *,
     edges: Sequence[float] | None = None,
 ) -> Int64[np.ndarray, " n"]:
-    """The row of `table` that each row is counted in, so that `weights[lookup(...)]` is per row.
+    """The row of `table` for each row of the data, so that `weights[lookup(...)]` is per row.
 
     Raises:
       ValueError: a row that is not in the table, or what `count` refuses.
@@ -117,7 +117,7 @@ def lookup(
 def group_rows(
     columns: Int8[np.ndarray, "n m"], utility: Float[np.ndarray, " n"]
 ) -> tuple[Int64[np.ndarray, " g"], Int64[np.ndarray, " n"]]:
-    """First index of each distinct row, in lexicographic order, and each row's place among them."""
+    """The first index of each distinct row, in lexicographic order, and each row's place in it."""
     words = _words(columns, columns[:, :0], utility)
     order, starts = _order(words)
     inverse = np.empty(len(words), np.int64)
@@ -137,8 +137,8 @@ def _checked(attributes, labels, names) -> tuple[np.ndarray, np.ndarray]:
         arrays.append(array)
     if len(arrays[0]) != len(arrays[1]) or arrays[0].shape[1] == 0:
         raise ValueError(
-            f"got attributes {arrays[0].shape} and labels {arrays[1].shape}; expected as many rows "
-            "in both, and at least one attribute."
+            f"got attributes {arrays[0].shape} and labels {arrays[1].shape}; expected the same "
+            "number of rows in both, and at least one attribute."
         )
     before = 0
     for what, array in zip(("attributes", "labels"), arrays, strict=True):
@@ -185,9 +185,9 @@ def _utility(utility, edges, rows: int) -> Float[np.ndarray, " n"]:
 
 
 def _words(attributes, labels, utility) -> Int64[np.ndarray, "n w"]:
-    """Integers that sort as the rows do: columns in base 3, then the bits of the utility.
+    """Integers that sort like the rows: the columns in base 3, then the bits of the utility.
 
-    The bits of non-negative floats, read as integers, sort as the floats.
+    The bits of non-negative floats, read as integers, sort like the floats.
     """
     firsts = range(0, attributes.shape[1] + labels.shape[1], _PER_WORD)
     words = np.empty((len(attributes), len(firsts) + 1), np.int64)
@@ -205,7 +205,7 @@ def _words(attributes, labels, utility) -> Int64[np.ndarray, "n w"]:
 
 
 def _unpacked(words, counts, num_attributes: int, num_labels: int) -> CountTable:
-    """The table whose `_words` these are."""
+    """The table with these `_words`."""
     columns = num_attributes + num_labels
     digits = np.empty((len(words), columns), np.int8)
     for word, first in enumerate(range(0, columns, _PER_WORD)):
@@ -218,7 +218,7 @@ def _unpacked(words, counts, num_attributes: int, num_labels: int) -> CountTable
 
 
 def _group(words, counts) -> tuple[Int64[np.ndarray, "g w"], Int64[np.ndarray, " g"]]:
-    """Distinct rows in order, and the sum of each one's counts; None counts 1."""
+    """The distinct rows in order, and the sum of counts of each; None counts every row once."""
     varying = np.flatnonzero((words != words[:1]).any(0))
     if len(varying) <= 1 and counts is None and len(words):  # sorting values beats sorting indices
         column = int(varying[0]) if len(varying) else 0
@@ -233,7 +233,7 @@ def _group(words, counts) -> tuple[Int64[np.ndarray, "g w"], Int64[np.ndarray, "
 
 
 def _order(words: np.ndarray) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " g"]]:
-    """The order that sorts the rows, and where in it a new row starts."""
+    """The order that sorts the rows, and the places in it where a distinct row starts."""
     order = np.lexsort(words.T[::-1])
     ordered = words[order]
     new = np.ones(len(words), bool)
@@ -242,9 +242,9 @@ def _order(words: np.ndarray) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray
 
 
 def _find(ours: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The row of `ours`, which are distinct, that equals each of `words`; and whether there is one.
+    """For each row of `words` the equal row of `ours`, which are distinct, and whether it exists.
 
-    Word after word: a row's number among the distinct beginnings, then among those one word longer.
+    It goes word by word: a prefix gets its number among the distinct prefixes, then grows by one word.
     """
     known, code = np.zeros(len(ours), np.int64), np.zeros(len(words), np.int64)
     found = np.full(len(words), len(ours) > 0)

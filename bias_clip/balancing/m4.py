@@ -1,7 +1,7 @@
-"""M4 solved exactly: the weights that balance a count table, with a certificate.
+"""Solves M4 exactly: the weights that balance a count table, with a certificate of optimality.
 
-The problem is the paper's (see `problem`); solving it on a table of counts, to rounding, by its dual
-is this project's. The paper's own way, an update per example, is `stream`.
+The problem is the paper's (see `problem`). Solving it on a table of counts, up to rounding, through
+its dual is this project's method. The paper updates per example; that is `stream`.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ GAP = 1e-8  # relative; a larger one is an error, not a solution
 
 
 class Solution(NamedTuple):
-    """Weights and what is known of them; k groups, c labels, the last column the group alone.
+    """Weights and their certificate; k groups, c labels, and a last column for the group alone.
 
     `primal`, `dual`, `gap` and `moments` are in the units of the formula of `make_problem`.
     """
@@ -46,15 +46,16 @@ class Solution(NamedTuple):
 def solve(table: CountTable, problem: Problem, *, min_retained: float = 0.1) -> Solution:
     """Solves M4 to optimality.
 
-    The same bits for any order and sharding of the data behind the table, on one machine. Utilities
-    are scaled to mean 1. Time grows with the distinct rows and with the moments, not with the data.
+    On one machine the result is the same bit for bit, for any order and sharding of the data.
+    Utilities are scaled to mean 1. Time grows with the number of distinct rows and of moments, not
+    with the size of the data.
 
-    Constraints can be met by giving the rows that they are about next to no weight, with no
-    multiplier at the penalty: targets that contradict each other, or a label seen with one group
-    only. That is refused unless asked for. Retained is, of a group, the smaller of two shares: the
-    weight of the rows where it is known, against their share of the data, and their effective
-    sample size, against their number. Of a label: the weight of the rows that have it and a known
-    group, against their share.
+    Some constraints can only be met by giving their rows almost no weight: contradictory targets, or
+    a label that occurs in one group only. No multiplier then reaches the penalty. So `solve` fails if
+    less than `min_retained` is left. The retained share of a group is the smaller of two ratios: the
+    weight of the rows where it is known, relative to their share of the data, and their effective
+    sample size, relative to their number. The retained share of a label is the weight of the rows
+    that have it and a known group, relative to their share of the data.
 
     Args:
       table: counts of the data.
@@ -62,13 +63,13 @@ def solve(table: CountTable, problem: Problem, *, min_retained: float = 0.1) -> 
       min_retained: smallest share retained of any constrained group or label; 0 allows deletion.
 
     Returns:
-      A `Solution`. Where not all constraints can be met at this eta, it is the best compromise at
-      this penalty, `feasible` is False and `violated` says which are not.
+      A `Solution`. If not all constraints can be met at this eta, it is the best compromise at this
+      penalty: `feasible` is False, and `violated` names the constraints that do not hold.
 
     Raises:
-      ValueError: columns other than the problem's; no rows; no utility above 0; a group that is
-        empty, or everybody, with a target that wants otherwise; less retained than `min_retained`;
-        eta="max" where nothing meets the constraints.
+      ValueError: columns other than the problem's; no rows; no utility above 0; a group that has no
+        row or every row although its target is another share; less retained than `min_retained`;
+        eta="max" when no weights meet the constraints.
       ArithmeticError: the optimality gap is not below 1e-8 of the objective.
 
     Example:
@@ -97,10 +98,10 @@ def solve(table: CountTable, problem: Problem, *, min_retained: float = 0.1) -> 
 
 
 def max_eta(table: CountTable, problem: Problem) -> float:
-    """The largest mean weight at which all constraints can be met: a linear programme.
+    """The largest mean weight at which all constraints can be met, by a linear programme.
 
-    maximise E[q] subject to the tolerances and 0 <= q <= cap. Close to it many weights are 0 or the
-    cap. The problem's own eta and penalty are not used.
+    It maximises E[q] subject to the tolerances and 0 <= q <= cap. Close to this eta many weights are
+    0 or the cap. The problem's own eta and penalty are not used.
 
     Raises:
       ValueError: as `solve`, for the table.
@@ -114,13 +115,14 @@ def _max_eta(design: Design, table: CountTable, problem: Problem) -> float:
     keep = np.isfinite(eps)
     matrix = scipy.sparse.csr_array(design.matrix[:, keep])
     size = np.maximum(abs(matrix).T @ design.mass, 1e-300)
-    # In x = mass * q, each row over its own size: the solver's tolerance is then a share of it.
+    # Unknowns are x = mass * q. Each row is divided by its size because the solver's feasibility
+    # tolerance is absolute: it then has the same meaning for rare and frequent labels.
     rows = scipy.sparse.csr_array(matrix.multiply(1 / size)).T
     bound = eps[keep] / size
     zero, infinite = np.zeros_like(bound), np.full_like(bound, np.inf)
     if problem.tolerance == "absolute":
         constraints = [scipy.optimize.LinearConstraint(rows, -bound, bound)]
-    else:  # the last variable is E[q], which the tolerances are shares of
+    else:  # the tolerances are shares of E[q], which becomes the last variable
         above, below = (scipy.sparse.hstack([rows, sign * bound[:, None]]) for sign in (-1, 1))
         mean = np.append(np.ones(len(design.mass)), -1.0)[None]
         constraints = [
@@ -142,7 +144,8 @@ def _max_eta(design: Design, table: CountTable, problem: Problem) -> float:
 
 
 def _largest_rate(design: Design, table: CountTable, problem: Problem) -> float:
-    eta = _max_eta(design, table, problem) * (1 - 1e-6)  # at the maximum itself rounding decides
+    # At the maximum itself, rounding would decide whether the constraints can be met.
+    eta = _max_eta(design, table, problem) * (1 - 1e-6)
     if eta <= 1e-6 * problem.cap:
         raise ValueError(
             "eta='max': no positive mean weight meets the constraints. Got "
@@ -152,7 +155,7 @@ def _largest_rate(design: Design, table: CountTable, problem: Problem) -> float:
 
 
 def _optimum(design: Design, eps: np.ndarray, penalty: float, cap: float) -> DualPoint:
-    """Solves for the finite tolerances; the other multipliers are 0."""
+    """Solves the constraints with finite tolerances; the other multipliers are 0."""
     keep = np.isfinite(eps)
     kept = columns_of(design, keep)
     point = maximise(Dual(kept, eps[keep], penalty, cap))
@@ -162,7 +165,7 @@ def _optimum(design: Design, eps: np.ndarray, penalty: float, cap: float) -> Dua
 
 
 def _solution(design: Design, point: DualPoint, problem: Problem, eta: float, eps) -> Solution:
-    """Back from units of eta, and from one row per moment vector to the table's rows."""
+    """Converts back from units of eta, and from rows of the design to rows of the table."""
     w, moments = (eta * x.reshape(eps.shape) for x in (point.w, point.moments))
     size = np.asarray(abs(design.matrix).T @ design.mass).reshape(eps.shape)
     over = np.abs(moments) > eps + 1e-9 * eta * size

@@ -1,11 +1,11 @@
-"""How biased a weighted sample is: shares, associations, effective size, drift of the labels.
+"""Measures the bias of a weighted sample: shares, associations, effective size, label drift.
 
-All functions take 1 (yes), 0 (no), -1 (unknown) columns and non-negative weights. For a count table
-pass its columns and `weights * counts`; the effective size wants them apart. Where nothing that is
-known has weight there is no share, and the answer is NaN, which is not "unbiased".
+All functions take columns of 1 (yes), 0 (no), -1 (unknown) and non-negative weights. For a count
+table pass its columns and `weights * counts`; `effective_sample_size` takes them separately. If no
+known row has weight, there is no share and the result is NaN, which does not mean "unbiased".
 
-The names are the paper's. That its representation and association bias of data are the largest
-absolute values of what is returned here is this project's reading: the constraints imply it.
+The names are the paper's. In this project's reading, its representation and association bias are the
+largest absolute values returned here; the constraints imply it.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ _CHUNK = 1 << 18
 
 
 class Association(NamedTuple):
-    """Signed gaps, and the shares that they are the difference of, attribute by label."""
+    """Signed gaps per attribute and label, and the two shares of which each is the difference."""
 
     gap: Float[np.ndarray, "m c"]  # inside - outside
     inside: Float[np.ndarray, "m c"]  # share of the label where s_k = 1
@@ -29,7 +29,7 @@ def representation_bias(
     targets: Float[np.ndarray, " m"],
     weights: Float[np.ndarray, " n"] | None = None,
 ) -> Float[np.ndarray, " m"]:
-    """E_q[s_k | s_k known] - target_k, for each attribute; NaN where no known row has weight.
+    """E_q[s_k | s_k known] - target_k per attribute; NaN if no known row has weight.
 
     Example:
       >>> import numpy as np
@@ -42,7 +42,7 @@ def representation_bias(
     targets = np.asarray(targets, np.float64)
     if targets.shape != attributes.shape[1:]:
         raise ValueError(
-            f"targets: got shape {targets.shape}; expected ({attributes.shape[1]},), one an attribute."
+            f"targets: got shape {targets.shape}; expected ({attributes.shape[1]},), one per attribute."
         )
     return prevalence(attributes, weights) - targets
 
@@ -54,9 +54,9 @@ def association_bias(
 ) -> Association:
     """E_q[y_r | s_k = 1] - E_q[y_r | s_k = 0], over the rows where both are known.
 
-    NaN where a side has no weight. A label that is unknown for some rows and balanced may keep a gap:
-    the solver takes unknown as absent in E[q (s - target) y]. Balance "label is known" as a further
-    label to close it.
+    NaN if a side has no weight. A balanced label that is unknown for some rows may keep a gap because
+    the solver treats unknown as absent in E[q (s - target) y]. To close the gap, also balance "label
+    is known" as a label.
 
     Example:
       >>> import numpy as np
@@ -84,9 +84,9 @@ def association_bias(
 def effective_sample_size(
     weights: Float[np.ndarray, " n"], counts: Int64[np.ndarray, " n"] | None = None
 ) -> float:
-    """(sum of weights)^2 / (sum of squared weights): how many equal weights would vary as much.
+    """(sum of weights)^2 / (sum of squared weights): the number of equal weights that vary as much.
 
-    NaN if nothing has weight. `counts`: how many rows each weight is of.
+    NaN if no row has weight. `counts`: the number of rows that each weight stands for.
 
     Example:
       >>> import numpy as np
@@ -98,7 +98,7 @@ def effective_sample_size(
     counts = np.ones(len(weights)) if counts is None else np.asarray(counts, np.float64)
     if counts.shape != weights.shape:
         raise ValueError(
-            f"counts: got shape {counts.shape}; expected {weights.shape}, one a weight."
+            f"counts: got shape {counts.shape}; expected {weights.shape}, one per weight."
         )
     total, square = counts @ weights, counts @ weights**2
     return float(total**2 / square) if square > 0 else float("nan")
@@ -109,9 +109,9 @@ def prevalence_shift(
     weights: Float[np.ndarray, " n"],
     counts: Int64[np.ndarray, " n"] | None = None,
 ) -> Float[np.ndarray, " c"]:
-    """E_q[y_r] - E[y_r], over the rows where y_r is known: what balancing does to the labels.
+    """E_q[y_r] - E[y_r] over the rows where y_r is known: how balancing changes the labels.
 
-    M4 does not keep the share of a label. NaN where no known row has weight.
+    M4 does not preserve the share of a label. NaN if no known row has weight.
 
     Example:
       >>> import numpy as np
@@ -128,7 +128,7 @@ def prevalence_shift(
 def prevalence(
     columns: Int8[np.ndarray, "n c"], weights: Float[np.ndarray, " n"] | None = None
 ) -> Float[np.ndarray, " c"]:
-    """E_q[y_r] of each column over the rows where it is known; NaN where none has weight."""
+    """E_q[y_r] of each column over the rows where it is known; NaN if none of them has weight."""
     columns = _columns("columns", columns)
     weights = _weights(weights, len(columns))
     have, known = np.zeros((2, columns.shape[1]))
@@ -161,5 +161,7 @@ def _weights(weights: np.ndarray | None, rows: int) -> Float[np.ndarray, " n"]:
     if weights.shape != (rows,):
         raise ValueError(f"weights: got shape {weights.shape}; expected ({rows},), one per row.")
     if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError("weights: got negative or not finite ones; expected none.")
+        raise ValueError(
+            "weights: got negative or non-finite values; expected finite numbers of 0 or more."
+        )
     return weights

@@ -1,10 +1,10 @@
-"""What is to be balanced: attributes and their targets, labels, tolerances, rate and cap.
+"""The balancing problem: attributes and their targets, labels, tolerances, rate and cap.
 
 The method is M4 of Alabdulmohsin, Wang, Steiner, Goyal, D'Amour and Zhai, CLIP the Bias: How Useful
-is Balancing Data in Multimodal Learning?, 2024. The authors published no code. What these docstrings
-credit to the paper is its structure as reviews and summaries restate it: hinge penalties at level V
+is Balancing Data in Multimodal Learning?, 2024. The authors published no code. These docstrings
+credit the paper with its structure as reviews and summaries restate it: hinge penalties at level V
 on E[q (s - target) y] and E[q (s - target)], a rate eta, a utility, per-example updates of v and mu.
-Everything else is this project's derivation and is marked so.
+Everything else is this project's derivation, and the docstrings say so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,10 @@ Tolerance = float | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Problem:
-    """A checked problem; make one with `make_problem`, whose arguments its fields are.
+    """A checked problem; make one with `make_problem`, whose arguments are its fields.
 
-    `attributes` and `labels` name the columns of the data, the proxies being the last labels. The
-    constraints are those of `groups`: the attributes, then one product for each intersection.
+    `attributes` and `labels` name the columns of the data; proxies are the last labels. Constraints
+    refer to `groups`: the attributes, then one product per intersection.
     """
 
     attributes: tuple[str, ...]
@@ -46,7 +46,7 @@ class Problem:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Names of what has a target: attributes, then intersections."""
+        """The names of everything with a target: attributes, then intersections."""
         return self.attributes + tuple(" & ".join(names) for names in self.intersections)
 
 
@@ -66,7 +66,7 @@ def make_problem(
 ) -> Problem:
     """Checks a balancing problem and completes it.
 
-    Weights q of mean `eta` between 0 and `cap` are sought, as close to eta * utility as the
+    Balancing finds weights q with mean `eta`, between 0 and `cap`, as close to eta * utility as the
     constraints allow:
 
     ::
@@ -75,27 +75,27 @@ def make_problem(
         excess    max(0, |E[q (s_k - target_k) y_r]| - eps_association[k, r])
                   max(0, |E[q (s_k - target_k)]|     - eps_representation[k])
 
-    The hinges, the penalty, eta and a utility are the paper's as restated by its readers; the
+    The hinges, the penalty, eta and the utility are the paper's, as its readers restate them. The
     quadratic, the cap, intersections and the three tolerances are this project's.
 
     Args:
-      targets: wanted share of each attribute among the rows where it is known.
+      targets: target share of each attribute among the rows where it is known.
       labels: names of the label columns.
-      proxies: names of the label columns that follow: what betrays an attribute ("cockpit" for
-        "pilot"). To the solver labels like any other; kept apart for reports.
-      intersections: tuples of attribute names to wanted share of rows with all of them.
-      eps_representation: a number, or one for each group by name; `inf` for no constraint. An
+      proxies: names of the label columns that follow: they reveal an attribute ("cockpit" for
+        "pilot"). The solver treats them like other labels; reports list them separately.
+      intersections: tuples of attribute names to the target share of rows with all of them.
+      eps_representation: a number, or one per group by name; `inf` for no constraint. An
         intersection is named "a & b".
-      eps_association: a number, or one for each label and proxy by name; `inf` for no constraint.
-      tolerance: unit of both. "prevalence": share of the weight that the constraint is about, which
-        is that of rows where s_k is known (and y_r is 1) before balancing, so that rare labels and
-        sparse annotations are held as tightly as others. "relative": share of the total weight.
-        "absolute": of E[q a] itself, as in the formula.
+      eps_association: a number, or one per label and proxy by name; `inf` for no constraint.
+      tolerance: unit of both. "prevalence": a share of the constraint's own weight, that of the rows
+        where s_k is known (and y_r is 1) before balancing. It holds rare labels and sparse
+        annotations as tightly as others. "relative": a share of the total weight. "absolute": in
+        units of E[q a], as in the formula.
       unknown: "masked": rows where s_k is unknown are outside constraint k. "unmasked": they count
-        as s_k = 0, and the target must then be a share of all rows: a half cannot be met when most
-        rows show nobody. How the paper treats them is not known to us.
+        as s_k = 0, so the target must be a share of all rows: one half cannot be met when most rows
+        show no person. We do not know how the paper treats them.
       penalty: the paper's V. Constraints hold exactly while all multipliers stay below it.
-      eta: mean weight, the share that thinning keeps; "max" for the largest that can be met.
+      eta: mean weight, the share that thinning keeps; "max" for the largest feasible one.
       cap: largest weight. 1 to thin; above 1 to repeat or to weight the loss.
 
     Raises:
@@ -135,7 +135,7 @@ def make_problem(
 def group_values(problem: Problem, attributes: Int8[Any, "n m"], xp: Any = np) -> Int8[Any, "n k"]:
     """1, 0 or -1 (unknown) for each attribute and intersection; `xp` is numpy or jax.numpy.
 
-    A product is 0 as soon as one factor is 0, whether or not the others are known.
+    A product is 0 if any factor is 0, even if others are unknown.
     """
     columns = [attributes]
     for names in problem.intersections:
@@ -148,7 +148,7 @@ def group_values(problem: Problem, attributes: Int8[Any, "n m"], xp: Any = np) -
 
 
 def centred(problem: Problem, values: Int8[Any, "n k"], xp: Any = np) -> Float[Any, "n k"]:
-    """s - target of each group, by the problem's policy where s is unknown."""
+    """s - target of each group; where s is unknown, the problem's policy decides."""
     targets = xp.asarray(problem.targets, dtype=float)
     if problem.unknown == "masked":
         return xp.where(values < 0, 0.0, values - targets)
@@ -156,10 +156,10 @@ def centred(problem: Problem, values: Int8[Any, "n k"], xp: Any = np) -> Float[A
 
 
 def tolerances(problem: Problem, table: CountTable | None, eta: float) -> Float[np.ndarray, "k c1"]:
-    """Tolerances of E[q a], of each group with each label and, in the last column, alone.
+    """Tolerances of E[q a] for each group with each label; the last column is the group alone.
 
     Raises:
-      ValueError: no table, where tolerances are shares of the weight that only it knows.
+      ValueError: no table although tolerance="prevalence" needs one.
     """
     eps = np.tile([*problem.eps_association, 0.0], (len(problem.groups), 1))
     eps[:, -1] = problem.eps_representation
@@ -169,7 +169,7 @@ def tolerances(problem: Problem, table: CountTable | None, eta: float) -> Float[
         return eta * eps
     if table is None:
         raise ValueError(
-            "tolerance='prevalence': got no count table; expected one, of a sample if need be, or "
+            "tolerance='prevalence': got no count table; expected one (a sample's will do), or "
             "'relative' or 'absolute' tolerances."
         )
     values = group_values(problem, table.attributes)
@@ -180,7 +180,7 @@ def tolerances(problem: Problem, table: CountTable | None, eta: float) -> Float[
 
 
 def constraint_name(problem: Problem, group: int, column: int) -> str:
-    """Readable name of one constraint; `column` is a label's, or the number of labels."""
+    """The readable name of a constraint; `column` is that of a label, or the number of labels."""
     moment = f"{problem.groups[group]} - {problem.targets[group]:g}"
     if column == len(problem.labels):
         return f"E[q ({moment})]"

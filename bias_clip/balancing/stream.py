@@ -1,9 +1,9 @@
-"""M4 by stochastic updates: for utilities of many values, or data that only streams.
+"""M4 by stochastic updates: for utilities with many values, or for data that only streams.
 
-The update is the paper's as its readers restate it: from the multipliers v and mu follows an
-example's weight, and from the weight a step of v and mu. Minibatches, step sizes, AdaGrad and
-averaging are this project's; the paper's settings are not known to us. Prefer `m4.solve` where
-attributes, labels and utility take few distinct rows: it is exact, and faster.
+The update is the paper's, as its readers restate it: the multipliers v and mu give the weight of an
+example, and the weight gives a step of v and mu. Minibatches, step sizes, AdaGrad and averaging are
+this project's; we do not know the paper's settings. Prefer `m4.solve` when attributes, labels and
+utility have few distinct rows: it is exact and faster.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ AxisName = str | tuple[str, ...] | None
 
 
 class Batch(NamedTuple):
-    """Rows, local ones under an axis."""
+    """A batch of rows; local rows under `axis_name`."""
 
     attributes: Int8[Array, "*t b m"]
     labels: Int8[Array, "*t b c"]
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
 
 class State(NamedTuple):
-    """Multipliers, their averages, and what the steps need: arrays only, equal on all devices."""
+    """Multipliers, their averages, and the state of the step sizes; arrays, equal on all devices."""
 
     v: Float[Array, "2 k c1"]  # of moments too large, and too small; last column: the group alone
     mu: Float[Array, ""]
@@ -42,15 +42,16 @@ class State(NamedTuple):
 
 
 def init_stream(problem: Problem) -> State:
-    """No multipliers: all weights are eta * utility."""
+    """The start: all multipliers are 0, so all weights are eta * utility."""
     zeros = jnp.zeros((2, len(problem.groups), len(problem.labels) + 1))
     zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
-    # Not from 0: "adagrad" would make a full step of a first gradient that is rounding alone.
+    # Sums of squares do not start from 0: "adagrad" divides by their root, so a first gradient that
+    # is only rounding would become a full step.
     return State(zeros, zero, zeros, zero, none, none, zeros + 1e-12, zero + 1e-6)
 
 
 def stream_weights(state: State, batch: Batch, problem: Problem) -> Float[Array, " b"]:
-    """Weights of a batch by the averaged multipliers; by the last ones before there is an average."""
+    """Weights of a batch by the averaged multipliers, or by the last ones if there is no average."""
     some = state.averaged > 0
     v = jnp.where(some, state.v_mean, state.v)
     mu = jnp.where(some, state.mu_mean, state.mu)
@@ -76,19 +77,20 @@ def update_stream(
         v  <- clip(v + tau (mean(q a) - eps), 0, penalty)      tau: step_size / sqrt(step), or
         mu <- mu + tau (mean(q) - eta)                         each one's own by "adagrad"
 
-    Under `axis_name` each device holds its rows of the batch, and sums are over all devices: the
-    state is that of one device with all the rows, to rounding. Padding changes nothing.
+    Under `axis_name` each device holds its rows of the batch, and sums are over all devices. Up to
+    rounding, the state is that of one device with all rows. Padding has no effect.
 
     Args:
-      state: of `init_stream` or a former step.
-      batch: rows; at least one present.
+      state: from `init_stream` or the previous step.
+      batch: rows, of which at least one is not padding.
       problem: with a number for eta.
       eps: of `tolerances`.
-      step_size: 0.3 for "adagrad" came within 1e-3 (rms) of exact weights in 25 passes over 40,000
-        rows and 120 over 16,000, at batches of 64 to 1024; slower where eta is close to its
-        largest. "sqrt" wants more for larger batches, 20 at 256.
-      rule: "adagrad": divides by the root of the sum of squared gradients, for rare labels. "sqrt":
-        by the root of the step.
+      step_size: factor of all steps. With "adagrad" 0.3 came within 1e-3 (rms) of the exact weights
+        in 25 passes over 40,000 rows and in 120 passes over 16,000, at batches of 64 to 1024. It is
+        slower when eta is close to its largest value. "sqrt" needs larger values for larger batches,
+        such as 20 at 256.
+      rule: "adagrad" divides by the root of the sum of squared gradients, which suits rare labels;
+        "sqrt" divides by the root of the step number.
       average_from: steps beyond this one enter the averages.
       axis_name: mapped axis or axes over which the batch is spread; None for one device.
 
@@ -130,10 +132,10 @@ def fit_stream(
     rule: str = "adagrad",
     axis_name: AxisName = None,
 ) -> State:
-    """Steps through `batches` in their order, `passes` times; averages over the last half of the steps.
+    """Runs `passes` passes over `batches` in order; averages over the last half of the steps.
 
-    Args as for `update_stream`; the leaves of `batches` have the batches as their first axis. Rows
-    should be shuffled. One pass over less than about a million rows is not converged.
+    Arguments as for `update_stream`; the first axis of the leaves of `batches` is the batch. Rows
+    should be shuffled. One pass over fewer than about a million rows does not converge.
 
     Example:
       >>> import jax.numpy as jnp
@@ -166,7 +168,7 @@ def fit_stream(
 
 
 def _features(batch: Batch, problem: Problem) -> tuple[Float[Array, "b k"], Float[Array, "b c1"]]:
-    """s - target, and the labels with a column of ones; a moment is a product of the two."""
+    """s - target, and the labels with a column of ones; moments are products of the two."""
     z = centred(problem, group_values(problem, batch.attributes, jnp), jnp)
     ones = jnp.ones_like(batch.utility)[:, None]
     return z, jnp.concatenate([(batch.labels == 1).astype(z.dtype), ones], axis=1)

@@ -1,7 +1,7 @@
-"""From weights to rows: which are kept, and how often, decided by each row alone.
+"""From weights to rows: decides which rows are kept and how often, for each row independently.
 
-The decision is a function of (seed, id, weight): not of the order of the rows, of the shard or worker
-that asks, nor of what was asked before. (This project's way to draw; the paper's is not known to us.)
+The decision is a function of only (seed, id, weight). The order of the rows, the shard, the worker and
+earlier calls have no influence. (This is the project's way to draw; we do not know the paper's.)
 """
 
 import hashlib
@@ -20,19 +20,19 @@ def keep(
     ids: Ids,
     weights: Float[np.ndarray, " n"],
 ) -> Int64[np.ndarray, " n"]:
-    """Copies of each row, on average its weight: floor(weight), and one more by chance.
+    """The number of copies of each row, on average its weight: floor(weight), plus one at random.
 
-    With weights up to 1 this is 0 or 1. For one seed a row kept at some weight is kept at any larger
-    one. Rows of the same id share their fate; other seeds draw anew.
+    With weights up to 1 this is 0 or 1. With the same seed, a row that is kept at some weight is kept
+    at any larger weight. Rows with the same id get the same draw; another seed draws again.
 
     Args:
       seed: an integer of 64 bits.
       ids: distinct integers, strings or bytes. Strings are hashed as UTF-8 by BLAKE2b, about a
-        million a second; integers much faster. 5 and "5" are different rows.
-      weights: of `solve`, looked up per row.
+        million per second; integers are much faster. 5 and "5" are different ids.
+      weights: weights from `solve`, looked up per row.
 
     Raises:
-      ValueError: weights that are negative, not finite or not one an id; ids of another type.
+      ValueError: weights that are negative, not finite or not one per id; ids of another type.
 
     Example:
       >>> import numpy as np
@@ -42,15 +42,17 @@ def keep(
     """
     weights = np.asarray(weights, np.float64)
     if weights.shape != (len(ids),):
-        raise ValueError(f"weights: got shape {weights.shape}; expected ({len(ids)},), one an id.")
+        raise ValueError(f"weights: got shape {weights.shape}; expected ({len(ids)},), one per id.")
     if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError("weights: got negative or not finite ones; expected none.")
+        raise ValueError(
+            "weights: got negative or non-finite values; expected finite numbers of 0 or more."
+        )
     whole = np.floor(weights)
     return (whole + (hash01(seed, ids) < weights - whole)).astype(np.int64)
 
 
 def hash01(seed: int, ids: Ids) -> Float[np.ndarray, " n"]:
-    """A number in [0, 1) for each (seed, id), uniform over ids; 53 bits.
+    """One number in [0, 1) per (seed, id), uniform over ids, with 53 random bits.
 
     Reference: the mixing function of SplitMix64; Steele, Lea, Flood, Fast splittable pseudorandom
     number generators, 2014.

@@ -1,4 +1,4 @@
-"""Random permutations that are computed one entry at a time, and stored nowhere."""
+"""Random permutations whose entries are computed one at a time; no permutation is stored."""
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -13,14 +13,15 @@ def permute(
     sizes: Int64[np.ndarray, " n"],
     keys: UInt64[np.ndarray, " n"],
 ) -> Int64[np.ndarray, " n"]:
-    """The entry at `places[i]` of the permutation of `range(sizes[i])` that `keys[i]` names.
+    """The entry at `places[i]` of the permutation of `range(sizes[i])` that `keys[i]` selects.
 
-    Each round pairs all entries, x with pivot - x, and swaps a pair or not by a hash of the larger: a
-    bijection at every size, two or two billion.
+    Each round pairs x with pivot - x for all entries. A hash of the larger one decides whether the
+    pair is swapped. This is a bijection at every size.
 
     Reference: Hoang, Morris, Rogaway, An enciphering scheme based on a card shuffle, 2012.
     """
     sizes = sizes.astype(np.uint64)
+    # Per round a pivot and a salt; wrapping around in uint64 is intended.
     turns = keys + np.arange(2 * _ROUNDS, dtype=np.uint64)[:, None]
     pivots, salts = np.split(mix(turns), 2)
     pivots %= sizes

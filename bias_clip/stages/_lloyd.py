@@ -1,4 +1,4 @@
-"""Lloyd's iterations: one pass sums up the members of each centre, an update moves the centres."""
+"""Lloyd's iterations: a pass sums the members of each centre, then an update moves the centres."""
 
 from typing import Any, NamedTuple
 
@@ -16,12 +16,14 @@ from bias_clip.stages._rows import (
     total,
 )
 
-ROUNDING = 8.0  # epsilons of squared length below which a squared distance is rounding alone
-_EXACT = jax.lax.Precision.HIGHEST  # or a TPU multiplies in bfloat16
+# A squared distance below this many epsilons of the squared length is only rounding.
+ROUNDING = 8.0
+# Without it a TPU multiplies float32 in bfloat16, which cannot tell close centres apart.
+_EXACT = jax.lax.Precision.HIGHEST
 
 
 class Sums(NamedTuple):
-    """What a pass leaves: all that an update needs. Sums of parts are sums of the whole."""
+    """The result of a pass: all that an update needs. Adding the sums of parts gives the whole."""
 
     x: Float[Array, "k d"]  # of weighted members
     weight: Float[Array, " k"]
@@ -34,14 +36,14 @@ class Run(NamedTuple):
     """Where the iterations ended."""
 
     centres: Float[Array, "k d"]
-    sums: Sums  # of the rows by these centres
+    sums: Sums  # of the rows, assigned to these centres
     iterations: Int[Array, ""]
 
 
 def nearest(
     x: Float[Array, "b d"], centres: Float[Array, "k d"]
 ) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
-    """The nearest centre of each row, the lowest of several, and the squared distance to it."""
+    """The nearest centre of each row (ties: the lowest number), and the squared distance to it."""
     x = x.astype(centres.dtype)
     halves = (centres**2).sum(1) / 2 - jnp.matmul(x, centres.T, precision=_EXACT)
     labels = jnp.argmin(halves, axis=1).astype(jnp.int32)
@@ -49,9 +51,9 @@ def nearest(
 
 
 def squared_distances(x: Float[Array, "b d"], y: Float[Array, "m d"]) -> Float[Array, "b m"]:
-    """Squared distances, 0 where rounding cannot tell two rows apart.
+    """Squared distances; 0 when rounding cannot tell two rows apart.
 
-    In float32 that is below about a thousandth of their length.
+    In float32 this happens below about a thousandth of their length.
     """
     x = x.astype(y.dtype)
     lengths = (x**2).sum(1)[:, None] + (y**2).sum(1)
@@ -62,12 +64,13 @@ def squared_distances(x: Float[Array, "b d"], y: Float[Array, "m d"]) -> Float[A
 def sum_members(
     rows: Rows, centres: Float[Array, "k d"], *, chunk_size: int, axis_name: AxisName
 ) -> tuple[Sums, Int[Array, " b"], Float[Array, " b"]]:
-    """One pass: sums over all devices, and of the local rows the labels and squared distances.
+    """One pass: sums over all devices, and labels and squared distances of the local rows.
 
-    A row of weight 0 is in no sum, whatever it holds; it has a label, and a distance of 0.
+    A row of weight 0 enters no sum, even if it is not finite. It has a label and a distance of 0.
     """
     k, d = centres.shape
-    zero = jnp.zeros_like(rows.x[0, 0], dtype=centres.dtype)  # as the rows differ between devices
+    # Made from the rows: `shard_map` needs the carry to vary over devices from the start.
+    zero = jnp.zeros_like(rows.x[0, 0], dtype=centres.dtype)
     init = Sums(
         x=jnp.zeros((k, d), zero.dtype) + zero,
         weight=jnp.zeros(k, zero.dtype) + zero,
@@ -79,6 +82,7 @@ def sum_members(
     def step(sums: Sums, chunk: Rows) -> tuple[Sums, tuple[Array, Array]]:
         labels, distances = nearest(chunk.x, centres)
         there = chunk.weights > 0
+        # Selected out, not multiplied by weight 0: 0 * NaN would spoil all sums.
         x = jnp.where(there[:, None], chunk.x.astype(centres.dtype), 0)
         distances = jnp.where(there, distances, 0)
         members = labels[:, None] == jnp.arange(k)
@@ -107,16 +111,17 @@ def lloyd(
     chunk_size: int,
     axis_name: AxisName,
 ) -> Run:
-    """Passes and updates until the centres rest, at most `max_iterations` of them."""
+    """Alternates passes and updates until the centres rest, at most `max_iterations` times."""
     k, d = centres.shape
     centres = centres.astype(compute_dtype(rows.x))
 
     def iteration(state: tuple) -> tuple:
-        """A pass, and an update unless the centres were at rest or have moved often enough."""
+        """A pass, then an update unless the centres rest or `max_iterations` is reached."""
         centres, _, shift, rest, iterations, _ = state
         sums, labels, distances = sum_members(
             rows, centres, chunk_size=chunk_size, axis_name=axis_name
         )
+        # `~(shift > rest)` and not `shift <= rest`: a NaN shift must end the loop too.
         done = (iterations >= max_iterations) | ((iterations > 0) & ~(shift > rest))
         filled = sums
         if empty == "farthest":
@@ -146,7 +151,7 @@ def empty_run(k: int, d: int, dtype: Any) -> Run:
 
 
 def means(sums: Sums, centres: Float[Array, "k d"], *, spherical: bool) -> Float[Array, "k d"]:
-    """Where the centres go; one without members stays."""
+    """The new centres; a centre without members stays."""
     some = (sums.weight > 0)[:, None]
     new = jnp.where(some, sums.x / jnp.where(some, sums.weight[:, None], 1), centres)
     if not spherical:
@@ -156,7 +161,7 @@ def means(sums: Sums, centres: Float[Array, "k d"], *, spherical: bool) -> Float
 
 
 def resting(sums: Sums, tol: Float[Array, ""] | float) -> Float[Array, ""]:
-    """The squared shift of all centres below which they rest: tol times the variance of a column."""
+    """The squared shift of all centres at which they rest: tol times the mean column variance."""
     weight = sums.weight.sum()
     mean = sums.x.sum(0) / weight
     return tol * jnp.maximum(sums.square / weight - (mean**2).sum(), 0) / mean.shape[0]
@@ -169,7 +174,7 @@ def farthest(
     number: int,
     axis_name: AxisName,
 ) -> Picked:
-    """The rows that are farthest from their centre, in this order.
+    """The rows that are farthest from their centre, the farthest first.
 
     Scores are negative squared distances; the payload is (row, weight, label).
     """
@@ -178,9 +183,9 @@ def farthest(
 
 
 def fill_empty(sums: Sums, far: Picked) -> Sums:
-    """Gives the first empty cluster the farthest row, the next the next, and takes them elsewhere.
+    """Moves the farthest row to the first empty cluster, the next one to the second, and so on.
 
-    Rows that lie on their centre are not moved: there are too few distinct ones.
+    Rows that lie on their centre are not moved; then there are fewer distinct rows than clusters.
     """
     x, weight, label = far.payload
     x = x.astype(sums.x.dtype)
@@ -188,7 +193,7 @@ def fill_empty(sums: Sums, far: Picked) -> Sums:
     off = -far.scores > ROUNDING * jnp.finfo(x.dtype).eps * (x**2).sum(1)
     empty = sums.weight == 0
     moved = (jnp.arange(k) < empty.sum()) & off & jnp.isfinite(far.scores)
-    to = jnp.argsort(~empty, stable=True)  # the empty ones first, in their order
+    to = jnp.argsort(~empty, stable=True)  # the empty ones first, by number
     change = jax.nn.one_hot(to, k, dtype=x.dtype) - jax.nn.one_hot(label, k, dtype=x.dtype)
     change = jnp.where(moved, weight, 0)[:, None] * change
     left = sums.weight + change.sum(0)

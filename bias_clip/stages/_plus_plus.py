@@ -1,4 +1,4 @@
-"""k-means++: centres drawn one after another, by squared distance to the nearest so far."""
+"""k-means++: draws centres one after another, by squared distance to the nearest one so far."""
 
 import math
 
@@ -12,31 +12,32 @@ from bias_clip.stages._rows import AxisName, Rows, compute_dtype, fold_rows, pic
 
 
 def random_key(seed: Int[Array, ""] | int) -> Key[Array, ""]:
-    """A key of the generator that `race` runs, whatever is the process's default."""
+    """A key for the generator that `race` uses, independent of the default of the process."""
     return jax.random.key(seed, impl="threefry2x32")
 
 
 def race(key: Key[Array, ""], ids: Integer[Array, " b"]) -> Float[Array, " b"]:
-    """Exponential variates, one a row: a function of the key and the row's id alone.
+    """One exponential variate per row, a function of only the key and the row's id.
 
-    The row of lowest `race / weight` is drawn with a chance in proportion to its weight, the next
-    lowest likewise of the rest. The id is the counter of the generator, so a row costs one block of
-    it: 64 bits, all of which count near 0, where races of many rows are won.
+    The row with the lowest `race / weight` is a draw with probabilities proportional to the weights;
+    the next lowest is such a draw from the rest. The id is the counter of the generator, so a row
+    costs one block of 64 bits. All bits matter near 0, where the lowest of many rows lies.
     """
     counters = jnp.concatenate([ids.astype(jnp.uint32), jnp.zeros_like(ids, jnp.uint32)])
     words = threefry_2x32(jax.random.key_data(key), counters)
     high, low = words.reshape(2, -1).astype(jnp.float32)
+    # high + low / 2^32 keeps small values exact to 2^-64; `minimum` catches rounding up to 1.
     return -jnp.log1p(-jnp.minimum((high + low * 2.0**-32) * 2.0**-32, 1.0))
 
 
 def plus_plus(
     rows: Rows, key: Key[Array, ""], k: int, *, chunk_size: int, axis_name: AxisName
 ) -> tuple[Float[Array, "k d"], Int[Array, ""]]:
-    """Draws k centres from the rows; as scikit-learn, the best of 2 + log k candidates each time.
+    """Draws k centres from the rows; like scikit-learn, takes the best of 2 + log k candidates.
 
-    Candidates are distinct rows here (one race, its first arrivals), there with replacement.
+    Candidates are distinct rows here (the lowest of one race); scikit-learn draws with replacement.
 
-    Returns: the centres, and how many are distinct: less than k if the rows have no more.
+    Returns: the centres, and the number of distinct ones: below k if the rows have no more.
     """
     trials = min(2 + int(math.log(k)), k)
     dtype = compute_dtype(rows.x)
@@ -62,6 +63,7 @@ def plus_plus(
         best = jnp.argmin(potentials)
         return nearer[:, best], (candidates[best], total(chances.sum(), axis_name) > 0)
 
-    nobody = jnp.full_like(rows.weights, jnp.finfo(dtype).max ** 0.5)  # farther than any row
+    # Farther than any row, but its product with a weight stays finite, unlike that of infinity and 0.
+    nobody = jnp.full_like(rows.weights, jnp.finfo(dtype).max ** 0.5)
     _, (centres, fresh) = jax.lax.scan(add, nobody, jnp.arange(k))
     return centres, fresh.sum(dtype=jnp.int32)

@@ -1,4 +1,4 @@
-"""Rows in chunks and on several devices: how a pass walks them, and how one of them is found."""
+"""Rows in chunks and on several devices: how to walk them, and how to find the lowest ones."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -14,24 +14,24 @@ Values: TypeAlias = Array | np.ndarray
 
 
 class Rows(NamedTuple):
-    """This device's rows, and what a row is known by on all of them."""
+    """The rows of this device, with ids that are unique over all devices."""
 
     x: Float[Array, "b d"]
     weights: Float[Array, " b"]
-    ids: Int[Array, " b"]  # from 0, over all devices in their order
+    ids: Int[Array, " b"]  # from 0, in the order of the devices
 
 
 class Picked(NamedTuple):
     """Some rows, in the order of their scores; equal on all devices."""
 
-    scores: Float[Array, " m"]  # infinite where there was none left
+    scores: Float[Array, " m"]  # infinite when no row was left
     payload: Tree  # of these rows
 
 
 def make_rows(
     x: Float[Array, "b d"], weights: Shaped[Array, " b"] | None, axis_name: AxisName
 ) -> Rows:
-    """Numbers the rows; without weights all weigh 1."""
+    """Numbers the rows; without weights each has weight 1."""
     dtype = compute_dtype(x)
     ones = jnp.ones_like(x[:, 0], dtype=dtype)
     first = 0 if axis_name is None else x.shape[0] * jax.lax.axis_index(axis_name)
@@ -40,7 +40,7 @@ def make_rows(
 
 
 def compute_dtype(x: Float[Array, "..."]) -> Any:
-    """The type of all arithmetic: float32 for anything shorter."""
+    """The dtype of all arithmetic: at least float32."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
@@ -49,10 +49,10 @@ def fold_rows(
 ) -> tuple[Tree, Tree]:
     """Walks local rows chunk by chunk: `carry, out = step(carry, chunk)`.
 
-    Chunks are cut out where they are needed, and the last is as short as it comes: no copy of all
-    rows is made, neither split nor filled up.
+    Chunks are sliced when needed, and the last one may be shorter. So all rows are never copied,
+    neither to split nor to pad them.
 
-    Returns: the last carry, and the outs (one row per row) joined.
+    Returns: the last carry, and the joined outputs (one per row).
     """
     number = jax.tree.leaves(rows)[0].shape[0]
     size = min(chunk_size, number)
@@ -85,9 +85,9 @@ def pick_lowest(
     number: int,
     axis_name: AxisName,
 ) -> Picked:
-    """The `number` rows of lowest score over all devices; of equal ones the lowest ids.
+    """The `number` rows with the lowest scores over all devices; ties go to the lowest ids.
 
-    Each device names its own lowest; then the rows that won, and no others, travel.
+    Each device sends the scores of its lowest rows; after that only the winning rows travel.
     """
 
     def pick(scores: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
@@ -111,7 +111,10 @@ def pick_lowest(
 
 
 def _gather(tree: Tree, axis_name: str | tuple[str, ...]) -> Tree:
-    """Vectors of all devices joined; by a sum, whose result is known to be equal on all of them."""
+    """Joins the vectors of all devices.
+
+    It uses a sum and not an all-gather because `shard_map` knows a sum to be equal on all devices.
+    """
 
     def place(a: Array) -> Array:
         table = jnp.zeros((jax.lax.axis_size(axis_name), *a.shape), a.dtype)

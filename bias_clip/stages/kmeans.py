@@ -1,4 +1,4 @@
-"""k-means of embeddings, in memory and on any number of devices; `kmeans_stream` is for more."""
+"""k-means of embeddings in memory, on any number of devices; `kmeans_stream` takes larger sets."""
 
 from functools import partial
 from typing import NamedTuple
@@ -21,13 +21,13 @@ class KMeans(NamedTuple):
     """A clustering.
 
     Attributes:
-      centres: the means of their members, or these at unit length.
-      labels: the nearest centre of each (local) row, the lowest of several.
-      inertia: weighted squared distances of all rows to their centre.
-      iterations: passes that moved the centres, the one that found them at rest among them.
-      counts: rows of positive weight by label; 0 if a centre is nobody's nearest.
+      centres: the means of their members, normalised to unit length if `spherical`.
+      labels: the nearest centre of each (local) row; ties go to the lowest number.
+      inertia: weighted sum of squared distances of all rows to their centre.
+      iterations: passes that moved the centres, including the one that found them at rest.
+      counts: rows of positive weight per label; 0 if a centre is the nearest of no row.
 
-    Arrays are jax's, but for those of `fit_stream` that are NumPy's.
+    `fit` returns JAX arrays; `fit_stream` returns labels, iterations and counts as NumPy arrays.
     """
 
     centres: Float[Values, "k d"]
@@ -52,44 +52,46 @@ def fit(
     chunk_size: int = CHUNK_SIZE,
     axis_name: AxisName = None,
 ) -> KMeans:
-    """Clusters rows by Lloyd's iterations from k-means++ centres; the best of `n_init` starts.
+    """Clusters rows by Lloyd's iterations from k-means++ centres; keeps the best of `n_init` starts.
 
     ::
 
         label(i)  = argmin_c |x_i - centre_c|^2
         centre_c <- sum of w_i x_i with label c / sum of w_i with label c
 
-    Under `axis_name` every device holds as many rows, and all get the same centres: those of one
-    device with all rows, to rounding. A draw is a function of the seed and the row's number over
-    all devices (below 2^31), so padding (weight 0) belongs behind the rows of the last device.
-    Distances to all centres are held for `chunk_size` rows at a time; drawing the first centres
-    holds 2 + log k numbers a row.
+    Under `axis_name` every device must hold the same number of rows. All devices get the same
+    centres: up to rounding, those of one device with all rows. Draws depend on the seed and on row
+    numbers over all devices (below 2^31), so padding (weight 0) must follow the rows of the last
+    device.
+
+    Memory: distances to all centres for `chunk_size` rows at a time; while the first centres are
+    drawn, 2 + log k numbers per row.
 
     Args:
-      x: embeddings; distances are Euclidean, which for unit rows rank as cosines do. bfloat16 and
-        float16 rows are computed with as float32.
+      x: embeddings. Distances are Euclidean; for unit-norm rows they rank like cosines. bfloat16 and
+        float16 rows are computed in float32.
       k: number of clusters.
-      seed: of the draws.
+      seed: seed of the draws.
       init: centres to start from instead.
-      weights: one non-negative number or truth value a row, 0 for padding; None weighs all alike.
-      n_init: starts, of which the one of least inertia is kept.
-      max_iterations: of a start.
-      tol: centres are at rest once the sum of their squared shifts is no more than this times the
-        variance of a column on average, as in scikit-learn; 0 goes on until nothing moves.
-      empty: what a cluster without members does: "farthest" goes to the row farthest from its
-        centre (the second such cluster to the second such row), "keep" stays where it is.
-      spherical: brings centres to unit length after each update.
-      chunk_size: rows whose distances are held at a time.
+      weights: one non-negative number or boolean per row, 0 for padding; None is 1 for all rows.
+      n_init: number of starts; the one with the least inertia is kept.
+      max_iterations: largest number of iterations per start.
+      tol: centres rest when the sum of their squared shifts is at most tol times the mean variance
+        of a column, as in scikit-learn; 0 continues until nothing moves.
+      empty: where a cluster without members goes: "farthest" moves it to the row farthest from its
+        centre (the second such cluster to the second such row), "keep" leaves it in place.
+      spherical: normalises centres to unit length after each update.
+      chunk_size: rows whose distances are held at the same time.
       axis_name: mapped axis or axes over which the rows are spread; None for one device.
 
     Raises:
-      ValueError: arguments of wrong shape or value; fewer rows, or fewer distinct ones, than
-        clusters; rows that are not finite. Of a traced array no values are seen: there, `counts`
-        with zeros and an inertia that is not finite say so.
+      ValueError: arguments of wrong shape or value; fewer rows, or fewer distinct rows, than
+        clusters; rows that are not finite. The values of traced arrays are not checked: there,
+        zeros in `counts` and a non-finite inertia are the signs.
 
     Reference: Lloyd, Least squares quantization in PCM, 1982; Arthur and Vassilvitskii, k-means++,
-      2007. Multistage contrastive learning (Zhang et al., 2024) clusters by scikit-learn's
-      mini-batches; these are passes over all rows.
+      2007. Multistage contrastive learning (Zhang et al., 2024) uses scikit-learn's mini-batches;
+      here each iteration passes over all rows.
 
     Example:
       >>> import jax.numpy as jnp
@@ -116,7 +118,7 @@ def fit(
     if _is_known(distinct) and distinct < k:
         raise ValueError(
             f"got {int(distinct)} distinct rows for k={k} clusters (nearer than a thousandth of their "
-            "length counts as the same in float32); choose a smaller k, or look whether the "
+            "length counts as the same in float32); choose a smaller k, or check whether the "
             "embeddings have collapsed."
         )
     return found
@@ -125,7 +127,7 @@ def fit(
 def assign(
     x: Float[Array, "b d"], centres: Float[Array, "k d"], *, chunk_size: int = CHUNK_SIZE
 ) -> Int[Array, " b"]:
-    """The nearest centre of each row, the lowest of several.
+    """The nearest centre of each row; ties go to the lowest number.
 
     Raises: ValueError if the rows are not floats [rows, width] of the centres' width.
 
@@ -165,21 +167,21 @@ def check_numbers(**numbers: float | int) -> None:
 
 
 def check_finite(x: Values, weights: np.ndarray | None = None, first: int = 0) -> None:
-    """Raises with the numbers of rows that are not finite; x[0] is row `first`."""
+    """Raises, naming the rows that are not finite; x[0] is row `first`."""
     finite = np.isfinite(x).all(axis=1) if isinstance(x, np.ndarray) else np.asarray(_finite(x))
     bad = np.flatnonzero(~finite & (True if weights is None else weights > 0))
     if len(bad):
         raise ValueError(
             f"x: got {len(bad)} rows that are not finite, such as {(first + bad[:SHOWN]).tolist()}; "
-            "leave them out (weight 0), or go back to a model that has not diverged."
+            "leave them out (weight 0), or use a model that has not diverged."
         )
 
 
 def check_choices(k: int, n_init: int, empty: str, chunk_size: int) -> None:
-    """Raises unless these are whole numbers from 1 up, and `empty` is one of its words."""
+    """Raises unless these are integers of at least 1, and `empty` is one of `EMPTY`."""
     for name, value in {"k": k, "n_init": n_init, "chunk_size": chunk_size}.items():
         if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}: got {value!r}; expected a whole number from 1 up.")
+            raise ValueError(f"{name}: got {value!r}; expected an integer of at least 1.")
     if empty not in EMPTY:
         raise ValueError(f"empty: got {empty!r}; expected one of {EMPTY}.")
 
@@ -230,14 +232,16 @@ def _check(x, k, *, init, weights, n_init, empty, chunk_size) -> None:
             raise ValueError(f"n_init: got {n_init} starts from one init; expected 1 with it.")
     if weights is not None and weights.shape != (x.shape[0],):
         raise ValueError(
-            f"weights: got shape {list(weights.shape)}; expected [{x.shape[0]}], one a row."
+            f"weights: got shape {list(weights.shape)}; expected [{x.shape[0]}], one per row."
         )
 
 
 def _check_values(x: Values, weights: np.ndarray | None, k: int) -> None:
     if weights is not None:
         if not (np.isfinite(weights) & (weights >= 0)).all():
-            raise ValueError("weights: got negative or not finite ones; expected none.")
+            raise ValueError(
+                "weights: got negative or non-finite values; expected finite numbers of 0 or more."
+            )
         if (weights > 0).sum() < k:
             raise ValueError(
                 f"got {(weights > 0).sum()} rows of positive weight for k={k} clusters; expected at "

@@ -1,4 +1,4 @@
-"""k-means of embeddings that do not fit in memory: passes over chunks, their sums merged here."""
+"""k-means of embeddings that do not fit in memory: passes over chunks whose sums are merged."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -30,7 +30,7 @@ _SAMPLE = 2**32 - 1  # folded into the key of the sample; restarts fold in 0, 1,
 
 
 class _Passes(NamedTuple):
-    """What is run on a chunk: (x, weights, centres) to what a pass looks for."""
+    """The functions that run on a chunk; each takes (x, weights, centres)."""
 
     members: Callable[..., Any]  # to (Sums, labels)
     farthest: Callable[..., Picked]
@@ -52,28 +52,28 @@ def fit_stream(
     mesh: Mesh | None = None,
     on_pass: Callable[[int, float], None] | None = None,
 ) -> KMeans:
-    """Clusters rows that come in chunks, anew in each pass; equal to `fit` from the same centres.
+    """Clusters rows that are read again in chunks in each pass; equals `fit` from the same centres.
 
-    An iteration is a pass over all rows, not a mini-batch. It starts from the centres that `fit`
-    finds on a sample, whose rows are chosen by seed and row number: not by how the rows are cut
-    into chunks. A sample as large as the data makes this `fit` itself.
+    An iteration is a pass over all rows, not a mini-batch. The first centres are those that `fit`
+    finds on a sample. The seed and the row numbers choose the sample, so the cut into chunks does
+    not matter. If the sample is the whole data set, this is `fit`.
 
     Args:
-      chunks: gives the same rows in the same order at each call, as float arrays [any, width].
+      chunks: yields the same rows in the same order at each call, as float arrays [any, width].
       k: number of clusters.
-      seed: of the sample and the draws.
-      init: centres to start from instead of a sample's.
-      sample_size: rows of the sample.
-      n_init: starts on the sample, of which the one of least inertia (there) is kept.
-      max_iterations: passes that move the centres at most; also of a start on the sample.
+      seed: seed of the sample and the draws.
+      init: centres to start from, instead of those of a sample.
+      sample_size: number of rows in the sample.
+      n_init: number of starts on the sample; the one with the least inertia there is kept.
+      max_iterations: largest number of passes that move the centres; also per start on the sample.
       tol: as for `fit`.
-      empty: as for `fit`; "farthest" costs one more pass where there is an empty cluster.
+      empty: as for `fit`; "farthest" costs one more pass when a cluster is empty.
       spherical: as for `fit`.
-      chunk_size: rows whose distances a device holds at a time.
-      mesh: the devices over which a chunk is spread; None for one.
-      on_pass: called after each iteration with its number and the inertia it found.
+      chunk_size: rows whose distances a device holds at the same time.
+      mesh: the devices over which a chunk is spread; None for one device.
+      on_pass: called after each iteration with its number and the inertia that it found.
 
-    Returns: as `fit`, labels (int32) of all rows in host memory and counts by them.
+    Returns: as `fit`; the labels (int32) of all rows and the counts are in host memory.
 
     Raises:
       ValueError: as `fit`; chunks that differ from pass to pass.
@@ -112,7 +112,7 @@ def fit_stream(
 
 @partial(jax.jit, static_argnames="spherical")
 def _move(sums, far, centres, tol, *, spherical):
-    """The new centres, the squared shift, and the one below which they rest."""
+    """The new centres, their squared shift, and the shift at which they rest."""
     filled = sums if far is None else fill_empty(sums, far)
     new = means(filled, centres, spherical=spherical)
     return new, ((new - centres) ** 2).sum(), resting(sums, tol)
@@ -121,7 +121,7 @@ def _move(sums, far, centres, tol, *, spherical):
 def _sum_chunks(
     chunks: Chunks, passes: _Passes, centres: Array, mesh: Mesh | None, rows: int | None
 ) -> tuple[Sums, Int[np.ndarray, " n"], int]:
-    """A pass: sums, merged in float64, labels of all rows, and their number, `rows` if known."""
+    """A pass: sums merged in float64, labels of all rows, and their number, checked against `rows`."""
     merged, labels = None, []
     for length, (sums, own) in _walk(chunks, passes.members, centres, mesh):
         sums = jax.tree.map(lambda a: np.asarray(a, np.float64), sums)
@@ -146,7 +146,7 @@ def _sum_chunks(
 
 
 def _farthest(chunks: Chunks, passes: _Passes, centres: Array, mesh: Mesh | None) -> Picked:
-    """The k rows farthest from their centre; of equal ones, the first that came."""
+    """The k rows farthest from their centre; ties go to the first row."""
     held: Picked | None = None
     for _, new in _walk(chunks, passes.farthest, centres, mesh):
         new = jax.tree.map(np.asarray, new)
@@ -159,7 +159,7 @@ def _farthest(chunks: Chunks, passes: _Passes, centres: Array, mesh: Mesh | None
 def _walk(
     chunks: Chunks, function: Callable[..., Any], centres: Array, mesh: Mesh | None
 ) -> Iterator[tuple[int, Any]]:
-    """Yields the rows of each chunk and what `function` finds in it; reads the next meanwhile."""
+    """Yields each chunk and the result of `function`; reads the next chunk in the meantime."""
     pending: tuple[int, Any] | None = None
     devices, padded = 1 if mesh is None else mesh.size, 0
     for x in chunks():
@@ -174,7 +174,7 @@ def _walk(
 
 
 def _put(x: np.ndarray, rows: int, mesh: Mesh | None) -> tuple[Array, Array]:
-    """A chunk, filled up with rows of weight 0, and the weights, on their devices."""
+    """A chunk padded with rows of weight 0, and the weights, on their devices."""
     weights = np.arange(rows) < len(x)
     if len(x) < rows:
         x = np.concatenate([x, np.zeros((rows - len(x), x.shape[1]), x.dtype)])
@@ -207,7 +207,7 @@ def _make_passes(mesh: Mesh | None, chunk_size: int) -> _Passes:
 
 
 def _sample(chunks: Chunks, size: int, seed: int) -> tuple[Float[np.ndarray, "m d"], int]:
-    """The `size` rows of lowest race, in their order, and the number of all rows."""
+    """The `size` rows with the lowest race, in the order of the data, and the number of all rows."""
     key = jax.random.fold_in(random_key(seed), _SAMPLE)
     first, width, limit = 0, None, np.inf
     held: list[tuple[np.ndarray, np.ndarray]] = []

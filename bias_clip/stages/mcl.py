@@ -1,7 +1,7 @@
-"""Cells: which examples all earlier stages of multistage contrastive learning hold to be alike.
+"""Cells: groups of examples that all earlier stages of multistage contrastive learning found alike.
 
-A stage's clusters refine those before it: examples are in one cell if every stage gave them the same
-cluster. The next stage meets negatives of the anchor's own cell alone, see `mcl_plan`.
+The clusters of a stage refine those of earlier stages: examples are in the same cell if every stage
+put them in the same cluster. The next stage uses only negatives from the anchor's cell, see `mcl_plan`.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ class Cells(NamedTuple):
     """A partition of examples.
 
     Attributes:
-      cells: of each example, numbered 0, 1, ... without gaps.
-      tuples: what a number stands for: its cluster in each stage, the first stage first. The numbers
-        follow the order of the tuples.
+      cells: the cell of each example; cells are numbered 0, 1, ... without gaps.
+      tuples: the clusters of each cell, one per stage, the first stage first. Cell numbers follow the
+        order of the tuples.
     """
 
     cells: Int32[np.ndarray, " n"]
@@ -25,20 +25,20 @@ class Cells(NamedTuple):
 
 
 def accumulate(labels: Sequence[Int[np.ndarray, " n"]]) -> Cells:
-    """Makes the cells of all stages' clusters together.
+    """Makes cells from the clusters of all stages.
 
     ::
 
         cell(i) = cell(j)  <=>  label_s(i) = label_s(j) for every stage s
 
     Args:
-      labels: of each stage, the first stage first; cluster numbers from 0 on.
+      labels: the cluster of each example, per stage, the first stage first; numbered from 0.
 
-    Raises: ValueError for no stage, stages of different length, or labels that are no such numbers.
+    Raises: ValueError for no stages, stages of different lengths, or labels that are not such numbers.
 
     Reference: Zhang et al., Learning the Unlearned: Mitigating Feature Suppression in Contrastive
-      Learning, ECCV 2024. Differs from the authors' code, whose script reads the newest stage's
-      clusters at every digit, so that earlier stages do not count; the paper's rule is this one.
+      Learning, ECCV 2024. Differs from the authors' code, whose script reads the clusters of the
+      newest stage for every digit, so earlier stages do not count. This is the rule of the paper.
 
     Example:
       >>> import numpy as np
@@ -66,17 +66,17 @@ def merge_small(
 ) -> Int32[np.ndarray, " c"]:
     """Merges cells of fewer than `least` examples with a sibling, the smallest first.
 
-    Siblings have the same clusters in all stages but the last. A cell is merged with the sibling of
-    the nearest centre, or, without centres, with the largest; of several with the first. So only the
-    newest stage's division becomes coarser: a cell stays too small if all its family together is.
+    Siblings have the same clusters in all stages except the last. A cell is merged with the sibling
+    that has the nearest centre or, without centres, with the largest; ties go to the first. So only
+    the division of the newest stage becomes coarser. A cell stays too small if its whole family is.
 
     Args:
-      counts: examples of each cell.
-      tuples: of each cell, see `Cells`.
-      least: a cell of this many is left as it is.
-      centres: of each cell; that of merged cells is the mean of their examples.
+      counts: number of examples per cell.
+      tuples: clusters of each cell, see `Cells`.
+      least: smallest size; cells of at least this size are not merged into others.
+      centres: centre of each cell; that of merged cells is the mean of their examples.
 
-    Returns: the number of each cell's merged one, 0, 1, ... in the order of their first cells.
+    Returns: the number of the merged cell for each cell: 0, 1, ... in the order of their first cells.
     Raises: ValueError for arguments that do not belong together.
 
     Example:
@@ -100,7 +100,7 @@ def merge_small(
 def _merge_family(
     alive: list[int], sizes: np.ndarray, means: np.ndarray | None, into: np.ndarray, least: int
 ) -> None:
-    """Changes `into`, and the sizes and means of those that take others in."""
+    """Updates `into`, and the sizes and means of the cells that absorb others."""
     while len(alive) > 1:
         small = min(alive, key=lambda cell: (sizes[cell], cell))
         if sizes[small] >= least:
@@ -122,7 +122,7 @@ def _check_labels(arrays: Sequence[np.ndarray]) -> None:
     if len(shapes) != 1 or len(next(iter(shapes))) != 1 or not arrays[0].size:
         raise ValueError(
             f"labels: got shapes {[array.shape for array in arrays]}; expected one stage or more, "
-            "each with one label an example."
+            "each with one label per example."
         )
     for stage, array in enumerate(arrays):
         if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= 2**31:
@@ -139,9 +139,9 @@ def _check_cells(
     if counts.ndim != 1 or tuples.ndim != 2 or len(tuples) != len(counts) or not fits:
         raise ValueError(
             f"got counts {list(counts.shape)}, tuples {list(tuples.shape)} and centres "
-            f"{None if centres is None else list(np.shape(centres))}; expected one of each a cell."
+            f"{None if centres is None else list(np.shape(centres))}; expected one of each per cell."
         )
     if not len(counts) or not tuples.shape[1]:
-        raise ValueError("got no cells, or cells of no stage; expected some of at least one.")
+        raise ValueError("got no cells, or cells without a stage; expected at least one of each.")
     if least < 1:
         raise ValueError(f"least: got {least}; expected a size of at least 1.")

@@ -1,7 +1,7 @@
-"""In-cell batches: which examples a step trains on, as a pure function of (seed, stage, epoch, step).
+"""In-cell batches: the examples of a step, as a pure function of (seed, stage, epoch, step).
 
-Nothing is replayed and nothing remembered: any host computes any row of any step, so that restarts and
-another number of hosts change nothing.
+Any host can compute any row of any step, without state and without replaying earlier steps. So a
+restart, or another number of hosts, changes nothing.
 """
 
 from typing import NamedTuple
@@ -17,14 +17,14 @@ SEQUENCES = ("shuffle", "round_robin")
 
 
 class BatchPlan(NamedTuple):
-    """What the batches of a stage follow from; see `make_batch_plan`.
+    """All that defines the batches of a stage; see `make_batch_plan`.
 
     Attributes:
       order: the examples sorted by cell.
       offsets: where each cell begins in `order`; the last entry is the end.
-      batch_size: examples of a step, over all hosts.
-      seed, stage: of everything drawn.
-      mode, sequence: the words given.
+      batch_size: examples per step, over all hosts.
+      seed, stage: seeds of all draws.
+      mode, sequence: as given.
     """
 
     order: Int[np.ndarray, " n"]
@@ -37,15 +37,15 @@ class BatchPlan(NamedTuple):
 
 
 class PlanStats(NamedTuple):
-    """What an epoch of a plan uses.
+    """The numbers of an epoch.
 
     Attributes:
-      cells: how many there are.
-      small: those of fewer examples than a batch.
-      steps: of an epoch.
-      used, dropped: examples; which ones are dropped is drawn anew in every epoch, but for those of
-        small cells in mode "batch", which are in no epoch.
-      never: of the dropped, those of such small cells.
+      cells: number of cells.
+      small: number of cells with fewer examples than a batch.
+      steps: steps per epoch.
+      used, dropped: examples. Each epoch draws again which ones are dropped, except those of small
+        cells in mode "batch", which are in no epoch.
+      never: the dropped examples of such small cells.
     """
 
     cells: int
@@ -60,11 +60,11 @@ class Epoch(NamedTuple):
     """What the steps of one epoch share.
 
     Attributes:
-      slots: of each step: a number below the count of one-cell batches is such a batch, cell by cell;
-        the others are mixed ones.
-      packing: the cells in the order in which what is left of them fills the mixed batches.
-      ends: of each, in that order, where its part of the mixed rows ends.
-      keys: of each cell's permutation.
+      slots: the batch of each step. Numbers below the count of one-cell batches are such batches,
+        sorted by cell; the others are mixed batches.
+      packing: the order in which the rests of the cells fill the mixed batches.
+      ends: where the part of each cell, in that order, ends in the mixed rows.
+      keys: the key of each cell's permutation.
     """
 
     slots: Int64[np.ndarray, " steps"]
@@ -82,26 +82,26 @@ def make_batch_plan(
     mode: str = "batch",
     sequence: str = "shuffle",
 ) -> BatchPlan:
-    """Makes the plan of a stage whose negatives are of the anchor's own cell.
+    """Makes the plan of a stage whose negatives come from the anchor's cell.
 
-    In an epoch the examples of each cell are permuted, and floor(n_c / batch_size) batches are cut from
-    them, each of one cell. No example comes twice in an epoch.
+    Each epoch permutes the examples of each cell and cuts them into floor(n_c / batch_size) batches of
+    one cell. No example occurs twice in an epoch.
 
     Args:
-      cells: of each example, 0, 1, ... without gaps.
-      batch_size: examples of a step, over all hosts.
-      seed: of the run.
-      stage: of the run; other stages draw independently.
-      mode: what becomes of the rest of each cell, and of cells smaller than a batch. "batch" drops it;
-        "mask" packs it into batches of several cells, where the loss must be told the `cells`, and
+      cells: the cell of each example, numbered 0, 1, ... without gaps.
+      batch_size: examples per step, over all hosts.
+      seed: seed of the run.
+      stage: stage of the run; other stages draw independently.
+      mode: what happens to the rest of each cell, and to cells smaller than a batch. "batch" drops
+        it. "mask" packs it into batches of several cells, for which the loss needs the `cells`, and
         drops less than one batch. An example there may be the only one of its cell.
-      sequence: "shuffle" mixes the steps of all cells evenly; "round_robin" takes the cells in turn,
-        then those that have steps left, and mixed batches last, as the authors do.
+      sequence: "shuffle" mixes the steps of all cells evenly. "round_robin", as the authors do, takes
+        the cells in turn, then those with steps left, and mixed batches last.
 
-    Raises: ValueError for cells that are not numbered so, an unknown word, or no whole batch.
+    Raises: ValueError for cells that are not numbered in this way, an unknown word, or no full batch.
 
-    Reference: Zhang et al., ECCV 2024. Differs from the authors' code, where each device permutes for
-      itself: there an epoch misses a third of the examples on 8 devices, and a batch may hold an
+    Reference: Zhang et al., ECCV 2024. Differs from the authors' code, where each device permutes
+      alone: there, on 8 devices, an epoch misses a third of the examples, and a batch may contain an
       example twice.
 
     Example:
@@ -160,7 +160,7 @@ def make_epoch(plan: BatchPlan, epoch: int) -> Epoch:
 def epoch_rows(
     plan: BatchPlan, epoch: Epoch, step: int, first: int = 0, last: int | None = None
 ) -> Int64[np.ndarray, " b"]:
-    """The examples in the rows [first, last) of a step of the epoch; of all its rows by default."""
+    """The examples in the rows [first, last) of a step of the epoch; by default of all its rows."""
     rows = np.arange(first, plan.batch_size if last is None else last)
     counts, slot = np.diff(plan.offsets), int(epoch.slots[step])
     mixed = slot - _num_whole(plan)
@@ -178,13 +178,13 @@ def epoch_rows(
 
 
 def global_rows(plan: BatchPlan, step: int) -> Int64[np.ndarray, " b"]:
-    """The examples of a step of training, counted from 0 through all epochs."""
+    """The examples of a training step; steps are counted from 0 through all epochs."""
     epoch, step = divmod(step, plan_stats(plan).steps)
     return epoch_rows(plan, make_epoch(plan, epoch), step)
 
 
 def _num_whole(plan: BatchPlan) -> int:
-    """Batches of one cell in an epoch."""
+    """The number of one-cell batches in an epoch."""
     return int((np.diff(plan.offsets) // plan.batch_size).sum())
 
 
@@ -195,14 +195,14 @@ def _num_mixed(plan: BatchPlan) -> int:
 
 
 def _split(plan: BatchPlan, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The cell of each one-cell batch, and how many of the cell's come before it."""
+    """The cell of each one-cell batch, and the number of earlier batches of that cell."""
     ends = np.cumsum(np.diff(plan.offsets) // plan.batch_size)
     cell = np.searchsorted(ends, slots, side="right")
     return cell, slots - np.where(cell > 0, ends[cell - 1], 0)
 
 
 def _shuffled(size: int, plan: BatchPlan, epoch: int, what: str) -> Int64[np.ndarray, " size"]:
-    # Raw words, sorted: the one stream that NumPy promises to keep in all versions.
+    # Sorts raw words: NumPy promises to keep only this stream the same in all versions.
     key = int(make_key(plan.seed, plan.stage, epoch, what))
     return np.argsort(np.random.Philox(key=key).random_raw(size), kind="stable")
 
@@ -210,7 +210,7 @@ def _shuffled(size: int, plan: BatchPlan, epoch: int, what: str) -> Int64[np.nda
 def _check(cells: np.ndarray, batch_size: int, mode: str, sequence: str) -> None:
     if cells.ndim != 1 or not cells.size or cells.dtype.kind not in "iu" or cells.min() < 0:
         raise ValueError(
-            f"cells: got {cells.dtype}{list(cells.shape)}; expected a number of 0 or more an example."
+            f"cells: got {cells.dtype}{list(cells.shape)}; expected one integer of 0 or more per example."
         )
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}; expected at least 1.")

@@ -105,7 +105,7 @@ def test_negative_zero_is_zero():
         (dict(labels=np.int8([[0, -3], [0, 1]])), r"got -3 in column 1 \(cook\)"),
         (dict(labels=np.array([[0.0, np.nan], [0, 1]])), "expected integers"),
         (dict(attributes=np.int8([0, 1])), "rows, columns"),
-        (dict(attributes=np.int8([[0]])), "as many rows"),
+        (dict(attributes=np.int8([[0]])), "same number of rows"),
         (dict(attributes=np.zeros((2, 0), np.int8)), "at least one attribute"),
         (dict(utility=np.array([1.0, np.nan])), "got nan"),
         (dict(utility=np.array([1.0, np.inf])), "got inf"),

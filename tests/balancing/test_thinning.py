@@ -81,7 +81,7 @@ def test_arrays_lists_and_widths_of_ids_agree():
     [
         (np.arange(2), np.array([0.5, -0.5]), "negative"),
         (np.arange(2), np.array([0.5, np.nan]), "not finite"),
-        (np.arange(2), np.ones(3), "one an id"),
+        (np.arange(2), np.ones(3), "one per id"),
         (np.array([0.5, 1.5]), np.ones(2), "integers, strings or bytes"),
         (np.zeros((2, 2), int), np.ones(2), "one id per row"),
         ([None, "a"], np.ones(2), "integers, strings or bytes"),
