@@ -72,6 +72,7 @@ setup(
             "data/emoji/pack/*",
             "data/text/*.xz",
             "curation/lists/*.txt",
+            "evals/suites/files/*.toml",
             "report/templates/*",
         ]
     },

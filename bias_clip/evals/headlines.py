@@ -7,6 +7,7 @@ from bias_clip.core.formatting import format_unit, spaced
 from bias_clip.evals.evaluators import DESCRIPTIONS
 from bias_clip.evals.metrics import TOPICS, Description, Metric, chance_level, family_of, filled
 from bias_clip.evals.results import EvalResult
+from bias_clip.evals.suites.descriptions import SUITE_DESCRIPTIONS
 
 UNKNOWN = Description("health", "", {})  # an evaluator of another version, or of one's own
 
@@ -51,8 +52,9 @@ def by_importance(results: Mapping[str, EvalResult]) -> list[str]:
 
 
 def describe(details: Mapping[str, Any]) -> Description:
-    """What the evaluator that wrote these details says of itself; UNKNOWN for an unknown one."""
-    return DESCRIPTIONS.get(str(details.get("kind")), UNKNOWN)
+    """What the evaluator or suite that wrote these details says of itself; UNKNOWN for others."""
+    kind = str(details.get("kind"))
+    return DESCRIPTIONS.get(kind) or SUITE_DESCRIPTIONS.get(kind, UNKNOWN)
 
 
 def find_metric(key: str, details: Mapping[str, Any]) -> Metric:

@@ -1,6 +1,7 @@
 """Which candidate is nearest to each row? Blockwise, so that n x m scores never exist at once."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -8,9 +9,9 @@ from jaxtyping import Float, Int
 _BLOCK_ELEMENTS = 2**22  # scores held at a time when no block size is given: 32 MB in float64
 
 
-def unit(z: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
-    """Divides each row by its length; a row of zeros stays one."""
-    z = np.asarray(z, np.float32)
+def unit(z: Float[np.ndarray, "*n d"], *, dtype: Any = np.float32) -> Float[np.ndarray, "*n d"]:
+    """Divides each row by its length, in `dtype`; a row of zeros stays one."""
+    z = np.asarray(z, dtype)
     length = np.linalg.norm(z, axis=-1, keepdims=True)
     return z / np.where(length > 0, length, 1)
 
@@ -60,15 +61,16 @@ def best_ranks(
     for block in row_blocks(len(z), len(candidates), block_size):
         low, high = np.searchsorted(rows, (block.start, block.stop))
         scores = similarity(z[block], candidates)
-        ranks[block] = _block_ranks(scores, rows[low:high] - block.start, columns[low:high])
+        ranks[block] = score_ranks(scores, rows[low:high] - block.start, columns[low:high])
     return ranks
 
 
-def _block_ranks(
+def score_ranks(
     scores: Float[np.ndarray, "n m"], rows: Int[np.ndarray, " p"], columns: Int[np.ndarray, " p"]
 ) -> Int[np.ndarray, " n"]:
+    """`best_ranks` from scores that are at hand."""
     own = scores[rows, columns]
-    best = np.full(len(scores), -np.inf, np.float32)
+    best = np.full(len(scores), -np.inf, scores.dtype)
     np.maximum.at(best, rows, own)
     at_best = own == best[rows]
     first = np.full(len(scores), scores.shape[1])
@@ -83,5 +85,10 @@ def top_columns(
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
     """The `count` best candidates of each row, best first, and their scores; for few rows."""
     scores = similarity(z, candidates)
-    top = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    top = top_of_scores(scores, count)
     return top, np.take_along_axis(scores, top, axis=1)
+
+
+def top_of_scores(scores: Float[np.ndarray, "n m"], count: int) -> Int[np.ndarray, "n k"]:
+    """The `count` best candidates of each row (all, if there are fewer), equal ones by rising index."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :count]

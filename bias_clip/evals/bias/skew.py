@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from bias_clip.core.registry import look_up
 from bias_clip.data.sources import Source
 from bias_clip.evals.bias.group_columns import Groups, read_groups
 from bias_clip.evals.bias.groups import GROUP_SIZES, group_sizes
@@ -50,6 +51,30 @@ DESCRIPTION = Description(
         **GROUP_SIZES,
     },
 )
+
+
+class Rule(NamedTuple):
+    """Where the codes of the papers differ; see `RULES`.
+
+    Attributes:
+      all_ties: everything that ties with the k-th is among the first k, though the divisor stays k.
+      absent_as_one: a group that is not among the first k counts as 1/k, not as minus infinity.
+      bounded: max_skew is never below 0 and min_skew never above.
+      beyond: cut-offs above the number of candidates are taken, with all candidates.
+    """
+
+    all_ties: bool
+    absent_as_one: bool
+    bounded: bool
+    beyond: bool
+
+
+RULES: dict[str, Rule] = {
+    "berg": Rule(True, True, True, False),  # Berg et al., as our evaluator has it
+    "berg_code": Rule(True, True, True, True),  # their code, which divides by k above n as well
+    "visogender": Rule(False, True, False, False),  # the code of VisoGender
+    "definition": Rule(False, False, False, False),  # Geyik et al., by the letter
+}
 
 
 class Skews(NamedTuple):
@@ -99,6 +124,7 @@ def ranking_skews(
     targets: Float[np.ndarray, " g"],
     *,
     ks: Sequence[int],
+    rule: str = "berg",
 ) -> Skews:
     """How far the groups among the k best candidates of each query are from the targets q.
 
@@ -120,9 +146,11 @@ def ranking_skews(
       groups: of the candidates, in 0..g-1, or -1 where not known.
       targets: q, not negative, of sum 1. No candidate may be in a group with q_g = 0.
       ks: cut-offs, from 1 to the number of candidates of known group.
+      rule: a name in `RULES`; above is "berg". "definition" keeps ties in the order of the ranking,
+        has minus infinity for a group that is not among the k best, and no bound of 0.
 
     Raises:
-      ValueError: a cut-off, group or target outside of that.
+      ValueError: a cut-off, group or target outside of that, another rule.
 
     Reference:
       Geyik, Ambler, Kenthapadi: Fairness-Aware Ranking in Search & Recommendation Systems with
@@ -137,13 +165,17 @@ def ranking_skews(
     """
     rows = groups >= 0
     candidates = groups[rows]
-    cuts = cut_offs([int(k) for k in ks], len(candidates))
+    form = look_up("rule", rule, RULES)
+    largest = max([len(candidates), *ks]) if form.beyond else len(candidates)
+    cuts = cut_offs([int(k) for k in ks], largest)
     _check_targets(candidates, targets)
-    results = [_one_query(s[rows], candidates, np.asarray(targets), cuts) for s in scores]
+    results = [_one_query(s[rows], candidates, np.asarray(targets), cuts, form) for s in scores]
     skew = np.array([r[0] for r in results]).reshape(len(scores), len(cuts), len(targets))
     ndkl = np.array([r[1] for r in results]).reshape(len(scores), len(cuts))
-    over = np.maximum(np.nanmax(skew, axis=2), 0)
-    return Skews(skew, over, np.minimum(np.nanmin(skew, axis=2), 0), ndkl)
+    high, low = np.nanmax(skew, axis=2), np.nanmin(skew, axis=2)
+    if form.bounded:
+        high, low = np.maximum(high, 0), np.minimum(low, 0)
+    return Skews(skew, high, low, ndkl)
 
 
 def make_skew(
@@ -225,22 +257,29 @@ def _one_query(
     groups: Int[np.ndarray, " n"],
     q: Float[np.ndarray, " g"],
     ks: Sequence[int],
+    rule: Rule,
 ) -> tuple[Float[np.ndarray, "k g"], Float[np.ndarray, " k"]]:
     """The skews and the NDKL at each cut-off."""
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    kept = [int(np.sum(ranked >= ranked[k - 1])) for k in ks]
+    kept = [min(k, len(ranked)) for k in ks]
+    if rule.all_ties:
+        kept = [int(np.sum(ranked >= ranked[m - 1])) for m in kept]
     longest = max(kept)
     seen = np.cumsum(groups[order[:longest], None] == np.arange(len(q)), axis=0)
     ranks = np.arange(1, longest + 1)
-    discount = 1 / np.log2(ranks + 1)
+    discount = 1 / np.log2(np.arange(1, max(longest, *ks) + 1) + 1)
     shares = seen / ranks[:, None]
     some = shares > 0
     ratio = np.where(some, shares, 1) / np.where(some, q, 1)
-    total = np.cumsum(np.sum(shares * np.log(ratio), axis=1) * discount)
+    total = np.cumsum(np.sum(shares * np.log(ratio), axis=1) * discount[:longest])
     ndkl = [total[m - 1] / discount[:k].sum() for m, k in zip(kept, ks, strict=True)]
-    p = np.array([np.maximum(seen[m - 1], 1) / k for m, k in zip(kept, ks, strict=True)])
-    skew = np.where(q > 0, np.log(p) - np.log(np.where(q > 0, q, 1)), np.nan)
+    least = 1 if rule.absent_as_one else 0
+    p = np.array([np.maximum(seen[m - 1], least) / k for m, k in zip(kept, ks, strict=True)])
+    with np.errstate(
+        divide="ignore"
+    ):  # the logarithm of 0 is minus infinity, as the definition has
+        skew = np.where(q > 0, np.log(p) - np.log(np.where(q > 0, q, 1)), np.nan)
     return skew, np.array(ndkl)
 
 

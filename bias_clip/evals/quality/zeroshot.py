@@ -48,13 +48,15 @@ class Accuracy(NamedTuple):
     class_recall: float
 
 
-def class_embeddings(prompts: Float[np.ndarray, "c t d"]) -> Float[np.ndarray, "c d"]:
-    """One unit vector per class: unit(mean over templates of unit(prompt)).
+def class_embeddings(
+    prompts: Float[np.ndarray, "c t d"], *, dtype: Any = np.float32
+) -> Float[np.ndarray, "c d"]:
+    """One unit vector per class, in `dtype`: unit(mean over templates of unit(prompt)).
 
     Reference: Radford et al.: Learning Transferable Visual Models From Natural Language
     Supervision, 2021, section 3.1.4.
     """
-    return unit(unit(prompts).mean(axis=1))
+    return unit(unit(prompts, dtype=dtype).mean(axis=1), dtype=dtype)
 
 
 def accuracy(
@@ -75,16 +77,18 @@ def accuracy(
 
 
 def average_precision(
-    scores: Float[np.ndarray, "n c"], targets: Bool[np.ndarray, "n c"]
+    scores: Float[np.ndarray, "n c"], targets: Bool[np.ndarray, "n c"], *, empty: float = 0.0
 ) -> Float[np.ndarray, " c"]:
-    """Per class, images by falling score: sum of the precision at its images / max(its images, 1).
+    """Per class, images by falling score: sum of the precision at its images / their number.
 
-    Equal scores by rising index. A class without an image has 0, as in CLIP_benchmark.
+    Equal scores by rising index. A class without an image has `empty`: 0 as in CLIP_benchmark, or
+    NaN, which a mean can leave out.
     """
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(targets, order, axis=0)
     precision = np.cumsum(hits, axis=0) / np.arange(1, len(scores) + 1)[:, None]
-    return (precision * hits).sum(axis=0) / np.maximum(hits.sum(axis=0), 1)
+    number = hits.sum(axis=0)
+    return np.where(number > 0, (precision * hits).sum(axis=0) / np.maximum(number, 1), empty)
 
 
 def make_zeroshot(

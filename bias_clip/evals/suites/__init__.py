@@ -1,0 +1,3 @@
+from bias_clip.evals.suites.spec import FAMILIES, SUITES, Suite, load_suite, parse_suite
+
+__all__ = ["FAMILIES", "SUITES", "Suite", "load_suite", "parse_suite"]
