@@ -80,7 +80,7 @@ def test_arrays_lists_and_widths_of_ids_agree():
     ("ids", "weights", "message"),
     [
         (np.arange(2), np.array([0.5, -0.5]), "negative"),
-        (np.arange(2), np.array([0.5, np.nan]), "not finite"),
+        (np.arange(2), np.array([0.5, np.nan]), "non-finite"),
         (np.arange(2), np.ones(3), "one per id"),
         (np.array([0.5, 1.5]), np.ones(2), "integers, strings or bytes"),
         (np.zeros((2, 2), int), np.ones(2), "one id per row"),
