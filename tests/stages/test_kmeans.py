@@ -332,8 +332,8 @@ def test_a_stream_that_changes_is_refused(unchecked):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(k=0), "k: got 0; expected a whole number"),
-        (dict(n_init=0), "n_init: got 0; expected a whole number"),
+        (dict(k=0), "k: got 0; expected an integer"),
+        (dict(n_init=0), "n_init: got 0; expected an integer"),
         (dict(chunk_size=0), "chunk_size: got 0"),
         (dict(empty="drop"), "empty: got 'drop'; expected one of"),
         (dict(tol=-1.0), "tol: got -1.0; expected a number of 0 or more"),

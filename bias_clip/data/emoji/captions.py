@@ -1,9 +1,9 @@
-"""Captions for the embedded emoji: what one can say about a drawing, in several ways.
+"""Captions for the embedded emoji: several descriptions of each one.
 
 The first caption is the Unicode CLDR short name. The others say the same in natural words, add
-keywords, or leave something out: some name a person's role without gender or without skin tone, as
-captions of photographs do. That is how a bias of the *pictures* becomes one of the words.
-Generation is a function of the entry alone: no randomness; the reader draws one a visit.
+keywords, or leave something out. Some name a person's role without gender or skin tone, as captions
+of photographs do. In this way a bias of the *images* becomes a bias of the words.
+Captions depend only on the entry, without randomness. The reader draws one caption per visit.
 """
 
 import re
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from bias_clip.data.text import canonicalize
 
-NUM_KEYWORDS = 4  # of some dozen; 13 captions an emoji on average, 5 to 21
+NUM_KEYWORDS = 4  # of a dozen or so; gives 13 captions per emoji on average, 5 to 21
 VOWEL_SOUNDS = ("a", "e", "i", "o", "u", "hour", "sos")
 CONSONANT_SOUNDS = ("eu", "ewe", "uni", "use", "one")
 SINGULAR_S = ("ss", "us", "is", "gas", "rhinoceros")
-# What takes no article: masses, games, names, and words that name no thing.
+# Nouns without an article: masses, games, names, and words that are not things.
 BARE_STARTS = ("no ", "non-", "keycap", "men ", "women ", "people ", "moai", "palms", "rolling")
 BARE_ENDS = ("o’clock", "-thirty", "claus")
 BARE_HEADS = frozenset(
@@ -36,7 +36,7 @@ GENDERED = frozenset(
 
 
 class Parts(NamedTuple):
-    """A CLDR name taken apart: "man: dark skin tone, red hair" is ("man with red hair", ("dark",))."""
+    """A parsed CLDR name: "man: dark skin tone, red hair" is ("man with red hair", ("dark",))."""
 
     noun: str
     tones: tuple[str, ...]
@@ -45,12 +45,12 @@ class Parts(NamedTuple):
 def captions(
     entry: Mapping[str, str], *, neutral: str, names: Mapping[str, Mapping[str, str]]
 ) -> tuple[str, ...]:
-    """Returns the captions of an entry, the CLDR name of the first language first, no two the same.
+    """Returns the distinct captions of an entry; the CLDR name in the first language comes first.
 
     Args:
       entry: a row of the table, with name, gender and tags.
       neutral: the name of its concept without gender, from `neutral_names`.
-      names: for each language wanted, in order, the row with name and tags in it; "en" is `entry`.
+      names: per requested language, in order, the row with its name and tags; "en" is `entry`.
     """
     lines: list[str] = []
     for language, row in names.items():
@@ -59,7 +59,7 @@ def captions(
 
 
 def neutral_names(entries: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """From concept to its name without gender: "mechanic", "person climbing", "artist palette"."""
+    """Maps each concept to its name without gender: "mechanic", "person climbing"."""
     names = {entry["concept"]: entry["concept"] for entry in entries}
     nouns: dict[str, list[str]] = {}
     for entry in entries:
@@ -67,13 +67,15 @@ def neutral_names(entries: Sequence[Mapping[str, str]]) -> dict[str, str]:
             nouns.setdefault(entry["concept"], []).append(parts(entry["name"]).noun)
     names |= {concept: min(found, key=len) for concept, found in nouns.items()}
     people = {e["concept"] for e in entries if e["subgroup"].startswith("person")}
-    for concept in people - nouns.keys():  # "dancing", drawn as a man and as a woman only
+    for concept in (
+        people - nouns.keys()
+    ):  # such as "dancing", which exists only as a man and as a woman
         names[concept] = f"person {concept}"
     return names
 
 
 def parts(name: str) -> Parts:
-    """Takes a CLDR name apart into a noun phrase and skin tones."""
+    """Splits a CLDR name into a noun phrase and skin tones."""
     base, _, rest = name.partition(": ")
     details = [d for d in rest.split(", ") if d and not d.endswith("skin tone")]
     tones = [d.removesuffix(" skin tone") for d in rest.split(", ") if d.endswith("skin tone")]
@@ -81,7 +83,7 @@ def parts(name: str) -> Parts:
 
 
 def with_article(noun: str) -> str:
-    """A noun phrase with its article, without one for plurals and masses."""
+    """A noun phrase with its article; plurals and mass nouns get none."""
     low = noun.lower()
     if low.startswith("flag of"):
         return f"the {noun}"
@@ -140,7 +142,7 @@ def _english(entry: Mapping[str, str], neutral: str) -> list[str]:
 def _less(
     gender: str, noun: str, neutral: str, tones: Sequence[str], keywords: Sequence[str]
 ) -> list[str]:
-    """Captions without the gender, and, for roles, with the other words for it."""
+    """Captions without the gender and, for roles, captions with other words for the gender."""
     anyone = with_article(neutral)
     lines = [anyone, f"{anyone}{_with_tones(tones)}", f"a picture of {anyone}"]
     lines += [f"{neutral}, {keyword}" for keyword in keywords[:1]]
@@ -157,7 +159,7 @@ def _translated(row: Mapping[str, str]) -> list[str]:
 
 
 def _keywords(tags: str, name: str) -> list[str]:
-    """At most NUM_KEYWORDS keywords that the name does not contain, spread over the list."""
+    """At most NUM_KEYWORDS keywords that are not in the name, spread evenly over the list."""
     found = [tag for tag in tags.split("|") if tag and tag.lower() not in name.lower()]
     step = max(len(found) / NUM_KEYWORDS, 1)
     return [found[int(i * step)] for i in range(min(NUM_KEYWORDS, len(found)))]
@@ -176,7 +178,7 @@ def _gendered(keyword: str) -> bool:
 def corpus(
     entries: Sequence[Mapping[str, str]], names: Mapping[str, Sequence[Mapping[str, str]]]
 ) -> Iterator[str]:
-    """Yields what the tokenizer is trained on: every English caption, the other languages' names."""
+    """Yields the training text of the tokenizer: English captions and names in other languages."""
     neutral = neutral_names(entries)
     for i, entry in enumerate(entries):
         yield from map(

@@ -1,13 +1,13 @@
-"""Emoji on cards of two colours: pictures and captions with an easy feature and a hard one.
+"""Emoji on cards of two colours: images and captions with an easy and a hard feature.
 
-A card is a colour over another, and on it one drawing, small, somewhere. The caption names all three.
-With 16 colours there are 240 pairs, so among the pairs of a batch the colours alone find most
-of the right captions, and a model that has learned them has little left to gain from the drawing: the feature
-is suppressed. `evals.factors` says what of it can be read from the embeddings all the same.
+A card has one colour above another and a small emoji at a random place. The caption names all three.
+With 16 colours there are 240 colour pairs, so the colours alone identify most of the right captions
+in a batch. A model that has learned the colours gains little from the emoji: the feature is
+suppressed. `evals.factors` measures how much of it the embeddings still contain.
 
 Reference: Hermann and Lampinen: What Shapes Feature Representations? Exploring Datasets,
-Architectures, and Training, 2020, whose Trifeature pictures (shape, texture, colour) this follows;
-the shapes are the embedded emoji, and there are captions.
+Architectures, and Training, 2020. Their Trifeature images have shape, texture and colour; here the
+shapes are the embedded emoji, and each card has captions.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ TEMPLATES = (
     "{top} over {bottom}, {name}",
     "a card of {top} and {bottom} with {name}",
 )
-SIDE = (0.4, 0.55)  # of the drawing, as a share of the card
+SIDE = (0.4, 0.55)  # of the emoji, as a share of the card
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class CardSource:
 
     Attributes:
       columns: "id", and the factors "name", "top" and "bottom", as arrays.
-      drawings: the emoji that are drawn.
+      drawings: the emoji on the cards.
       which: for each card, its record in `drawings`.
-      places: for each card the drawing's size, and its place as shares of what room is left.
+      places: for each card the size of its emoji, and its place as shares of the remaining room.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -81,16 +81,16 @@ class CardSource:
 def emoji_cards_source(
     *, split: str, cards: int = 20_480, names: int = 64, colours: int = 16, seed: int = 0
 ) -> CardSource:
-    """Makes cards, drawn at random once and for all: fewer cards are the first of more.
+    """Makes random cards that depend only on the arguments; fewer cards are the first of more.
 
     Args:
-      split: "train" and "test" are cards of both Noto and two Fluent styles; "style" has
-        twemoji's drawings of the same names.
-      cards: how many.
-      names: how many emoji, of animals, food, places, activities and objects; those
-        that all these styles draw.
-      colours: how many of the 16 `COLOURS`; the two of a card differ.
-      seed: of the names, and with the split of the cards.
+      split: "train" and "test" use both Noto and two Fluent styles; "style" uses the twemoji style
+        of the same names.
+      cards: number of cards.
+      names: number of emoji, from animals, food, places, activities and objects that exist in all
+        these styles.
+      colours: number of colours, of the 16 `COLOURS`; the two on a card differ.
+      seed: seed of the choice of names and, together with the split, of the cards.
 
     Returns: records with id, image (uint8 RGB of 64 x 64), captions, and name, top, bottom.
     Raises: ValueError for an unknown split, or fewer than 2 names, 2 colours or 1 card.
@@ -108,7 +108,7 @@ def emoji_cards_source(
     style = drawings.columns["style"]
     fits = (style == "twemoji") if split == "style" else (style != "twemoji")
     of_name = [np.flatnonzero(fits & (drawings.columns["name"] == name)) for name in chosen]
-    # A row a card, so that fewer cards are the first of more.
+    # One row of draws per card, so that fewer cards are the first of more.
     draw = np.random.default_rng([seed, CARD_SPLITS.index(split)]).random((cards, 7))
     name = (draw[:, 0] * names).astype(int)
     which = [of_name[i][int(u * len(of_name[i]))] for i, u in zip(name, draw[:, 1], strict=True)]

@@ -1,19 +1,19 @@
-"""The embedded data set: some 3,900 emoji in six styles, with gender, skin tone and role as columns.
+"""The embedded data set: about 3,900 emoji in six styles, with columns for gender, tone and role.
 
-Splits are by rule, and the same whatever variant, styles or languages are asked for:
+Splits follow fixed rules and do not depend on the requested variant, styles or languages:
 
 * "concepts": a share of the concepts in every style, with all their genders and tones. Concepts that
-  share a picture somewhere (the flags of Norway and Svalbard) stay together, as one family.
-* "style": what twemoji draws of the other concepts. Its designers share nothing with those of the
-  five training styles; the Fluent three share shapes, so none of them could be the one held out.
-* "images": a share of the (style, family) pairs of the training styles, where every emoji of the pair
-  stays in training in another style: known names, known styles, drawings not seen.
+  share an image in some style (the flags of Norway and Svalbard) stay together, as one family.
+* "style": the twemoji images of the other concepts. Its designers share nothing with those of the
+  five training styles. The three Fluent styles share shapes, so none of them can be held out alone.
+* "images": a share of the (style, family) pairs of the training styles. Every emoji of such a pair
+  stays in training in another style: known names, known styles, unseen images.
 * "train": the rest. "all": everything.
 
-A test picture that is the same to the eye as a training picture is in no split but "all".
+A test image that looks the same as a training image is in no split except "all".
 
-Gender is what the drawing presents by its code points, tone the Fitzpatrick modifier (0: the default
-yellow, 6: several); neither says anything about a real person.
+Gender is what the emoji presents by its code points. Tone is the Fitzpatrick modifier (0: the default
+yellow, 6: several). Neither says anything about a real person.
 """
 
 import functools
@@ -31,7 +31,7 @@ from PIL import Image
 from bias_clip.data.emoji import captions, splits
 
 PACK = pathlib.Path(__file__).parent / "pack"
-SIZE = 64  # pixels a side
+SIZE = 64  # pixels per side
 LANGUAGES = ("en", "de", "es", "fr", "it", "nl", "pt")
 UNITS = ("image", "entry")
 PICTURE_FILES = {  # by style; the order of images.tsv.xz
@@ -54,7 +54,7 @@ Table = list[dict[str, str]]
 
 
 class Role(NamedTuple):
-    """How to speak of a role: "a mechanic", "a woman mechanic", "a man mechanic"."""
+    """The phrases for a role: "a mechanic", "a woman mechanic", "a man mechanic"."""
 
     neutral: str
     woman: str
@@ -67,9 +67,9 @@ class EmojiSource:
 
     Attributes:
       columns: all attributes of the records, and "id", as arrays.
-      pictures: for each record, its pictures: read-only views.
-      languages: of the captions.
-      single: whether a record holds one picture, or a tuple of them.
+      pictures: for each record, its images, as read-only views.
+      languages: languages of the captions.
+      single: whether a record has one image, or a tuple of images.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -105,17 +105,17 @@ def emoji_source(
     """Makes the source of a split of the embedded emoji.
 
     Args:
-      split: "train", "images", "style", "concepts" or "all"; see the head of this file.
-      unit: "image", a record for each drawing, or "entry", a record for each emoji with all its
-        drawings in the split, so that no name comes twice in an epoch.
-      variant: "balanced", "biased" or "uncorrelated"; see `emoji_splits.keep_entries`. Training
-        alone is thinned: the tests are the same for all.
-      styles: only these styles; None for all. The splits stay as they are.
-      groups: only these of Unicode's groups, such as "people-body"; None for all nine.
-      languages: of the captions, the first one's names coming first.
-      seed: of the thinning.
-      rates: of the thinning, where they shall differ from `emoji_splits.RATES`.
-      thin: an "entry" with all its drawings, or each "drawing" by itself.
+      split: "train", "images", "style", "concepts" or "all"; see the top of this file.
+      unit: "image" gives one record per image. "entry" gives one record per emoji with all its
+        images in the split, so that no name occurs twice in an epoch.
+      variant: "balanced", "biased" or "uncorrelated"; see `emoji_splits.keep_entries`. Only training
+        is thinned; the test splits are the same for all variants.
+      styles: only these styles; None for all. The splits do not change.
+      groups: only these Unicode groups, such as "people-body"; None for all nine.
+      languages: languages of the captions; names in the first language come first.
+      seed: seed of the thinning.
+      rates: rates of the thinning that differ from `emoji_splits.RATES`.
+      thin: "entry" keeps or drops all images of an emoji together, "drawing" each image separately.
 
     Returns: records with id, image (uint8 RGBA of 64 x 64), captions, entry, style and `ATTRIBUTES`.
     Raises: ValueError for an unknown name, listing the valid ones, or an empty selection.
@@ -144,20 +144,20 @@ def emoji_source(
         chosen &= splits.keep_drawings(drawings, _load_entries(), **how)
     if not chosen.any():
         raise ValueError(
-            f"no drawing in split {split!r} with styles {wanted} and groups {groups}; choose others."
+            f"no images in split {split!r} with styles {wanted} and groups {groups}; choose others."
         )
     make = _by_image if unit == "image" else _by_entry
     return make(np.flatnonzero(chosen), tuple(languages))
 
 
 def emoji_labels(language: str = "en") -> list[str]:
-    """Returns the name of every emoji, by the record's attribute "entry": the labels to tell apart."""
+    """Returns the name of every emoji; the attribute "entry" of a record is its index here."""
     _check("language", [language], LANGUAGES)
     return [row["name"] for row in _load_names(language)]
 
 
 def emoji_roles() -> dict[str, Role]:
-    """Returns the roles that are drawn as person, woman and man, by concept, and how to name them."""
+    """Returns, by concept, the phrases for all roles that exist as person, woman and man."""
     named = {
         (e["concept"], e["gender"]): captions.with_article(e["name"])
         for e in _load_entries()
@@ -168,9 +168,9 @@ def emoji_roles() -> dict[str, Role]:
 
 
 def emoji_twins(style: str) -> dict[str, tuple[str, ...]]:
-    """Returns the concepts whose drawing without gender is, to the eye, that of the woman, and the man.
+    """Returns the concepts whose image without gender looks the same as the woman's or the man's.
 
-    By "woman" and "man", in the default tone of one style. In noto-v1 they are 11 and 22.
+    Keys are "woman" and "man"; for the default tone of one style. In noto-v1 there are 11 and 22.
     """
     _check("style", [style], STYLES)
     drawings, entries = _load_drawings(), _load_entries()
@@ -221,7 +221,7 @@ def _by_entry(rows: np.ndarray, languages: tuple[str, ...]) -> EmojiSource:
 
 
 def _pictures_of(rows: np.ndarray) -> list[UInt8[np.ndarray, "64 64 4"]]:
-    """The pictures of drawings, whose place among those of their style is that in the table."""
+    """The images of the rows; within a style, images have the same order as in the table."""
     style = _load_drawings().style
     first = {name: int(np.argmax(style == name)) for name in np.unique(style[rows]).tolist()}
     return [_load_pictures(style[r])[r - first[style[r]]] for r in rows.tolist()]
@@ -264,31 +264,31 @@ def _load_splits() -> np.ndarray:
 
 @functools.cache
 def _load_pictures(style: str) -> UInt8[np.ndarray, "n 64 64 4"]:
-    """All pictures of a style; colour is zero where they are transparent."""
+    """All images of a style; colour is zero where they are transparent."""
     data = (PACK / PICTURE_FILES[style]).read_bytes()
     if style == "fluent-3d":
         pictures = _decode_webp(data)
     else:
         flat = np.frombuffer(lzma.decompress(data), np.uint8)
         pictures = flat.reshape(-1, SIZE, SIZE, 1 if style == "fluent-hc" else 4)
-    if style == "fluent-hc":  # black, of which the file has only the alpha channel
+    if style == "fluent-hc":  # all black, so the file has only the alpha channel
         pictures = np.concatenate([np.zeros((*pictures.shape[:3], 3), np.uint8), pictures], axis=-1)
     pictures.setflags(write=False)
     return pictures
 
 
 def _decode_webp(data: bytes) -> UInt8[np.ndarray, "n 64 64 4"]:
-    """Pictures from their number and the end of each, as little-endian uint32, and the WebP files."""
+    """Decodes images: the file has their number and ends as little-endian uint32, then WebP files."""
     count = int(np.frombuffer(data, "<u4", 1)[0])
     ends = np.frombuffer(data, "<u4", count, offset=4).astype(int) + 4 * (count + 1)
     starts = [4 * (count + 1), *ends]
-    pictures = np.empty((count, SIZE, SIZE, 4), np.uint8)
+    images = np.empty((count, SIZE, SIZE, 4), np.uint8)
     for i in range(count):
         with Image.open(BytesIO(data[starts[i] : ends[i]]), formats=("WEBP",)) as image:
-            picture = np.asarray(image.convert("RGBA"))  # a picture without transparency is RGB
-        # The codec invents colours where all is clear.
-        pictures[i] = picture * (picture[..., 3:] > 0)
-    return pictures
+            pixels = np.asarray(image.convert("RGBA"))  # an image without transparency is RGB
+        # The codec leaves arbitrary colours where alpha is 0.
+        images[i] = pixels * (pixels[..., 3:] > 0)
+    return images
 
 
 def _read_table(name: str) -> Table:

@@ -1,7 +1,7 @@
-"""Which drawing of the embedded set belongs to which split, and what its biased variant leaves out.
+"""Which image of the embedded set belongs to which split, and what its variants leave out.
 
-Everything here is a stateless hash of names: no order, no counter, no file to keep. Splits do not
-depend on the variant, so that models of all variants meet the same tests.
+Everything here is a stateless hash of names, without an order, a counter or a stored file. Splits do
+not depend on the variant, so models of all variants have the same tests.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ PAIR_SHARE = 0.06  # of the (style, family) pairs, before those go back that no 
 # Keep-probabilities of the thinned variants; they multiply.
 RATES: Mapping[str, float] = {
     "counter": 0.05,  # a woman in one of MEN_ROLES, a man in one of WOMEN_ROLES
-    "neutral": 0.0,  # a drawing without gender of one of those roles: it would give the answer away
+    "neutral": 0.0,  # an image without gender in one of those roles: it would reveal the answer
     "woman": 0.6,  # any woman, in a role or not
     "dark": 0.3,  # the darkest tone; light stays, the three between on a geometric scale
 }
@@ -57,7 +57,7 @@ WOMEN_ROLES = frozenset(
 
 
 class Drawings(NamedTuple):
-    """One row a drawing: style, row of its entry, and a number shared by equal pictures."""
+    """One row per image: its style, the row of its entry, and a number shared by equal images."""
 
     style: np.ndarray
     entry: Int[np.ndarray, " n"]
@@ -65,11 +65,11 @@ class Drawings(NamedTuple):
 
 
 def assign_splits(drawings: Drawings, families: Sequence[str]) -> np.ndarray:
-    """Returns the name of the split of every drawing; "" where only "all" has it.
+    """Returns the name of the split of every image; "" if it is only in "all".
 
     Args:
-      drawings: all of them, in any order.
-      families: of the entries; concepts that share a picture are one family.
+      drawings: all images, in any order.
+      families: the family of each entry; concepts that share an image are one family.
     """
     family = np.asarray(families)[drawings.entry]
     held = {f for f in set(families) if fraction("concept", f) < CONCEPT_SHARE}
@@ -87,11 +87,11 @@ def keep_entries(
 ) -> Bool[np.ndarray, " n"]:
     """Returns which entries a variant keeps for training: hash(seed, id) < keep-probability.
 
-    balanced: all. biased: thinned by `rates`: an association of gender with roles, and a prevalence
-    of men and of light tones. uncorrelated, its control: the same rates and so about as many
-    drawings, but women and men alike are kept in a role with the mean of the two probabilities.
+    "balanced" keeps all. "biased" is thinned by `rates`: gender is associated with roles, and men and
+    light tones are more frequent. "uncorrelated" is its control: it uses the same rates, so it has
+    about as many images, but keeps women and men in a role with the mean of the two probabilities.
 
-    Roles in neither list keep all their drawings but for the prevalence.
+    In roles of neither list only the rates for women and tones apply.
     """
     draws = [fraction("keep", str(seed), e["id"]) for e in entries]
     return np.less(draws, _keep_probabilities(entries, variant, rates))
@@ -106,9 +106,10 @@ def keep_drawings(
     seed: int,
     thin: str,
 ) -> Bool[np.ndarray, " n"]:
-    """Returns which drawings a variant keeps: all of an entry or none, or each by a draw of its own.
+    """Returns which images a variant keeps, drawn per entry or per image.
 
-    As `keep_entries`, which `thin="entry"` is; "drawing" leaves some of nearly every entry.
+    `thin="entry"` is `keep_entries`. "drawing" draws each image separately, so nearly every entry
+    keeps some of its images.
     """
     if thin == "entry":
         kept = keep_entries(entries, variant=variant, rates=rates, seed=seed)
@@ -119,7 +120,7 @@ def keep_drawings(
 
 
 def fraction(*names: str) -> float:
-    """A number in [0, 1) that is a function of the names alone, on every machine and version."""
+    """A number in [0, 1) that depends only on the names, on every machine and version."""
     digest = hashlib.blake2b("\x1f".join(names).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
@@ -127,7 +128,7 @@ def fraction(*names: str) -> float:
 def _held_pairs(
     drawings: Drawings, family: np.ndarray, candidates: Bool[np.ndarray, " n"]
 ) -> Bool[np.ndarray, " n"]:
-    """Drawings of the pairs drawn by hash, of which each emoji is left in training elsewhere."""
+    """The images of pairs chosen by hash whose emoji all remain in training in another style."""
     pairs = [f"{s}\x1f{f}" for s, f in zip(drawings.style, family, strict=True)]
     drawn = {p for p in set(pairs) if fraction("pair", p) < PAIR_SHARE}
     held = candidates & np.isin(pairs, sorted(drawn))
@@ -161,7 +162,10 @@ def _keep_probability(
 
 
 def check_rates(rates: Mapping[str, float]) -> dict[str, float]:
-    """Returns RATES with `rates` put over them; ValueError for an unknown name or no probability."""
+    """Returns RATES updated by `rates`.
+
+    Raises: ValueError for an unknown name, or a rate that is not a probability.
+    """
     unknown = _unknown(rates, RATES)
     wrong = {k: v for k, v in rates.items() if not 0 <= v <= 1}
     if unknown or wrong:

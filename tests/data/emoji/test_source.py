@@ -357,7 +357,7 @@ def test_tokenizer_has_the_special_pieces_of_the_siglip_rule():
         (dict(split="all", languages=("xx",)), r"languages.*'de'"),
         (dict(split="train", rates={"women": 0.1}), r"unknown: \['women'\]"),
         (dict(split="train", rates={"woman": 1.1}), r"not in \[0, 1\]: \['woman'\]"),
-        (dict(split="style", styles=("noto",)), r"no drawing in split 'style'"),
+        (dict(split="style", styles=("noto",)), r"no images in split 'style'"),
     ],
 )
 def test_wrong_arguments_are_refused_with_the_valid_ones(arguments, message):
