@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from bias_clip.data.records import Source
-from bias_clip.data.sources.contained import Roots, make_roots, read_contained
-from bias_clip.data.sources.json_rows import JsonRows
-from bias_clip.data.sources.places import OWN
-from bias_clip.data.sources.rows import RowRecords, make_layout
 from bias_clip.data.sources.table import table_source
+from bias_clip.data.sources.tabular.contained import Roots, make_roots, read_contained
+from bias_clip.data.sources.tabular.json_rows import JsonRows
+from bias_clip.data.sources.tabular.places import OWN
+from bias_clip.data.sources.tabular.rows import RowRecords, make_layout
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 CAPTION_ENDINGS = (".txt", ".caption")

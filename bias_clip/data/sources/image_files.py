@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bias_clip.data.records import Source
-from bias_clip.data.sources.contained import make_roots
-from bias_clip.data.sources.delimited import Form
-from bias_clip.data.sources.rows import RowRecords, make_layout
 from bias_clip.data.sources.table import checked, find_tables, read_table_file, stack
+from bias_clip.data.sources.tabular.contained import make_roots
+from bias_clip.data.sources.tabular.delimited import Form
+from bias_clip.data.sources.tabular.rows import RowRecords, make_layout
 
 
 def image_files_source(

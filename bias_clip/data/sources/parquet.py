@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bias_clip.data.records import Source, as_array, is_missing
-from bias_clip.data.sources.column_types import class_names, kind_of, reconcile
-from bias_clip.data.sources.contained import make_roots
-from bias_clip.data.sources.places import OWN, Places
-from bias_clip.data.sources.rows import RowRecords, columns_of, make_layout, plain
-from bias_clip.data.sources.shard_files import find_shards
-from bias_clip.data.sources.shards import CACHE_BYTES, Shard, ShardReader, open_shard
+from bias_clip.data.sources.arrow.column_types import class_names, kind_of, reconcile
+from bias_clip.data.sources.arrow.shard_files import find_shards
+from bias_clip.data.sources.arrow.shards import CACHE_BYTES, Shard, ShardReader, open_shard
 from bias_clip.data.sources.table import table_name
+from bias_clip.data.sources.tabular.contained import make_roots
+from bias_clip.data.sources.tabular.places import OWN, Places
+from bias_clip.data.sources.tabular.rows import RowRecords, columns_of, make_layout, plain
 
 # A random record reads its whole row group; above this many bytes it is said how slow that is.
 LARGE_GROUP = 2**22

@@ -8,18 +8,23 @@ from typing import Any
 import numpy as np
 
 from bias_clip.core.remote import find, is_remote
-from bias_clip.data.sources.caption_files import caption_rows, find_images, flickr_rows, take_splits
-from bias_clip.data.sources.contained import make_roots
-from bias_clip.data.sources.copies import local_copy
-from bias_clip.data.sources.delimited import Form, TextRows, read_delimited
-from bias_clip.data.sources.json_rows import (
+from bias_clip.data.sources.tabular.caption_files import (
+    caption_rows,
+    find_images,
+    flickr_rows,
+    take_splits,
+)
+from bias_clip.data.sources.tabular.contained import make_roots
+from bias_clip.data.sources.tabular.copies import local_copy
+from bias_clip.data.sources.tabular.delimited import Form, TextRows, read_delimited
+from bias_clip.data.sources.tabular.json_rows import (
     BAD_ROWS,
     JsonRows,
     read_documents,
     read_lines,
     rows_of,
 )
-from bias_clip.data.sources.rows import RowRecords, Rows, make_layout
+from bias_clip.data.sources.tabular.rows import RowRecords, Rows, make_layout
 
 _REMOTE_READS = 32  # images of one chunk of a batch, read at the same time
 _LINES = (".jsonl", ".ndjson")

@@ -12,7 +12,7 @@ from bias_clip.cli.regroup_parquet import main
 from bias_clip.data.image import encode_png
 from bias_clip.data.records import column
 from bias_clip.data.sources import make_source
-from bias_clip.data.sources.shards import ShardReader
+from bias_clip.data.sources.arrow.shards import ShardReader
 from tests.data.tiny import Patches
 
 IMAGES = [encode_png(Patches(6)[i]["image"]) for i in range(6)]

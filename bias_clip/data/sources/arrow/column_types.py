@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import types
 
-from bias_clip.data.sources.shards import Shard
+from bias_clip.data.sources.arrow.shards import Shard
 
 # Kinds that may stand beside each other in one column, and what both then are.
 _TOGETHER = (

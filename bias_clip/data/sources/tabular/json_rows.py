@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from bias_clip.data.records import as_array, is_missing
-from bias_clip.data.sources.delimited import open_binary
-from bias_clip.data.sources.places import Places, check_names
-from bias_clip.data.sources.rows import plain
+from bias_clip.data.sources.tabular.delimited import open_binary
+from bias_clip.data.sources.tabular.places import Places, check_names
+from bias_clip.data.sources.tabular.rows import plain
 
 BAD_ROWS = ("refuse", "skip")
 

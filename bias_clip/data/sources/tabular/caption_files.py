@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bias_clip.data.sources.delimited import open_binary
+from bias_clip.data.sources.tabular.delimited import open_binary
 
 Rows = list[dict[str, Any]]
 

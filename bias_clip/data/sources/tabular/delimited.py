@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bias_clip.data.records import as_array
-from bias_clip.data.sources.places import Places, check_names
+from bias_clip.data.sources.tabular.places import Places, check_names
 
 QUOTING = ("strict", "none")
 _SEPARATORS = (",", "\t", ";", "|")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from bias_clip.data.records import LazyColumns, Record, is_missing, text_array
-from bias_clip.data.sources.contained import Roots, read_contained
+from bias_clip.data.sources.tabular.contained import Roots, read_contained
 
 # What published data sets call these columns; the first that a table has is taken.
 IMAGES = (
