@@ -1,7 +1,7 @@
-"""Annotates a source shard by shard, so that memory stays bounded and an interrupted run goes on.
+"""Annotates a source shard by shard, with bounded memory; an interrupted run can continue.
 
-Shards are tables in `<path>.shards`, of which those that are finished and of the same plan are kept.
-At the end they become one table, and the folder goes.
+Shards are tables in `<path>.shards`; finished shards of the same plan are kept. At the end they become
+one table, and the folder is deleted.
 """
 
 import json
@@ -30,13 +30,13 @@ SHARD_KIND = "shard of annotations"
 
 
 class Shard(NamedTuple):
-    """Consecutive examples of a source, without their pictures.
+    """Consecutive examples of a source, without their images.
 
     Attributes:
-      ids: of the examples.
-      captions: of each example.
-      attributes: of each example, as the source gives them.
-      rows: their indices in the source.
+      ids: ids of the examples.
+      captions: captions of each example.
+      attributes: attributes of each example, as the source gives them.
+      rows: indices of the examples in the source.
     """
 
     ids: np.ndarray
@@ -46,7 +46,7 @@ class Shard(NamedTuple):
 
 
 class Annotator(NamedTuple):
-    """Something that annotates: the columns it makes, how, and what to say of it in the manifest."""
+    """An annotator: the columns that it makes, its function, and its entry of the manifest."""
 
     names: Names
     annotate: Callable[[Shard], Annotations]
@@ -67,14 +67,14 @@ def annotate_source(
     """Writes the table of annotations of all examples of a source, and returns its manifest.
 
     Args:
-      source: with unique ids.
-      path: of the table. One that is finished and of the same plan is left as it is.
-      annotators: the first has priority, where the rule has one.
-      about: what the manifest says of the source: its arguments.
+      source: records with unique ids.
+      path: path of the table; a finished table of the same plan is not written again.
+      annotators: the annotators; the first has priority, if the rule has a priority.
+      about: entry of the manifest about the source: its arguments.
       rule: see `merge_annotations`.
-      shard_rows: examples in memory at a time, besides all ids.
-      max_broken: how many records may be unreadable; they get no row, and the manifest names them.
-      on_rows: is told how many examples have been done, now and then.
+      shard_rows: examples in memory at the same time, besides all ids.
+      max_broken: largest number of unreadable records; they get no row, and the manifest names them.
+      on_rows: called from time to time with the number of finished examples.
 
     Raises: ValueError for a table or shards of another plan, more than `max_broken` broken records,
       ids that come twice, and names that two kinds of columns share.
@@ -106,7 +106,7 @@ def annotate_source(
 
 
 def union(names: Sequence[Names]) -> Names:
-    """Joins names of columns by kind; several annotators may have the same one in the same kind.
+    """Joins column names by kind; several annotators may make the same column of the same kind.
 
     Raises: ValueError for a name in two kinds.
     """
@@ -118,7 +118,7 @@ def union(names: Sequence[Names]) -> Names:
 def _plan(
     annotators: Sequence[Annotator], about: Mapping[str, Any], rule: str, examples: int
 ) -> dict[str, Any]:
-    """What the table depends on, as JSON gives it back."""
+    """Everything that the table depends on, in the form that JSON returns."""
     names = union([annotator.names for annotator in annotators])
     if not any(names):
         raise ValueError("there is nothing to annotate; give word lists, columns or scores.")

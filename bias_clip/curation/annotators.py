@@ -123,13 +123,13 @@ def by_zero_shot(
     kind: str = "attribute",
     about: Mapping[str, Any],
 ) -> Annotator:
-    """By what a model sees in the pictures, see `annotate_zero_shot`.
+    """By what a model sees in the images, see `annotate_zero_shot`.
 
     Args:
-      source: that is annotated.
-      prompts: names and their prompts; those to ignore are of no one.
-      embed_images, embed_texts: to unit-norm embeddings [n, d].
-      about: the model, for the manifest.
+      source: the annotated source.
+      prompts: names and their prompts; the ignored ones describe no person.
+      embed_images, embed_texts: functions that return unit-norm embeddings [n, d].
+      about: entry of the manifest about the model.
     """
     spoken = {**prompts.terms, **({"": prompts.ignore} if prompts.ignore else {})}
     names = [name for name, texts in spoken.items() for _ in texts]
@@ -150,7 +150,7 @@ def _names(kind: str, names: Sequence[str]) -> Names:
 
 
 def _check_values(source: Source, name: str, values: Sequence[str]) -> None:
-    """Where all records can be seen at once, says at the start what is misspelt."""
+    """Raises before the first shard for misspelt values, if the source has columns."""
     if getattr(source, "columns", None) is None:
         return
     known = np.unique(as_text(column(source, name))).tolist()
@@ -166,7 +166,7 @@ def _values(shard: Shard, column: str) -> np.ndarray:
             f"record {shard.ids[lacks[0]]!r} has no attribute {column!r}, it has "
             f"{sorted(shard.attributes[lacks[0]])}."
         )
-    # Python values: an array's type would be that of the shard's, and a value's text depend on it.
+    # Python values: the dtype of an array, and so the text of a value, would depend on the shard.
     values = np.empty(len(shard.attributes), object)
     values[:] = [given[column] for given in shard.attributes]
     return values

@@ -1,7 +1,7 @@
-"""Annotating and counting as an Apache Beam pipeline: for data that one machine does not read.
+"""Annotating and counting as an Apache Beam pipeline: for data too large for one machine.
 
-The only module that imports Beam, which wants an environment of its own: pip install
-'bias_clip[beam]'. What the steps do is in `annotate_rows`, and tested without Beam.
+Only this module imports Beam, which needs a separate environment: pip install 'bias_clip[beam]'. The
+work of the steps is in `rows`, which is tested without Beam.
 """
 
 import tempfile
@@ -41,16 +41,16 @@ ROWS = 4096  # annotated at a time
 def annotate_files(
     pipeline: Any, pattern: str, out: str, plan: Plan, *, fields: Fields, num_shards: int
 ) -> Any:
-    """Adds to a pipeline: read `pattern`, annotate, write `num_shards` tables and one of counts.
+    """Extends a pipeline: read `pattern`, annotate, write `num_shards` tables and a count table.
 
-    In the folder `out` appear annotations-00000-of-00010.parquet and so on, each with its manifest
-    and each a table of `read_table`, and at the end counts.parquet, which is bit for bit the table
-    of all rows at once: a shard is written and counted after its ids are known to come once.
+    The folder `out` receives annotations-00000-of-00010.parquet and so on; each has its manifest and
+    can be read by `read_table`. At the end it receives counts.parquet, which equals the table of all
+    rows bit for bit. A shard is written and counted only after its ids are known to be unique.
 
     Args:
-      pattern: of files, *.parquet or else lines of JSON, anywhere that Beam reads from.
-      out: folder, anywhere that Beam writes to.
-      num_shards: so many that the annotations of a shard fit a worker, such as one a million rows.
+      pattern: pattern of input files, *.parquet or lines of JSON, anywhere that Beam can read.
+      out: output folder, anywhere that Beam can write.
+      num_shards: enough that the annotations of a shard fit a worker; one per million rows is safe.
     """
     names = plan_names(plan)  # raises here, not on a worker
     if num_shards < 1:
@@ -96,7 +96,7 @@ class _Annotate(beam.DoFn):
 
 
 class _WriteShard(beam.DoFn):
-    """(shard, its columns in parts) to files and its count table."""
+    """Maps (shard, its columns in parts) to files and its count table."""
 
     def __init__(self, out: str, num_shards: int, names: Names, about: dict[str, Any]):
         self._out, self._num_shards, self._names, self._about = out, num_shards, names, about
@@ -115,7 +115,7 @@ class _WriteShard(beam.DoFn):
 
 
 class _Merge(beam.CombineFn):
-    """Sums count tables; integers, so that their order does not matter."""
+    """Sums count tables; they are integers, so the order does not matter."""
 
     def create_accumulator(self) -> list[CountTable]:
         return []
@@ -137,7 +137,7 @@ def _write_counts(table: CountTable, out: str, names: Names) -> CountTable:
 
 
 def _write_bytes(folder: str, name: str, data: bytes) -> None:
-    """Writes a file; a worker that is stopped, or tries again, leaves a whole one or none."""
+    """Writes a file; a worker that is stopped or retries leaves a complete file or none."""
     if not FileSystems.exists(folder):
         try:
             FileSystems.mkdirs(folder)

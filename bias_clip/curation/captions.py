@@ -1,8 +1,9 @@
-"""Which attributes, labels and proxies an example has, from its captions or a model's embeddings.
+"""Annotates attributes, labels and proxies of examples from captions or a model's embeddings.
 
-Every answer is an int8 column of `YES`, `NO` and `UNKNOWN`; `annotate_given` makes such columns of
-what a data set or an annotator gives, and `merge_annotations` one of several. Attributes (whom an image shows) are
-unknown where nothing speaks of them; labels and proxies (what it shows) are no where no caption does.
+Every annotation is an int8 column of `YES`, `NO` and `UNKNOWN`. The module `given` makes such columns
+from those of a data set or an annotator, and `merge_annotations` merges several. Attributes (whom an
+image shows) are unknown if nothing mentions them; labels and proxies (what it shows) are then no.
+
 Nothing here is a fact about a person: captions and annotators say what somebody, or a model, saw.
 """
 
@@ -24,7 +25,7 @@ Captions = Sequence[Sequence[str]]
 
 
 class Lists(NamedTuple):
-    """The word lists of an annotation, by what their names become."""
+    """The word lists of an annotation, by the kind of column that their names become."""
 
     attributes: tuple[WordList, ...] = ()
     labels: tuple[WordList, ...] = ()
@@ -40,7 +41,7 @@ class Names(NamedTuple):
 
 
 class Merge(NamedTuple):
-    """A rule of `merge_annotations`: what it does, and which of [p, n] answers are yes and no."""
+    """A rule of `merge_annotations`: its description, and functions of [p, n] answers for yes and no."""
 
     meaning: str
     yes: Callable[[np.ndarray], np.ndarray]
@@ -48,18 +49,18 @@ class Merge(NamedTuple):
 
 
 def annotate_captions(captions: Captions, lists: Lists, *, both: str = "unknown") -> Annotations:
-    """Annotates examples from the words of their captions, all captions of an example together.
+    """Annotates each example from the words of all its captions.
 
-    The names of a list of attributes exclude each other, as in gender.txt. Such a name is yes if a
-    term of it occurs, no if only terms of the others do, unknown if none does. Of two names that
-    exclude each other only the first becomes a column: the other is its opposite. Labels and proxies
-    are yes if a term occurs, else no. All is unknown for an example without any text.
+    The names of a list of attributes exclude each other, as in gender.txt. A name is yes if one of
+    its terms occurs, no if only terms of other names occur, and unknown if no term occurs. If a list
+    has two names, only the first becomes a column, because the second is its opposite. Labels and
+    proxies are yes if a term occurs, else no. For an example without text everything is unknown.
 
     Args:
-      captions: for each example, its captions.
+      captions: the captions of each example.
       lists: from `read_word_list`.
-      both: where terms of several names occur, they are all "unknown", or, with "both", all yes:
-        then every name becomes a column, and these may overlap.
+      both: what to do when terms of several names occur. "unknown" makes all these names unknown.
+        "both" makes them all yes; every name then becomes a column, and columns may overlap.
 
     Returns: attributes, labels and proxies by name, in the order of `column_names`.
     Raises: ValueError for an unknown `both`, and as `column_names`.
@@ -72,8 +73,8 @@ def annotate_captions(captions: Captions, lists: Lists, *, both: str = "unknown"
 def make_caption_annotator(
     lists: Lists, *, both: str = "unknown"
 ) -> Callable[[Captions], Annotations]:
-    """Returns `annotate(captions)`, as `annotate_captions`, with the lists compiled once."""
-    column_names(lists, both=both)  # raises for lists that do not go together
+    """Returns `annotate(captions)`, which works as `annotate_captions` but compiles the lists once."""
+    column_names(lists, both=both)  # raises for lists that cannot be combined
     every = [*lists.attributes, *lists.labels, *lists.proxies]
     matchers = [make_matcher(some.terms, some.ignore) for some in every]
 
@@ -94,8 +95,8 @@ def make_caption_annotator(
 def column_names(lists: Lists, *, both: str = "unknown") -> Names:
     """Returns the names of the columns that `annotate_captions` makes of each kind of list.
 
-    Raises: ValueError for an unknown `both`, a name that two lists have, or a list of attributes
-      with fewer than two names, of which none could ever be no.
+    Raises: ValueError for an unknown `both`, a name in two lists, or a list of attributes with fewer
+      than two names, which could never be no.
     """
     if both not in BOTH:
         raise ValueError(f"both: got {both!r}, expected one of {list(BOTH)}.")
@@ -112,7 +113,7 @@ def column_names(lists: Lists, *, both: str = "unknown") -> Names:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises ValueError for a column name that comes twice, or that is the id's."""
+    """Raises ValueError for a column name that occurs twice, or that is the id column's."""
     twice = sorted({name for name in names if names.count(name) > 1 or name == KEY})
     if twice:
         raise ValueError(
@@ -130,14 +131,14 @@ def annotate_zero_shot(
 ) -> Annotations:
     """Annotates images by the prompt they are closest to, as a CLIP model sees it.
 
-    The best prompt of each name stands for it. The name that wins by more than `margin` is yes and
-    the others are no; all are unknown where none does, or where the prompts named "" win: give that
-    name to those that speak of no one ("a picture of a landscape").
+    The closest prompt of each name represents it. The name that wins by more than `margin` is yes and
+    the others are no. All are unknown if no name wins, or if prompts named "" win: use that name for
+    prompts that describe no person ("a photo of a landscape").
 
     Args:
       zimg, zprompts: unit-norm embeddings.
-      names: of the prompts, each any number of times.
-      margin: of the cosines.
+      names: name of each prompt; names may repeat.
+      margin: smallest difference of cosines.
 
     Raises: ValueError for fewer than two names, or another number of them than of prompts.
     """
@@ -156,13 +157,13 @@ def annotate_zero_shot(
 
 
 def merge_annotations(*parts: Mapping[str, np.ndarray], rule: str) -> Annotations:
-    """Merges what several annotators say; a column that only one has stays as it is.
+    """Merges the columns of several annotators; a column of only one annotator does not change.
 
     Args:
-      parts: columns by name, all of equal length; the first has priority where the rule has one.
-      rule: a key of `MERGE_RULES`, which says what each does.
+      parts: columns by name, all of equal length; the first part has priority if the rule has one.
+      rule: a key of `MERGE_RULES`, which describes each rule.
 
-    Raises: ValueError for an unknown rule or columns of different length.
+    Raises: ValueError for an unknown rule or columns of different lengths.
 
         merge_annotations(by_column, by_captions, rule="first")
     """
@@ -216,7 +217,7 @@ MERGE_RULES: Mapping[str, Merge] = {
 
 
 def _shown(attributes: WordList, both: str) -> list[str]:
-    """The names that become columns: all but the opposite of the first."""
+    """The names that become columns: all except the opposite of the first."""
     names = list(attributes.terms)
     return names[:1] if both == "unknown" and len(names) == 2 else names
 

@@ -1,4 +1,4 @@
-"""A table of counts as a Parquet file: a row for each distinct row of annotations, and its number."""
+"""A count table as a Parquet file: each distinct row of annotations and its count."""
 
 import io
 import json
@@ -17,7 +17,7 @@ _META = b"bias_clip"
 
 
 class NamedCounts(NamedTuple):
-    """A count table, and what its columns are; proxies are the last labels."""
+    """A count table and the names of its columns; proxies are the last labels."""
 
     table: CountTable
     names: Names
@@ -59,7 +59,9 @@ def read_counts(path: str | Path) -> NamedCounts:
     whole = pq.read_table(path)
     meta = (whole.schema.metadata or {}).get(_META)
     if meta is None:
-        raise ValueError(f"{path} is no table of counts; expected one of tools/beam_annotate.py.")
+        raise ValueError(
+            f"{path} is not a table of counts; expected one of tools/beam_annotate.py."
+        )
     names = Names(*(tuple(kind) for kind in json.loads(meta).values()))
     labels = (*names.labels, *names.proxies)
     kinds = (_stack(whole, names.attributes), _stack(whole, labels))

@@ -1,6 +1,6 @@
-"""Annotations from what is given: columns of the data set, and the scores of an image annotator.
+"""Annotations from given values: columns of the data set, and scores of an image annotator.
 
-The columns are those of `annotate`: int8, `YES`, `NO` and `UNKNOWN`.
+As in `captions`, the resulting columns are int8 with `YES`, `NO` and `UNKNOWN`.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ SHOWN = 8  # values in an error
 def annotate_column(
     values: np.ndarray, *, yes: Sequence[str], no: Sequence[str], unknown: Sequence[str] | None = ()
 ) -> Int8[np.ndarray, " n"]:
-    """Annotates examples from a given column of names or whole numbers.
+    """Annotates examples from a given column of names or integers.
 
     Args:
-      values: str, whole numbers or truth values, which are compared as their text ("1" for True).
-      yes, no: values that mean so.
-      unknown: values that say neither; None for all others. The empty one always is.
+      values: str, integers or booleans, which are compared as text ("1" for True).
+      yes, no: values that mean yes and no.
+      unknown: values that mean neither; None for all others. The empty text is always unknown.
 
     Raises: ValueError for values of another type, in two of the lists, or in none.
 
@@ -48,9 +48,9 @@ def annotate_column(
 
 
 def annotate_categories(values: np.ndarray, categories: Sequence[str]) -> Annotations:
-    """Makes a column of each category: yes where it is the value, unknown where that is empty, else no.
+    """Makes a column per category: yes if it is the value, unknown if the value is empty, else no.
 
-    Raises: ValueError for a category that comes twice, or values of another type.
+    Raises: ValueError for a category that occurs twice, or values of another type.
     """
     text = as_text(values)
     check_names(list(categories))
@@ -92,14 +92,14 @@ def annotate_scores(
 ) -> Int8[np.ndarray, " n"]:
     """Annotates examples from scores: yes from threshold + band, no below threshold - band.
 
-    In between, where the annotator is not sure enough, and where a score is not a number: unknown.
+    Scores in between, where the annotator is not sure enough, and NaN are unknown.
 
     Args:
       table: from `read_scores`, or `read_table`.
-      ids: of the examples.
-      name: of the column of scores.
+      ids: ids of the examples.
+      name: name of the column of scores.
       threshold, band: in the unit of the scores; band is at least 0.
-      missing: an example without a score is an "error", or "unknown".
+      missing: whether an example without a score is an "error" or "unknown".
 
     Raises: ValueError for a negative or non-finite number, and for examples without a score.
     """
@@ -118,16 +118,14 @@ def annotate_scores(
 
 
 def as_text(values: np.ndarray) -> np.ndarray:
-    """Returns names, whole numbers or truth values as text, "1" for True; a missing one is "".
+    """Returns names, integers or booleans as text, "1" for True; a missing value is "".
 
     Raises: ValueError for another type.
     """
     array = np.asarray(values)
     if array.dtype.kind not in "USTOiub":
-        raise ValueError(
-            f"got values of {array.dtype}, expected str, whole numbers or truth values."
-        )
-    if array.dtype.kind == "O":  # value by value, so that no row depends on its neighbours
+        raise ValueError(f"got values of {array.dtype}, expected str, integers or booleans.")
+    if array.dtype.kind == "O":  # one value at a time, so that no row depends on its neighbours
         return text_array(["" if is_missing(value) else _text(value) for value in array])
     return (array.astype(np.int8) if array.dtype.kind == "b" else array).astype(str)
 
@@ -136,5 +134,5 @@ def _text(value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         return str(int(value))
     if not isinstance(value, str | int | np.integer):
-        raise ValueError(f"got {value!r}, expected str, whole numbers or truth values.")
+        raise ValueError(f"got {value!r}, expected str, integers or booleans.")
     return str(value)

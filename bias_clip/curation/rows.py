@@ -1,8 +1,8 @@
-"""Annotates rows that come in any order from anywhere: the steps of a pipeline, each a pure function.
+"""Annotates rows that arrive in any order: the steps of a pipeline, each a pure function.
 
-`beam_pipeline` strings them together, and any other system of map and reduce could. Which shard a row
-is in, and where in it, depends on its id alone, so the tables that are written, and the one table
-of counts, are the same whoever read which file, in how many parts.
+`beam` connects them, and any other map-reduce system could. The shard of a row, and its place there,
+depend only on its id. So the written tables, and the table of counts, do not depend on which worker
+read which file in how many parts.
 """
 
 import json
@@ -24,7 +24,7 @@ Columns = dict[str, np.ndarray]
 
 
 class Row(NamedTuple):
-    """An example without its picture."""
+    """An example without its image."""
 
     id: str
     captions: tuple[str, ...]
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """Which fields of the input are the id and the captions; all others are attributes."""
+    """The fields of the input that are the id and the captions; all others are attributes."""
 
     key: str = KEY
     captions: tuple[str, ...] = ("caption",)
@@ -49,7 +49,7 @@ class ColumnRule(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All that the annotations of a row depend on: plain values, which go to any worker."""
+    """Everything that the annotations of a row depend on, as plain values that any worker can get."""
 
     lists: Lists
     columns: tuple[ColumnRule, ...] = ()
@@ -73,7 +73,7 @@ def make_annotators(plan: Plan) -> list[Annotator]:
 def plan_names(plan: Plan) -> Names:
     """The columns that a plan makes, by kind.
 
-    Raises: ValueError for a plan without attributes, which are what is counted, and as `union`.
+    Raises: ValueError for a plan without attributes, because counting needs them; and as `union`.
     """
     names = union([annotator.names for annotator in make_annotators(plan)])
     if not names.attributes:
@@ -82,11 +82,11 @@ def plan_names(plan: Plan) -> Names:
 
 
 def row_of(fields: Mapping[str, Any], which: Fields) -> Row:
-    """Makes a row of a record's fields.
+    """Makes a row from the fields of a record.
 
-    The id is a str or an integer; a caption a str, a list of them, or null, which is none.
+    The id is a str or an integer. The captions are a str, a list of str, or null for no caption.
 
-    Raises: ValueError for a field that is missing, or is not of such a type.
+    Raises: ValueError for a field that is missing or of another type.
     """
     missing = [name for name in (which.key, *which.captions) if name not in fields]
     if missing:
@@ -102,21 +102,23 @@ def row_of(fields: Mapping[str, Any], which: Fields) -> Row:
 
 
 def row_of_json(line: str, which: Fields) -> Row:
-    """Makes a row of a line of JSON.
+    """Makes a row from a JSON line.
 
-    Raises: ValueError for a line that is no JSON object, and as `row_of`.
+    Raises: ValueError for a line that is not a JSON object, and as `row_of`.
     """
     try:
         fields = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"got {line[:80]!r}, expected one JSON object a line: {error}") from error
+        raise ValueError(
+            f"got {line[:80]!r}, expected one JSON object per line: {error}"
+        ) from error
     if not isinstance(fields, dict):
-        raise ValueError(f"got {line[:80]!r}, expected one JSON object a line.")
+        raise ValueError(f"got {line[:80]!r}, expected one JSON object per line.")
     return row_of(fields, which)
 
 
 def annotate_rows(rows: Sequence[Row], annotators: Sequence[Annotator], rule: str) -> Columns:
-    """Annotates some rows, as `annotate_source` does: `id` and a column for each name."""
+    """Annotates rows as `annotate_source` does: returns `id` and one column per name."""
     ids = np.asarray([row.id for row in rows])
     shard = Shard(ids, [row.captions for row in rows], [row.attributes for row in rows], [])
     merged = merge_annotations(*(a.annotate(shard) for a in annotators), rule=rule)
@@ -125,7 +127,7 @@ def annotate_rows(rows: Sequence[Row], annotators: Sequence[Annotator], rule: st
 
 
 def split_columns(columns: Columns, num_shards: int) -> Iterator[tuple[int, Columns]]:
-    """The rows of each shard that has some of these."""
+    """The given rows, grouped by shard."""
     shard = (hash01(SEED, columns[KEY]) * num_shards).astype(np.int64)
     for number in np.unique(shard).tolist():
         rows = shard == number
@@ -133,11 +135,11 @@ def split_columns(columns: Columns, num_shards: int) -> Iterator[tuple[int, Colu
 
 
 def join_columns(parts: Sequence[Columns]) -> Columns:
-    """One shard of its parts, by rising id.
+    """Joins the parts of one shard, sorted by id.
 
     An id always goes to the same shard, so ids that are unique in every shard are unique.
 
-    Raises: ValueError for an id that comes twice.
+    Raises: ValueError for an id that occurs twice.
     """
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(check_ids(whole[KEY]), kind="stable")

@@ -1,7 +1,7 @@
-"""From a table of annotations to a table of weights, some rows at a time.
+"""Turns a table of annotations into a table of weights, in chunks of rows.
 
-The annotations are read twice: to count their distinct rows, which is what M4 is solved on, and to
-look up each row's weight. In memory are some rows, the count table, all ids and all utilities.
+The annotations are read twice: first to count their distinct rows, on which M4 is solved, then to
+look up the weight of each row. Memory holds a chunk of rows, the count table, all ids and utilities.
 """
 
 import dataclasses
@@ -32,19 +32,19 @@ from bias_clip.data.tables import (
 )
 
 KIND = "weights"
-OF_ANNOTATIONS = ("ids_sha256", "file_sha256", "rows", "source")  # what the manifest says of them
+OF_ANNOTATIONS = ("ids_sha256", "file_sha256", "rows", "source")  # their entry in the manifest
 
-_PLAN = ("config", "annotations")  # entries of the manifest: all that the weights depend on
+_PLAN = ("config", "annotations")  # entries of the manifest on which the weights depend
 
 OnRows = Callable[[int], Any]
 
 
 class Utility(NamedTuple):
-    """How useful each example is, in the order of the annotations, and where that is from.
+    """The utility of each example, in the order of the annotations, and its origin.
 
     Attributes:
-      edges: of the buckets whose middles stand for the values, or None for the values themselves.
-      about: for the manifest.
+      edges: edges of the buckets whose middles replace the values, or None for the exact values.
+      about: entry of the manifest.
     """
 
     values: Float[np.ndarray, " n"]
@@ -61,12 +61,12 @@ class Counted(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What a draw by the weights takes of each row of the count table.
+    """The result of a draw by the weights, per row of the count table.
 
     Attributes:
-      kept: examples with a copy or more.
-      copies: of all of them.
-      squares: the sum of the squared copies of each.
+      kept: number of examples with at least one copy.
+      copies: number of copies of all examples.
+      squares: sum over examples of the squared number of copies.
     """
 
     seed: int
@@ -76,9 +76,9 @@ class Drawn(NamedTuple):
 
 
 def read_names(path: str | Path) -> Names:
-    """The attributes, labels and proxies that the table of annotations at `path` has.
+    """The attributes, labels and proxies of the table of annotations at `path`.
 
-    Raises: ValueError for a table that does not say which of its columns are what.
+    Raises: ValueError for a table whose manifest does not list them.
     """
     manifest = read_manifest(path, kind=ANNOTATIONS)
     lacks = [key for key in (*Names._fields, *OF_ANNOTATIONS) if key not in manifest]
@@ -95,14 +95,14 @@ def read_utility(
     """Reads the utility of the annotated examples.
 
     Args:
-      path: of the table of annotations.
-      column: of that table; or, with `scores`, of that Parquet file, whose column `id` has the same
-        examples at least.
-      buckets: where there are more distinct values than that, each becomes the middle of the one of
-        so many intervals that it is in; between the intervals are quantiles.
+      path: path of the table of annotations.
+      column: a column of that table or, with `scores`, of that Parquet file; the column `id` of the
+        file must contain all examples.
+      buckets: number of intervals between quantiles. If there are more distinct values, each becomes
+        the middle of its interval.
 
-    Raises: ValueError for a column that is missing or not of numbers, for values that are negative or
-      not finite, and for examples without one.
+    Raises: ValueError for a column that is missing or not numeric, for values that are negative or
+      not finite, and for examples without a value.
     """
     ids, given = [], []
     manifest, batches = open_table(path, kind=ANNOTATIONS)
@@ -136,7 +136,7 @@ def count_annotations(
     *,
     on_rows: OnRows = lambda rows: None,
 ) -> Counted:
-    """Counts the distinct rows of the problem's columns.
+    """Counts the distinct rows in the columns of the problem.
 
     Raises: ValueError for columns that the table does not have, or with values other than 1, 0, -1.
     """
@@ -154,10 +154,10 @@ def count_annotations(
 
 
 def release_rare(problem: Problem, table: CountTable, least: int) -> Problem:
-    """Frees the labels that fewer than `least` examples have, in or outside some group.
+    """Frees labels that fewer than `least` examples inside or outside some group have.
 
-    They get no constraint: hardly any weights but zero could make such a label as frequent inside a
-    group as outside. Labels that nobody has stay as they are.
+    They get no constraint, because almost only zero weights could make such a label as frequent
+    inside a group as outside. Labels that no example has do not change.
     """
     values, has = measured_groups(problem, table), table.labels == 1
     seen = [(table.counts * (values == side).T) @ has for side in (0, 1)]  # [k, c] each
@@ -167,7 +167,7 @@ def release_rare(problem: Problem, table: CountTable, least: int) -> Problem:
 
 
 def measured_groups(problem: Problem, table: CountTable) -> Int8[np.ndarray, "g k"]:
-    """Attributes and intersections of each row; unknown is no where the problem takes it so."""
+    """Attributes and intersections of each row; unknown is no if the problem says so."""
     values = group_values(problem, table.attributes)
     return values if problem.unknown == "masked" else np.maximum(values, 0)
 
@@ -175,11 +175,11 @@ def measured_groups(problem: Problem, table: CountTable) -> Int8[np.ndarray, "g 
 def make_manifest(
     counted: Counted, problem: Problem, solution: Solution, *, min_retained: float
 ) -> dict[str, Any]:
-    """What the weights were made of and how, as JSON; a tolerance of None is no constraint.
+    """How the weights were made, as JSON; a tolerance of None means no constraint.
 
-    From `problem` and `solution` follows the weight of a row with utility u / mean(u):
-    clip(eta u - sum (v[0] - v[1]) a - mu, 0, cap), its moments a as in `make_problem`. The
-    `config_sha256` is of `config` and `annotations`, all that the weights depend on.
+    `problem` and `solution` determine the weight of a row with utility u / mean(u) and moments a (see
+    `make_problem`): clip(eta u - sum (v[0] - v[1]) a - mu, 0, cap). `config_sha256` covers `config`
+    and `annotations`, which is everything that the weights depend on.
     """
     used = counted.utility and {**counted.utility.about, "edges": counted.utility.edges}
     settings = {"utility": used, "min_retained": min_retained}
@@ -197,7 +197,7 @@ def make_manifest(
 
 
 def check_out(path: str | Path, manifest: Mapping[str, Any]) -> None:
-    """Raises ValueError if there already are weights, or another table, that differ from these."""
+    """Raises ValueError if `path` already has other weights or another table."""
     if not manifest_path(path).exists():
         return
     found = read_manifest(path, kind=KIND)
@@ -220,11 +220,11 @@ def write_weights(
     seed: int = 0,
     on_rows: OnRows = lambda rows: None,
 ) -> Drawn:
-    """Writes id and weight of each example, and says what a draw by `seed` takes.
+    """Writes the id and weight of each example; returns the draw that `seed` gives.
 
     Args:
-      counted: of the table at `annotations`.
-      weights: of the rows of the count table.
+      counted: counts of the table at `annotations`.
+      weights: weights of the rows of the count table.
       manifest: from `make_manifest`.
 
     Raises: ValueError if the annotations have changed since they were counted, or a table of other
@@ -235,7 +235,7 @@ def write_weights(
     if found["file_sha256"] != counted.annotations["file_sha256"]:
         raise ValueError(f"{annotations} has changed while it was being read; start again.")
     taken = np.zeros((3, len(weights)), np.int64)
-    weights = np.clip(weights, 0, problem.cap)  # an ulp
+    weights = np.clip(weights, 0, problem.cap)  # rounding may exceed the bounds by an ulp
     edges = counted.utility and counted.utility.edges
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
@@ -252,7 +252,7 @@ def write_weights(
 
 
 def plain(value: Any) -> Any:
-    """As JSON can hold it: arrays as lists, NaN and infinity as None."""
+    """Converts to JSON values: arrays to lists, NaN and infinity to None."""
     if isinstance(value, Mapping):
         return {str(key): plain(some) for key, some in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -268,7 +268,8 @@ def _edges(values: np.ndarray, buckets: int) -> tuple[float, ...] | None:
     if len(np.unique(values)) <= buckets:
         return None
     edges = np.quantile(values, np.linspace(0, 1, buckets + 1), method="inverted_cdf")
-    return tuple(np.unique(edges).tolist())  # from the least value to the largest, which differ
+    # At least two edges remain: the smallest and the largest value, which differ.
+    return tuple(np.unique(edges).tolist())
 
 
 def _check_present(path: str | Path, names: list[str], manifest: Mapping[str, Any]) -> None:

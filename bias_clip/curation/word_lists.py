@@ -1,16 +1,16 @@
 """Word lists, and a fast search for their terms in captions.
 
-A list is a text file: one `name: term, term, ...` a line, continued by lines that start with a blank;
-`#` starts a comment.
+A list is a text file with one `name: term, term, ...` per line. Lines that start with a blank continue
+the entry before; `#` starts a comment.
 
     nurse: nurse, registered nurse     # "nurses" and "registered nurses" are found as well
-    man: man, gentleman, =he, =mr      # after "=", this form alone: "mrs" is no plural of "mr"
-    ignore: pilot light                # found first, so that its "pilot" is nobody
+    man: man, gentleman, =he, =mr      # after "=", only this form: "mrs" is not a plural of "mr"
+    ignore: pilot light                # found first, so that this "pilot" does not count
 
-A term is matched between word boundaries, in any case, whatever its blanks and hyphens, and whatever
-markup and invisible characters a caption has (`visible_text`). A hyphen binds: there is no man in
-"man-made". Scripts that set no blanks between words have no boundaries to match at, so their captions
-have to be cut into words first, by blanks.
+Terms match between word boundaries. Case, the choice of blanks or hyphens, and the markup and
+invisible characters of a caption (`visible_text`) do not matter. A hyphen joins words: "man-made" does
+not contain "man". Scripts without blanks between words have no word boundaries, so their captions must
+be split into words by blanks first.
 """
 
 import functools
@@ -25,7 +25,7 @@ from typing import NamedTuple
 from bias_clip.core.visible import visible_text
 
 LISTS = Path(__file__).parent / "lists"
-IGNORE = "ignore"  # the name of the terms that count for nobody
+IGNORE = "ignore"  # the name of the terms that count for no name
 IRREGULAR: Mapping[str, tuple[str, ...]] = {
     **{"person": ("people", "persons"), "child": ("children",), "lady": ("ladies",)},
     **{"foot": ("feet",), "tooth": ("teeth",), "goose": ("geese",), "mouse": ("mice",)},
@@ -45,19 +45,19 @@ LINKS = (
     "for",
     "with",
     "by",
-)  # the head stands before: "heads of state"
+)  # the plural is formed before these words: "heads of state"
 
 Match = Callable[[str], frozenset[str]]
 
 
 class WordList(NamedTuple):
-    """A list as read.
+    """A word list.
 
     Attributes:
-      name: of the file, without its ending.
-      sha256: of the file.
-      terms: by name, in the order of the file; as written, "=" included.
-      ignore: terms that take their words from all others.
+      name: name of the file, without its ending.
+      sha256: hash of the file.
+      terms: terms by name, in the order of the file; as written, "=" included.
+      ignore: terms that match first and count for no name.
     """
 
     name: str
@@ -67,9 +67,9 @@ class WordList(NamedTuple):
 
 
 def read_word_list(name: str | Path) -> WordList:
-    """Reads a list: one of this package by name, such as "gender", or a file of yours by path.
+    """Reads a list of this package by name, such as "gender", or a file of your own by path.
 
-    Raises: ValueError, with file and line, for a line that has no name, a name or a term that comes
+    Raises: ValueError, with file and line, for a line without a name, a name or term that occurs
       twice, a name without terms, and for a list that does not exist or is empty.
 
         read_word_list("occupations").terms["nurse"]
@@ -92,7 +92,7 @@ def read_word_list(name: str | Path) -> WordList:
 
 
 def parse_word_list(text: str, path: str) -> dict[str, tuple[str, ...]]:
-    """Returns the terms by name, `IGNORE` among them if it is there; `path` is for the errors."""
+    """Returns the terms by name, including `IGNORE` if present; `path` is for the errors."""
     terms: dict[str, tuple[str, ...]] = {}
     seen: dict[str, str] = {}  # a name or a term, and where it stands
     for place, name, line in _entries(text, path):
@@ -116,15 +116,15 @@ def parse_word_list(text: str, path: str) -> dict[str, tuple[str, ...]]:
 def make_matcher(terms: Mapping[str, Sequence[str]], ignore: Sequence[str] = ()) -> Match:
     """Returns `match(caption) -> names` of the terms that the caption contains.
 
-    All terms and their plurals are one regular expression, a trie. Where several begin at a word the
-    longest counts, and its words are used up: "police officer" is not also an "officer". A name
-    that gets more terms therefore keeps all captions it had; others may lose some to it.
+    All terms and their plurals form one regular expression, a trie. If several terms begin at a word,
+    the longest one matches and uses up its words: "police officer" is not also an "officer". So a name
+    that gets more terms keeps all its captions, but other names may lose some to it.
 
         make_matcher({"nurse": ["nurse"]})("Two nurses at work")     # {"nurse"}
     """
     owners = _owners({**terms, IGNORE: ignore})
     trie = _trie(owners)
-    # Looking for marks takes three times as long, and ASCII has none.
+    # A search that allows for combining marks takes three times as long, and ASCII has none.
     plain, marked = (
         re.compile(rf"(?<![{some}-]){trie}(?![{some}-])") for some in (r"\w", _letters())
     )
@@ -140,7 +140,7 @@ def make_matcher(terms: Mapping[str, Sequence[str]], ignore: Sequence[str] = ())
 
 
 def plural_forms(term: str) -> tuple[str, ...]:
-    """Returns the plurals a canonical term may have, by rule: some do not exist, which is harmless.
+    """Returns possible plurals of a canonical term, by rule; those that do not exist are harmless.
 
     plural_forms("policewoman"), plural_forms("head of state")
     """
@@ -153,12 +153,12 @@ def plural_forms(term: str) -> tuple[str, ...]:
 
 
 def canonical(text: str) -> str:
-    """Returns text in lower case, of composed letters, with single blanks in place of hyphens."""
+    """Returns text in lower case, with composed letters and single blanks instead of hyphens."""
     return _canonical_blanks(_fold(text).strip())
 
 
 def _entries(text: str, path: str) -> list[tuple[str, str, str]]:
-    """(file:line, name, terms) of each entry, its continuation lines joined to it."""
+    """Yields (file:line, name, terms) of each entry, with its continuation lines joined."""
     entries: list[tuple[str, str, str]] = []
     for number, line in enumerate(text.splitlines(), 1):
         content = re.sub(r"(^|\s)#.*", "", line).rstrip()
@@ -188,7 +188,7 @@ def _terms(place: str, name: str, line: str) -> tuple[str, ...]:
 
 
 def _owners(terms: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """From each form to the name it speaks for; a form that is listed is no other term's plural."""
+    """Maps each form to its name; a listed form is never treated as the plural of another term."""
     given = [(name, term) for name, some in terms.items() for term in some]
     owners: dict[str, str] = {}
     for name, term in given:
@@ -216,7 +216,7 @@ def _plurals(word: str) -> tuple[str, ...]:
 
 
 def _trie(forms: Iterable[str]) -> str:
-    """A regular expression of all forms, which tries the longest first at each letter."""
+    """A regular expression of all forms that tries the longest form first."""
     root: dict[str, dict] = {}
     for form in forms:
         node = root
@@ -239,7 +239,7 @@ def _literal(letter: str) -> str:
 
 @functools.cache
 def _letters() -> str:
-    """What a word is made of: letters, digits, "_", and the marks of scripts that combine them."""
+    """The characters of words: letters, digits, "_", and combining marks."""
     marks = [
         c for c in map(chr, range(0x300, sys.maxunicode + 1)) if unicodedata.category(c)[0] == "M"
     ]
@@ -253,7 +253,7 @@ def _letters() -> str:
 
 
 def _fold(text: str) -> str:
-    text = visible_text(text)  # before the case: entities are names with capitals
+    text = visible_text(text)  # before lowering the case: names of HTML entities have capitals
     if text.isascii():
         return text.lower()
     text = unicodedata.normalize("NFKC", text.casefold())
@@ -265,7 +265,7 @@ def _canonical_blanks(text: str) -> str:
 
 
 def _prepare(caption: str) -> str:
-    """Folds a caption; one that is a name of a file, "young_woman-in-hat.jpg", becomes words."""
+    """Folds a caption; a file name such as "young_woman-in-hat.jpg" becomes words."""
     text = _fold(caption)
     if " " not in text and text.count("-") + text.count("_") > 1:
         text = text.replace("-", " ").replace("_", " ")

@@ -145,8 +145,8 @@ def test_fields_become_a_row():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "expected one JSON object a line"),
-        ("[1]", "expected one JSON object a line"),
+        ("{", "expected one JSON object per line"),
+        ("[1]", "expected one JSON object per line"),
         ('{"id": "i"}', r"has no \['caption'\], it has \['id'\]"),
         ('{"id": true, "caption": "x"}', "id: got True, expected str or an integer"),
         ('{"id": "i", "caption": [1]}', r"caption of 'i': got \[1\]"),

@@ -1,12 +1,12 @@
-"""Embeddings of a data set on disk: shards of rows, and the manifest that makes them a whole.
+"""Embeddings of a data set on disk: shards of rows, and the manifest that describes them.
 
     <directory>/plan.json            what they are of, written first
     <directory>/image-00000.npy      [rows, d] of unit norm; text-00000.npy likewise
     <directory>/rows-00000.parquet   id, image_norm, text_norm: a table, with its own manifest
     <directory>/manifest.json        written last: a directory without one is unfinished
 
-`embeddings_writer` writes them. `image[i] * image_norm[i]` is what the tower gave before it was
-normalised; both forms are needed where the features of several models are concatenated.
+`embeddings_writer` writes them. `image[i] * image_norm[i]` is the output of the tower before it was
+normalised. Concatenating the features of several models needs both forms.
 """
 
 import json
@@ -26,7 +26,7 @@ MODALITIES = ("image", "text")
 
 
 class ShardedRows:
-    """A matrix [n, d] whose consecutive parts are memory-mapped; `np.asarray` reads all of it."""
+    """A matrix [n, d] of memory-mapped consecutive parts; `np.asarray` reads all of it."""
 
     def __init__(self, parts: Sequence[np.ndarray]):
         self.parts = tuple(parts)
@@ -39,7 +39,7 @@ class ShardedRows:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """One row, or the rows of a slice or of an array of row numbers or truth values."""
+        """One row, or the rows of a slice or of an array of row numbers or booleans."""
         if isinstance(index, slice) and index.step in (None, 1):
             return self._between(*index.indices(len(self))[:2])
         if not isinstance(index, slice) and np.ndim(index) == 0:
@@ -69,14 +69,14 @@ class Embeddings(NamedTuple):
     """Embeddings of a data set, row i of each field for the example ids[i].
 
     Attributes:
-      ids: of the examples, none twice.
-      image: of the pictures, unit norm [n, d], memory-mapped; None if they were not embedded.
-      text: of the first captions, likewise.
+      ids: unique ids of the examples.
+      image: unit-norm image embeddings [n, d], memory-mapped; None if images were not embedded.
+      text: the same for the first captions.
       manifest: version, kind, rows, width, dtype, modalities, norms, shards (rows of each),
         ids_sha256, broken (record to reason, of those without a row), plan: what they are of, and
         notes.
-      image_norm: of each picture's features before they were normalised, [n].
-      text_norm: likewise.
+      image_norm: norms of the image features before they were normalised, [n].
+      text_norm: the same for the texts.
     """
 
     ids: list[str]
@@ -90,8 +90,8 @@ class Embeddings(NamedTuple):
 def open_embeddings(directory: str | Path) -> Embeddings:
     """Opens finished embeddings; the matrices stay on disk until they are read.
 
-    Raises: ValueError if there are none, they are unfinished, of another version, or a shard is
-      missing, cut off or not the one that the manifest speaks of.
+    Raises: ValueError if there are none, they are unfinished or of another version, or a shard is
+      missing, cut off or not the one that the manifest describes.
 
         for z in chunks(open_embeddings("runs/emoji/embeddings"), "image", rows=65536): ...
     """
@@ -119,7 +119,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(
             f"the embeddings {path.parent} are unfinished: there is no {path.name}. Run the command "
-            "that writes them again, it goes on where it stopped; if they were copied, copy it too."
+            "that writes them again: it continues where it stopped. If they were copied, copy it too."
         )
     manifest = json.loads(path.read_text(encoding="utf-8"))
     got = (manifest.get("kind"), manifest.get("version"))
@@ -132,7 +132,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
 
 
 def chunks(embeddings: Embeddings, name: str, rows: int) -> Iterator[Float32[np.ndarray, "m d"]]:
-    """Yields a modality `rows` rows at a time, in order, as float32; the last may be shorter.
+    """Yields a modality in chunks of `rows` rows, in order, as float32; the last may be shorter.
 
     Raises: ValueError for a modality that was not embedded, or rows below 1.
     """
@@ -148,7 +148,7 @@ def chunks(embeddings: Embeddings, name: str, rows: int) -> Iterator[Float32[np.
 
 
 def check_finite(what: str, ids: Sequence[str], rows: np.ndarray) -> None:
-    """Raises ValueError, which names some of the ids, if a row [d] of [n, d] is not finite."""
+    """Raises ValueError, naming some of the ids, if a row [d] of [n, d] is not finite."""
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
         raise ValueError(
@@ -159,7 +159,7 @@ def check_finite(what: str, ids: Sequence[str], rows: np.ndarray) -> None:
 
 
 def shard_path(directory: Path, name: str, number: int) -> Path:
-    """Where a shard of a modality, or of "rows", is."""
+    """The path of a shard of a modality, or of "rows"."""
     return directory / f"{name}-{number:05d}.{'parquet' if name == 'rows' else 'npy'}"
 
 

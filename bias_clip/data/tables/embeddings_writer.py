@@ -1,7 +1,7 @@
-"""Writes embeddings shard by shard, so that an interrupted run goes on where it stopped.
+"""Writes embeddings shard by shard, so that an interrupted run continues where it stopped.
 
-A shard is whole once its table of rows is, and is never written again: the writer goes on after the
-whole ones, and leaves the same bytes as one that was never interrupted.
+A shard is complete once its table of rows is complete, and it is never written again. The writer
+continues after the complete shards and produces the same bytes as one that was never interrupted.
 """
 
 import json
@@ -32,9 +32,9 @@ class Shard(NamedTuple):
     """Consecutive examples, embedded.
 
     Attributes:
-      ids: of those that could be read.
-      features: by modality, [n, d] as the towers gave them, not normalised.
-      broken: record to reason, of those that could not.
+      ids: ids of the readable records.
+      features: outputs of the towers by modality, [n, d], not normalised.
+      broken: the unreadable records, mapped to the reason.
     """
 
     ids: Sequence[str]
@@ -54,21 +54,21 @@ def write_embeddings(
     notes: Mapping[str, Any] | None = None,
     on_kept: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
-    """Writes embeddings shard by shard, after those that are there already; returns the manifest.
+    """Writes embeddings shard by shard, after existing complete shards; returns the manifest.
 
     Args:
-      directory: finished embeddings of the same plan are left as they are.
+      directory: output folder; finished embeddings of the same plan are not written again.
       embed: embeds the records of a range.
-      examples: records in all.
-      about: what is embedded by what, as JSON; what tells these embeddings from others.
-      dtype: of the matrices on disk.
-      shard_rows: records of a shard.
-      max_broken: records that may be unreadable; they have no row, and the manifest names them.
-      notes: for the manifest, what does not tell these embeddings from others, such as paths.
-      on_kept: is told of how many records a shard is that was there already.
+      examples: total number of records.
+      about: data and model as JSON; it identifies these embeddings.
+      dtype: dtype of the matrices on disk.
+      shard_rows: records per shard.
+      max_broken: largest number of unreadable records; they get no row, and the manifest names them.
+      notes: entries of the manifest that do not identify the embeddings, such as paths.
+      on_kept: called with the number of records of each shard that already existed.
 
-    Raises: ValueError for a directory of other embeddings, ids that come twice, features that are
-      not finite, too many broken records.
+    Raises: ValueError for a directory with other embeddings, duplicate ids, features that are not
+      finite, or too many broken records.
     """
     if dtype not in DTYPES or shard_rows < 1 or examples < 1:
         raise ValueError(
@@ -105,8 +105,11 @@ def write_embeddings(
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes an array in NumPy's format, whole or not at all."""
-    with whole_file(path) as partial, partial.open("wb") as file:  # a path would get ".npy"
+    """Writes an array in NumPy's format, completely or not at all."""
+    with (
+        whole_file(path) as partial,
+        partial.open("wb") as file,
+    ):  # np.save would append ".npy" to a path
         np.save(file, array, allow_pickle=False)
 
 

@@ -1,8 +1,8 @@
 """Tables keyed by example id: a Parquet file, and beside it the manifest that makes it a table.
 
-What a tool has found out about the examples of a data set (attributes, weights, priors, cells) is
-a column each, one row an example. The manifest, `<path>.json`, is written last: a Parquet file
-without one, or that differs from it, is what an interrupted tool left behind, and is refused.
+Each property that a tool finds for the examples of a data set (attributes, weights, priors, cells) is
+a column, with one row per example. The manifest, `<path>.json`, is written last. So a Parquet file
+without a manifest, or different from it, was left by an interrupted tool, and reading it fails.
 """
 
 import hashlib
@@ -39,24 +39,24 @@ class Table(NamedTuple):
 
 
 class TableReader(NamedTuple):
-    """A checked table on disk: its manifest, and its rows in order, some at a time."""
+    """A checked table on disk: its manifest, and its rows in order, in chunks."""
 
     manifest: dict[str, Any]
     batches: Iterator[dict[str, np.ndarray]]
 
 
 def write_table(path: str | Path, columns: Columns, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes one table: the Parquet file first, its manifest last, each whole or not at all.
+    """Writes one table: the Parquet file first, its manifest last, each completely or not at all.
 
     Args:
-      path: of the Parquet file; `<path>.json` becomes the manifest.
-      columns: arrays [n] of numbers, truth values or str; `id` is str and has no value twice.
-      manifest: `kind`, what sort of table this is, and whatever else a reader should know, as JSON.
+      path: path of the Parquet file; `<path>.json` becomes the manifest.
+      columns: arrays [n] of numbers, booleans or str; `id` has unique str values.
+      manifest: JSON with `kind`, the sort of table, and anything else that a reader needs.
 
-    Returns: the manifest as written: what was given, and rows, ids_sha256 (see `fingerprint`),
+    Returns: the manifest as written: the given entries, and rows, ids_sha256 (see `fingerprint`),
       columns (name to type) and file_sha256.
-    Raises: ValueError for no rows, columns of different length or of another type, ids that are not
-      str or not unique, or a manifest without kind.
+    Raises: ValueError for no rows, columns of different lengths or of another type, ids that are not
+      str or not unique, or a manifest without `kind`.
 
         write_table("w.parquet", {"id": ids, "weight": weight}, {"kind": "weights", "seed": 0})
     """
@@ -66,23 +66,25 @@ def write_table(path: str | Path, columns: Columns, manifest: Mapping[str, Any])
 def write_shards(
     path: str | Path, shards: Iterable[Columns], manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes one table from its consecutive parts, of which one at a time is in memory.
+    """Writes one table from its consecutive parts; only one part at a time is in memory.
 
-    All ids stay in memory until the end, to see that none comes twice. Else as `write_table`.
+    All ids stay in memory until the end, to check that they are unique. Otherwise as `write_table`.
     """
     path = Path(path)
     _check_given(path, manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         found = _write_parquet(partial, shards)
-        manifest_path(path).unlink(missing_ok=True)  # what it spoke of is about to go
+        manifest_path(path).unlink(
+            missing_ok=True
+        )  # the file that it describes is about to be replaced
     whole = {**manifest, **found}
     write_file(manifest_path(path), json.dumps(whole, indent=2) + "\n")
     return whole
 
 
 def read_table(path: str | Path, *, kind: str) -> Table:
-    """Reads a table whole.
+    """Reads a whole table.
 
     Raises: ValueError if there is no such table, it is unfinished, of another kind, or its file is
       not the one that the manifest was written for.
@@ -95,7 +97,7 @@ def read_table(path: str | Path, *, kind: str) -> Table:
 
 
 def open_table(path: str | Path, *, kind: str, rows: int = 65536) -> TableReader:
-    """Checks a table as `read_table` does, and reads it `rows` rows at a time."""
+    """Checks a table as `read_table` does, and reads it in chunks of `rows` rows."""
     path = Path(path)
     manifest = read_manifest(path, kind=kind)
     if manifest["file_sha256"] != file_sha256(path):
@@ -109,7 +111,7 @@ def open_table(path: str | Path, *, kind: str, rows: int = 65536) -> TableReader
 def read_manifest(path: str | Path, *, kind: str) -> dict[str, Any]:
     """Returns the manifest of the table at `path` without reading the table.
 
-    Raises: ValueError as `read_table`, but for a file that differs from its manifest.
+    Raises: ValueError as `read_table`, except for a file that differs from its manifest.
     """
     path = Path(path)
     if not path.is_file():
@@ -125,16 +127,16 @@ def read_manifest(path: str | Path, *, kind: str) -> dict[str, Any]:
         raise ValueError(f"{manifest_path(path)} is not JSON: {error}; write it again.") from error
     lacks = sorted({"kind", *OWN_KEYS} - set(manifest))
     if lacks:
-        raise ValueError(f"{manifest_path(path)} is no manifest of a table: it lacks {lacks}.")
+        raise ValueError(f"{manifest_path(path)} is not the manifest of a table: it lacks {lacks}.")
     if manifest["kind"] != kind:
         raise ValueError(f"{path} is a table of {manifest['kind']!r}, expected one of {kind!r}.")
     return manifest
 
 
 def join(table: Table, ids: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the table's columns in the order of `ids`; rows of other examples are left out.
+    """Returns the columns of the table in the order of `ids`; other rows are left out.
 
-    Raises: ValueError for an id that comes twice, or that the table does not have.
+    Raises: ValueError for an id that occurs twice, or that the table does not have.
 
         weight = join(table, column(source, "id"))["weight"]
     """
@@ -150,7 +152,7 @@ def join(table: Table, ids: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]
             + (
                 "It is of another data set: give"
                 if every
-                else "Write it anew for all of them, or give"
+                else "Write it again for all of them, or give"
             )
             + " the table that was made from this source and split."
         )
@@ -158,7 +160,7 @@ def join(table: Table, ids: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]
 
 
 def fingerprint(ids: Iterable[str]) -> str:
-    """The SHA-256 of ids in their order; each is preceded by its length, so no two lists agree."""
+    """The SHA-256 of ids in order; each is preceded by its length, so different lists differ."""
     digest = hashlib.sha256()
     _feed(digest, ids)
     return digest.hexdigest()
@@ -171,7 +173,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def manifest_path(path: str | Path) -> Path:
-    """Where the manifest of the table at `path` is."""
+    """The path of the manifest of the table at `path`."""
     return Path(path).with_name(Path(path).name + ".json")
 
 
@@ -189,7 +191,7 @@ def _check_given(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _write_parquet(path: Path, shards: Iterable[Columns]) -> dict[str, Any]:
-    """Writes the rows, and returns what the manifest says of them."""
+    """Writes the rows, and returns their entries of the manifest."""
     digest, seen = hashlib.sha256(), set[str]()
     writer: pq.ParquetWriter | None = None
     try:
@@ -227,8 +229,8 @@ def _twice(count: int, ids: Sequence[str]) -> str:
 
 
 def check_ids(ids: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Ids as an array of str, none of them twice."""
-    # Python strings first: an array of text is as wide as its longest value in every row.
+    """Ids as an array of unique str."""
+    # Checks Python strings first: a NumPy array of text gives every row the width of the longest.
     array = ids if isinstance(ids, np.ndarray) else np.asarray(ids, dtype=object)
     if array.ndim != 1 or not len(array):
         raise ValueError(
@@ -260,7 +262,7 @@ def _to_arrow(columns: Columns) -> pa.Table:
         )
         if values.dtype.kind not in "biufU" and not text:
             raise ValueError(
-                f"column {name!r} is of {values.dtype}, expected numbers, truth values or str."
+                f"column {name!r} is of {values.dtype}, expected numbers, booleans or str."
             )
     return pa.table({name: _to_array(values) for name, values in arrays.items()})
 
@@ -280,5 +282,5 @@ def _to_numpy(column: pa.Array) -> np.ndarray:
     if pa.types.is_string(column.type):
         return text_array([value or "" for value in column.to_pylist()])
     if pa.types.is_integer(column.type) and column.null_count:
-        return as_array(column.to_pylist())  # float64 would make large ones equal
+        return as_array(column.to_pylist())  # float64 would make large integers equal
     return column.to_numpy(zero_copy_only=False)
