@@ -163,7 +163,7 @@ def test_join_gives_rows_in_the_order_asked_for(tmp_path):
 
 def test_join_names_what_is_missing_and_what_to_do(tmp_path):
     table = read_table(written(tmp_path / "w.parquet"), kind="weights")
-    with pytest.raises(ValueError, match=r"lacks 2 of 3 examples: \['x', 'zz'\].*anew"):
+    with pytest.raises(ValueError, match=r"lacks 2 of 3 examples: \['x', 'zz'\].*again"):
         join(table, ["x", "a", "zz"])
     with pytest.raises(ValueError, match="another data set"):
         join(table, np.asarray(["x", "y"]))
