@@ -9,10 +9,12 @@ from typing import Any
 from bias_clip.core.registry import look_up
 
 FAMILIES = (
+    "association",
     "association_test",
     "berg",
     "fairness",
     "neutral",
+    "representation",
     "retrieval",
     "sispi",
     "sobit",

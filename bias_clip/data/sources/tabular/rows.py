@@ -103,7 +103,7 @@ def make_layout(
     if attributes is None:
         whole = {text for text in (*chosen_image, *chosen_captions) if "{" not in text}
         attributes = [n for n in names if n not in whole and n not in ("id", "image", "captions")]
-    if not chosen_captions:
+    if not chosen_captions and captions is None:
         logging.getLogger(__name__).warning(
             "%s: no column is known to be captions; it has %s. Name them by `captions`.",
             table,

@@ -1,0 +1,88 @@
+"""What the reader of a published layout gives back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from bias_clip.data.records import Source
+from bias_clip.data.sources.contained import make_roots
+from bias_clip.data.sources.json_rows import JsonRows
+from bias_clip.data.sources.rows import RowRecords, make_layout
+
+
+@dataclass(frozen=True)
+class SuiteData:
+    """A data set as its suite needs it.
+
+    Attributes:
+      source: images, with captions where the layout has them.
+      codes: column to a code for each image, in the published order of `names`; -1 for unknown.
+      names: column to the names of its codes.
+      classes: objective to class names; the objective is "" where there is only one.
+      templates: objective to templates with "{}".
+      labels: 0/1 table of images and classes, for data sets with several labels.
+      skipped: file or row, and why it was left out.
+    """
+
+    source: Source
+    codes: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    templates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    labels: Int[np.ndarray, "n c"] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+def need(path: Path, what: str) -> Path:
+    """Returns the path; raises ValueError, which says what it should be, if it is not there."""
+    if not path.exists():
+        raise ValueError(f"there is no {path}: expected {what}, as published; give its folder.")
+    return path
+
+
+def rows_source(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    image: str,
+    identity: str,
+    captions: Sequence[str] = (),
+) -> RowRecords:
+    """A source of rows that name image files in the folder.
+
+    Raises:
+      ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError(f"{folder} has no image of the published form; see the suite's layout.")
+    table = JsonRows([(folder.name, rows)])
+    layout = make_layout(
+        table.names,
+        table=str(folder),
+        roots=make_roots(folder, ()),
+        image=image,
+        captions=captions,
+        identity=identity,
+    )
+    return RowRecords(table, layout)
+
+
+def coded(
+    values: Sequence[str], names: Sequence[str], *, where: str, what: str
+) -> Int[np.ndarray, " n"]:
+    """The place of each value among the names.
+
+    Raises:
+      ValueError: a value that is not among them; names it, and the row.
+    """
+    index = {name: i for i, name in enumerate(names)}
+    wrong = [(i, value) for i, value in enumerate(values) if value not in index]
+    if wrong:
+        raise ValueError(
+            f"{where}: {what} is {wrong[0][1]!r} in row {wrong[0][0]}; expected one of {list(names)}."
+        )
+    return np.array([index[value] for value in values], np.int64)
