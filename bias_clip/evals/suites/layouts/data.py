@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Int
 
 from bias_clip.data.records import Source
-from bias_clip.data.sources.contained import make_roots
-from bias_clip.data.sources.json_rows import JsonRows
-from bias_clip.data.sources.rows import RowRecords, make_layout
+from bias_clip.data.sources.tabular.contained import make_roots
+from bias_clip.data.sources.tabular.json_rows import JsonRows
+from bias_clip.data.sources.tabular.rows import RowRecords, make_layout
 
 
 @dataclass(frozen=True)

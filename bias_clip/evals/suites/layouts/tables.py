@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from bias_clip.data.records import Source, column
-from bias_clip.data.sources.caption_files import find_images
-from bias_clip.data.sources.delimited import Form, read_delimited
 from bias_clip.data.sources.table import table_source
+from bias_clip.data.sources.tabular.caption_files import find_images
+from bias_clip.data.sources.tabular.delimited import Form, read_delimited
 from bias_clip.evals.suites.layouts.data import SuiteData, coded, need, rows_source
 
 # The order of the codes in the edition that So-B-IT uses; Berg et al. and DataComp have others, which
