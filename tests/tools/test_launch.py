@@ -12,7 +12,7 @@ import pytest
 
 from bias_clip.cli.launch import checks, ray, tpu_vm
 from bias_clip.cli.launch.__main__ import main
-from bias_clip.cli.launch.job import Job, until_done
+from bias_clip.cli.launch.job import NEW_TOKEN, Job, until_done
 
 COMMON = ["--name=siglip", "--config=configs/siglip_b16.py", "--workdir=/data/siglip"]
 FLAGS = ["--", "--config.seed=1", "--config.total=1e6 examples"]
@@ -95,6 +95,12 @@ def test_slurm_script_passes_the_status_on(status, said, tmp_path, show):
     assert slurm_status(tmp_path, show, status) == (status, said)
 
 
+SHARED = {
+    "name": "BIAS_CLIP_TOKEN",
+    "valueFrom": {"secretKeyRef": {"name": "siglip-token", "key": "token"}},
+}
+
+
 def manifest(show, *own):
     out = show("kubernetes", "--image=eu.gcr.io/us/clip:1", *own)
     return json.loads(out.split("<<'END'\n")[1].removesuffix("END\n"))
@@ -113,7 +119,7 @@ def test_jobset_of_a_tpu_slice_has_a_pod_for_each_host(show):
     (container,) = pod["containers"]
     assert container["command"][1:] == LINE
     assert container["resources"] == {"limits": {"google.com/tpu": 4}}
-    assert "env" not in container
+    assert container["env"] == [SHARED]
 
 
 def test_jobset_of_gpu_nodes_says_who_is_first(show):
@@ -121,6 +127,7 @@ def test_jobset_of_gpu_nodes_says_who_is_first(show):
     pod = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["env"] == [
+        SHARED,
         {"name": "JAX_COORDINATOR_ADDRESS", "value": "siglip-train-0-0.siglip:8476"},
         {"name": "JAX_NUM_PROCESSES", "value": "4"},
     ]
@@ -144,14 +151,35 @@ def test_jobset_restarts_for_nothing_after_75_and_counts_other_failures(show):
 def test_tpu_vm_asks_for_slices_and_trains_on_all_hosts(show):
     own = [*PLACES["tpu_vm"], "--slices=2", "--spot", "--project=p"]
     lines = [x for x in show("tpu_vm", *own).splitlines() if not x.startswith("#")]
-    create, _, pack, copy, install, train = map(shlex.split, lines)
+    create, _, pack, make, copy, install, train = map(shlex.split, lines)
     assert create[:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", "siglip"]
     assert {"--node-count=2", "--node-prefix=siglip", "--spot", "--project=p"} <= set(create)
     assert pack[:2] == ["git", "archive"]
+    assert make[-1].endswith("> siglip.token")
+    assert {"siglip.tar.gz", "siglip.token", "siglip:"} <= set(copy)
+    assert "export BIAS_CLIP_TOKEN=$(cat ~/siglip.token) && " in train[-1]
     for command in (copy, install, train):
         assert {"--worker=all", "--node=all", "--zone=europe-west4-b"} <= set(command)
     remote = train[-1].removeprefix("--command=")
     assert shlex.join(LINE) in remote
+
+
+def test_every_token_is_another_and_of_128_bits():
+    lines = [f"echo {NEW_TOKEN}"] * 2
+    one, two = (
+        subprocess.run(
+            ["sh", "-c", line], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for line in lines
+    )
+    assert one != two
+    assert re.fullmatch("[0-9a-f]{32}", one)
+    assert re.fullmatch("[0-9a-f]{32}", two)
+
+
+def test_no_launcher_shows_a_token(show):
+    for where, own in PLACES.items():
+        assert not re.search(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", show(where, *own))
 
 
 class Cloud:
@@ -188,7 +216,7 @@ def run_tpu_vm(monkeypatch, states, statuses):
 def test_tpu_vm_asks_anew_when_the_slice_was_taken_away(monkeypatch):
     states = ["", "PROVISIONING", "ACTIVE", "SUSPENDED", "SUSPENDED", "ACTIVE"]
     status, asked = run_tpu_vm(monkeypatch, states, [255, 0])
-    once = ["git", "scp", "ssh", "train"]
+    once = ["git", "bash", "scp", "ssh", "train"]
     assert (status, asked) == (0, ["create", *once, "delete", "create", *once])
 
 

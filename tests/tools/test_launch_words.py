@@ -87,7 +87,7 @@ def check_slurm(shell, job):
 
 
 def check_kubernetes(shell, job):
-    (step,) = kubernetes.plan(job, JOBSET)
+    _, step = kubernetes.plan(job, JOBSET)
     check_shown_is_run(shell, [step])
     spec = json.loads(step.stdin)["spec"]["replicatedJobs"][0]["template"]["spec"]
     (container,) = spec["template"]["spec"]["containers"]

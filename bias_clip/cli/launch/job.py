@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from bias_clip.core.launching import RUN_AGAIN
 
+# A shell's word: 128 random bits that all processes of a run share, see `train.hosts.rendezvous`.
+NEW_TOKEN = "$(od -An -N16 -tx1 /dev/urandom | tr -d ' \\n')"
+
 
 class Job(NamedTuple):
     """A run, wherever it is launched.

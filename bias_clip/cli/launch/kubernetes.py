@@ -5,8 +5,8 @@ import json
 import math
 from typing import Any
 
-from bias_clip.cli.launch.job import Job, Step, run_all, train_command
-from bias_clip.core.launching import PORT, RUN_AGAIN
+from bias_clip.cli.launch.job import NEW_TOKEN, Job, Step, quote, run_all, train_command
+from bias_clip.core.launching import PORT, RUN_AGAIN, TOKEN
 
 SHIPS = "nothing"  # what the hosts get, see `check_launch`
 
@@ -28,13 +28,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(job: Job, args: argparse.Namespace) -> list[Step]:
-    """The one command; JSON is YAML."""
+    """Two commands: the secret that the pods share, and the JobSet; JSON is YAML."""
     text = json.dumps(manifest(job, args), indent=2)
-    return [Step("create the JobSet", ["kubectl", "apply", "-f", "-"], text)]
+    make = ["kubectl", "create", "secret", "generic", _secret(job), f"--namespace={args.namespace}"]
+    line = (
+        f"printf %s {NEW_TOKEN} | {quote(make)} --from-file=token=/dev/stdin --dry-run=client -o json"
+        " | kubectl apply -f -"
+    )
+    return [
+        Step("make a token", ["bash", "-c", line]),
+        Step("create the JobSet", ["kubectl", "apply", "-f", "-"], text),
+    ]
 
 
 def run(job: Job, args: argparse.Namespace) -> int:
-    """Creates it."""
+    """Creates both."""
     return run_all(plan(job, args))
 
 
@@ -74,6 +82,10 @@ def manifest(job: Job, args: argparse.Namespace) -> dict[str, Any]:
             ],
         },
     }
+
+
+def _secret(job: Job) -> str:
+    return f"{job.name}-token"
 
 
 def _hosts(args: argparse.Namespace) -> int:
@@ -130,10 +142,12 @@ def _pod(job: Job, args: argparse.Namespace, hosts: int) -> dict[str, Any]:
         "resources": {"limits": {resource: number}},
         "volumeMounts": [{"name": n, "mountPath": path} for n, (path, _) in named.items()],
     }
+    secret = {"secretKeyRef": {"name": _secret(job), "key": "token"}}
+    container["env"] = [{"name": TOKEN, "valueFrom": secret}]
     if not args.tpu:  # with a TPU the engine sets its own
         first = f"{job.name}-train-0-0.{job.name}:{PORT}"
         env = {"JAX_COORDINATOR_ADDRESS": first, "JAX_NUM_PROCESSES": str(hosts)}
-        container["env"] = [{"name": key, "value": value} for key, value in env.items()]
+        container["env"] += [{"name": key, "value": value} for key, value in env.items()]
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 300,  # to save in

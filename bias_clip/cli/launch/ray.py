@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 from bias_clip.cli.flags import Parser
 from bias_clip.cli.launch.job import Job, Step, quote, run_all, train_command
-from bias_clip.core.launching import RUN_AGAIN
+from bias_clip.core.launching import RUN_AGAIN, TOKEN
 
 _PR_SET_PDEATHSIG = 1  # of Linux: what a process gets when the one that started it is gone
 
@@ -95,8 +96,10 @@ def drive(command: list[str], *, hosts: int, resource: str, restarts: int) -> in
         ]
         try:
             there = ray.get([actor.where.remote() for actor in actors])
+            token = {TOKEN: secrets.token_hex(16)}  # of this start alone
             runs = [
-                a.train.remote(command, env) for a, env in zip(actors, places(there), strict=True)
+                a.train.remote(command, env | token)
+                for a, env in zip(actors, places(there), strict=True)
             ]
             ray.wait(runs, num_returns=hosts)  # without the lost one, the others end too
             status = max(ray.get(runs))

@@ -2,8 +2,8 @@
 
 import argparse
 
-from bias_clip.cli.launch.job import Job, Step, quote, run_all, train_command
-from bias_clip.core.launching import RUN_AGAIN
+from bias_clip.cli.launch.job import NEW_TOKEN, Job, Step, quote, run_all, train_command
+from bias_clip.core.launching import RUN_AGAIN, TOKEN
 
 SHIPS = "folder"  # what the hosts get, see `check_launch`
 
@@ -55,5 +55,6 @@ def script(job: Job, args: argparse.Namespace) -> str:
         f'if [ $status -eq {RUN_AGAIN} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
         "exit $status",
     ]
-    setup = [args.setup] if args.setup else []
+    # Made on the first node, which hands its environment to all tasks; this text holds no secret.
+    setup = [f"export {TOKEN}={NEW_TOKEN}", *([args.setup] if args.setup else [])]
     return "\n".join(["#!/bin/bash", *lines, "#SBATCH --requeue", *setup, srun, *ending]) + "\n"

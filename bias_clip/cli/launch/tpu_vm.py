@@ -4,8 +4,17 @@ import argparse
 import subprocess
 import time
 
-from bias_clip.cli.launch.job import Job, Step, quote, run_all, train_command, until_done
+from bias_clip.cli.launch.job import (
+    NEW_TOKEN,
+    Job,
+    Step,
+    quote,
+    run_all,
+    train_command,
+    until_done,
+)
 from bias_clip.cli.launch.job import run as run_step
+from bias_clip.core.launching import TOKEN
 
 _GONE = ("SUSPENDED", "SUSPENDING", "FAILED")
 _POLL = 30.0  # seconds
@@ -71,18 +80,22 @@ def delete(job: Job, args: argparse.Namespace) -> Step:
 
 
 def _rest(job: Job, args: argparse.Namespace) -> list[Step]:
-    archive = f"{job.name}.tar.gz"
+    archive, token = f"{job.name}.tar.gz", f"{job.name}.token"
     everywhere = ["--worker=all", "--node=all"]
-    copy = ["gcloud", "compute", "tpus", "queued-resources", "scp", archive, f"{job.name}:"]
+    copy = ["gcloud", "compute", "tpus", "queued-resources", "scp", archive, token]
+    copy.append(f"{job.name}:")
     install = (
         f"mkdir -p bias_clip && tar -xzf {archive} -C bias_clip && cd bias_clip && "
         f"{quote(['bash', '-c', args.setup])} && "  # whole, whatever it holds
         f"{quote([args.python])} -m venv .venv && .venv/bin/pip install -q -e '.[train,tpu]' -c constraints.txt"
     )
-    train = f"cd bias_clip && {until_done(train_command(job, '.venv/bin/python'))}"
+    # From a file: the words of a command are seen by everyone on a host.
+    known = f"export {TOKEN}=$(cat ~/{token})"
+    train = f"{known} && cd bias_clip && {until_done(train_command(job, '.venv/bin/python'))}"
     return [
         Step("pack this commit", ["git", "archive", "--format=tar.gz", "-o", archive, "HEAD"]),
-        Step("copy it to all hosts", [*copy, *_where(args), *everywhere]),
+        Step("make a token", ["bash", "-c", f"umask 077 && echo {NEW_TOKEN} > {token}"]),
+        Step("copy both to all hosts", [*copy, *_where(args), *everywhere]),
         Step("install it", _gcloud("ssh", job, args, *everywhere, f"--command={install}")),
         Step("train", _gcloud("ssh", job, args, *everywhere, f"--command={train}")),
     ]

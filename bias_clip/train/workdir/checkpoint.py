@@ -14,6 +14,8 @@ from bias_clip.train.sharding import path_name
 from bias_clip.train.state import TrainState
 from bias_clip.train.workdir.checksum import checksums, text_checksum
 
+FORMAT = 2  # of the small item: 2 has the step, and sums that notice every change of two words
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -22,7 +24,7 @@ class _Saved(NamedTuple):
 
     data: dict[str, Any]  # of the caller
     shapes: Shapes  # of the arrays in the state, by path
-    sums: Mapping[str, int]  # their checksums
+    sums: Mapping[str, str]  # their checksums
 
 
 def open_checkpoints(
@@ -63,8 +65,8 @@ def save(
 ) -> None:
     """Starts saving `state` and `data_state` under `step`; a step that is there already stays.
 
-    Waits for the save before this one. A checksum of every array, and one of all the rest, go with
-    it; `restore` compares.
+    Waits for the save before this one. A checksum of every array, and one of all the rest with the
+    step, go with it; `restore` compares. So folder, state and place in the data belong together.
 
     Raises:
       NotSavedError: if it, or the save before it, failed.
@@ -74,7 +76,7 @@ def save(
     fields = _saved_fields(state)
     shapes, sums = _shapes(fields), checksums(fields)
     arrays = {name: {"shape": list(shapes[name]), "sum": sums[name]} for name in sums}
-    content: dict[str, Any] = {"data": data_state, "arrays": arrays}
+    content: dict[str, Any] = {"format": FORMAT, "step": step, "data": data_state, "arrays": arrays}
     content["crc"] = text_checksum(content)
     with _writing(manager):
         manager.save(
@@ -120,7 +122,8 @@ def restore(
 
     Raises:
       ValueError: if the checkpoint is of another model or optimiser, or is not whole: a file of it
-        is missing, cannot be read, or gives other values than were saved. Never takes another
+        is missing, cannot be read, or gives other values than were saved; or if it was saved under
+        another step, and copied or renamed since. Never takes another
         checkpoint instead; the message names the newest whole one before it.
     """
     expected = _saved_fields(abstract_state)
@@ -174,13 +177,17 @@ def _read_saved(manager: ocp.CheckpointManager, step: int) -> _Saved:
     crc = content.pop("crc")
     if text_checksum(content) != crc:
         raise ValueError("the data item is not what was saved")
+    if content["format"] != FORMAT:
+        raise ValueError(f"it is of format {content['format']}, this version reads {FORMAT}")
+    if content["step"] != step:
+        raise ValueError(f"it was saved as step {content['step']}, and lies in the place of {step}")
     arrays = content["arrays"]
     shapes = {name: tuple(array["shape"]) for name, array in arrays.items()}
     return _Saved(content["data"], shapes, {name: a["sum"] for name, a in arrays.items()})
 
 
 def _read_state(
-    manager: ocp.CheckpointManager, step: int, expected: Any, sums: Mapping[str, int]
+    manager: ocp.CheckpointManager, step: int, expected: Any, sums: Mapping[str, str]
 ) -> dict[str, Any]:
     args = ocp.args.Composite(state=ocp.args.StandardRestore(expected))
     fields = manager.restore(step, args=args)["state"]
@@ -188,7 +195,7 @@ def _read_state(
     return fields
 
 
-def _check_sums(tree: Any, sums: Mapping[str, int]) -> None:
+def _check_sums(tree: Any, sums: Mapping[str, str]) -> None:
     wrong = [name for name, value in checksums(tree).items() if value != sums[name]]
     if wrong:
         raise ValueError(f"{len(wrong)} arrays are not what was saved, such as {wrong[0]!r}")

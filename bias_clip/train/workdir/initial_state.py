@@ -35,6 +35,12 @@ def first_state(
     step = manager.latest_step()
     if step is not None:
         state, data = checkpoint.restore(manager, step, setup.abstract_state)
+        places = {int(jax.device_get(state.step)), data["iterator"]["step"]}
+        if places != {step}:
+            raise ValueError(
+                f"the checkpoint {manager.directory / str(step)} holds a state and a place in the data "
+                f"after steps {sorted(places)}, expected {step}: delete it, or put a good copy in its place."
+            )
         iterator.set_state(data["iterator"])
         return state, step, data["seconds"]
     state = setup.init(jax.random.key(seed))

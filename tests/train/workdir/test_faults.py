@@ -420,6 +420,7 @@ OTHER = {
     "keep_every": "2 steps",
     "stall_seconds": 5.0,
     "guards.max_consecutive": 7,
+    "sinks": ("wandb",),
     "data.num_threads": 7,
     "data.num_workers": 7,
     "data.prefetch": 7,
