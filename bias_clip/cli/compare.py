@@ -8,12 +8,12 @@ workdirs, "evaluator/metric"; regexes are searched for in their names.
 """
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bias_clip.cli.flags import Parser, add_json, read_pairs, run_tool, show
+from bias_clip.core.json_object import read_object
 from bias_clip.core.write import write_file
 
 Group = dict[str, list[float]]  # metric to its values, one per run
@@ -103,7 +103,7 @@ def read_group(workdirs: list[Path]) -> Group:
             raise ValueError(f"{workdir} has no evals/*.json; is the run finished?")
         last: dict[str, float] = {}
         for path in files:
-            metrics = json.loads(path.read_text())["metrics"]
+            metrics = read_object(path, advice="evaluate the run again")["metrics"]
             last |= {f"{path.stem}/{name}": value for name, value in metrics.items()}
         runs.append(last)
     for workdir, run in zip(workdirs, runs, strict=True):

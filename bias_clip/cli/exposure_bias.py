@@ -8,7 +8,6 @@ model's own biases, which its evaluators measured, are in the run's report.
 
 import argparse
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -65,6 +64,7 @@ def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float
     """
     import numpy as np
 
+    from bias_clip.core.json_object import read_object
     from bias_clip.core.storage import run_folder
     from bias_clip.data.sources import make_source
     from bias_clip.data.stream import make_plan, plain_plan
@@ -76,7 +76,7 @@ def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float
     path = run_folder(workdir) / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} holds no run: there is no {path}.")
-    config = from_plain(json.loads(path.read_text()))
+    config = from_plain(read_object(path, advice="restore it from a copy"))
     source = make_source(**config.data.source.to_dict())
     known: dict[str, Any] = {"batch_size": config.batch_size, "examples_per_epoch": len(source)}
     total = parse_duration(config.total, **known)

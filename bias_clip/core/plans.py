@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bias_clip.core.json_object import read_object
 from bias_clip.core.write import PARTIAL, write_file
 
 PLAN = "plan.json"
@@ -78,7 +79,7 @@ def claim_folder(
     """
     path = folder / PLAN
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = read_object(path, advice="restore it from a copy, or delete the folder")
         check_same_plan(claim, there, plan, advice=advice)
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """What a workdir holds, read and checked; what it lacks, in words."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -8,10 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from bias_clip.core.formatting import is_number
+from bias_clip.core.json_object import parse_object, read_object
 from bias_clip.core.storage import absolute, run_folder
 from bias_clip.evals.headlines import by_importance
 from bias_clip.evals.results import EvalResult
 from bias_clip.report.plots import Curve
+
+_ADVICE = "repair or remove it"
 
 
 class Run(NamedTuple):
@@ -97,10 +99,10 @@ def read_metrics(path: Path) -> tuple[list[dict], list[str]]:
     """
     if not path.is_file():
         return [], ["metrics.jsonl is missing: the run stopped before it logged a step."]
-    *lines, torn = path.read_text(encoding="utf-8").split("\n")
+    *lines, torn = path.read_bytes().split(b"\n")
     rows: dict[int, dict] = {}
     for number, line in enumerate(lines, 1):
-        record = _parse(line, f"{path}:{number}")
+        record = parse_object(line, f"{path}:{number}", advice=_ADVICE)
         step = record.get("step")
         if not isinstance(step, int) or isinstance(step, bool):
             raise ValueError(
@@ -133,16 +135,4 @@ def _unfinished(info: Mapping, rows: list[dict]) -> list[str]:
 
 
 def _read_object(path: Path) -> dict:
-    return _parse(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
-
-
-def _parse(text: str, where: str) -> dict:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{where}: got {text[:60]!r}, expected a JSON object ({error}). Repair or remove it."
-        ) from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: got {text[:60]!r}, expected a JSON object.")
-    return value
+    return read_object(path, advice=_ADVICE) if path.is_file() else {}

@@ -9,7 +9,6 @@
 normalised. Concatenating the features of several models needs both forms.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from bias_clip.data.tables.table import KEY, SHOWN, fingerprint, read_table
+from bias_clip.core.json_object import read_object
+from bias_clip.data.tables.table import KEY, SHOWN, file_sha256, fingerprint, read_table
 
-VERSION = 1
+VERSION = 2  # 2: with sums of the shards
 KIND = "embeddings"
 SHARD_KIND = "shard of embeddings"
 MODALITIES = ("image", "text")
@@ -72,8 +72,8 @@ class Embeddings(NamedTuple):
       ids: unique ids of the examples.
       image: unit-norm image embeddings [n, d], memory-mapped; None if images were not embedded.
       text: the same for the first captions.
-      manifest: version, kind, rows, width, dtype, modalities, norms, shards (rows of each),
-        ids_sha256, broken (record to reason, of those without a row), plan: what they are of, and
+      manifest: version, kind, rows, width, dtype, modalities, norms, shards (rows of each), sums
+        (SHA-256 of the files of each, by name), ids_sha256, broken (record to reason, of those without a row), plan: what they are of, and
         notes.
       image_norm: norms of the image features before they were normalised, [n].
       text_norm: the same for the texts.
@@ -97,6 +97,7 @@ def open_embeddings(directory: str | Path) -> Embeddings:
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
+    _check_sums(directory, manifest)
     tables = [_read_rows(directory, i) for i in range(len(manifest["shards"]))]
     ids = [name for table in tables for name in table[KEY].tolist()]
     if fingerprint(ids) != manifest["ids_sha256"]:
@@ -121,13 +122,14 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
             f"the embeddings {path.parent} are unfinished: there is no {path.name}. Run the command "
             "that writes them again: it continues where it stopped. If they were copied, copy it too."
         )
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_object(path, advice="copy it again, or delete the folder and embed again")
     got = (manifest.get("kind"), manifest.get("version"))
     if got != (KIND, VERSION):
         raise ValueError(
             f"{path} is of kind and version {got}, expected {(KIND, VERSION)}; embed again with this "
             "version of the library."
         )
+    _check_manifest(path, manifest)
     return manifest
 
 
@@ -161,6 +163,41 @@ def check_finite(what: str, ids: Sequence[str], rows: np.ndarray) -> None:
 def shard_path(directory: Path, name: str, number: int) -> Path:
     """The path of a shard of a modality, or of "rows"."""
     return directory / f"{name}-{number:05d}.{'parquet' if name == 'rows' else 'npy'}"
+
+
+def shard_sums(directory: Path, number: int, modalities: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the matrices of a shard, by modality."""
+    return {name: file_sha256(shard_path(directory, name, number)) for name in modalities}
+
+
+def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    kinds = {"rows": int, "width": int, "dtype": str, "modalities": list, "shards": list}
+    kinds |= {"sums": list, "ids_sha256": str, "plan": dict}
+    wrong = [key for key, kind in kinds.items() if type(manifest.get(key)) is not kind]
+    if not wrong and not all(name in MODALITIES for name in manifest["modalities"]):
+        wrong = ["modalities"]
+    if not wrong and not all(type(rows) is int and rows > 0 for rows in manifest["shards"]):
+        wrong = ["shards"]
+    if not wrong:
+        files = {"rows", *manifest["modalities"]}
+        sound = [isinstance(sums, dict) and set(sums) == files for sums in manifest["sums"]]
+        wrong = [] if all(sound) and len(sound) == len(manifest["shards"]) else ["sums"]
+    if wrong:
+        raise ValueError(
+            f"{path} is not a manifest of embeddings: {wrong} are missing or of another type; copy it "
+            "again, or delete the folder and embed again."
+        )
+
+
+def _check_sums(directory: Path, manifest: Mapping[str, Any]) -> None:
+    for number, sums in enumerate(manifest["sums"]):
+        for name, expected in sums.items():
+            path = shard_path(directory, name, number)
+            if path.is_file() and file_sha256(path) != expected:
+                raise ValueError(
+                    f"the shard {path} is cut off, changed, or of other embeddings: its sum is not that "
+                    "of the manifest. Copy it again, or delete the folder and embed again."
+                )
 
 
 def _read_rows(directory: Path, number: int) -> dict[str, np.ndarray]:

@@ -21,8 +21,16 @@ from bias_clip.data.tables.embeddings import (
     check_finite,
     read_manifest,
     shard_path,
+    shard_sums,
 )
-from bias_clip.data.tables.table import KEY, fingerprint, manifest_path, read_table, write_table
+from bias_clip.data.tables.table import (
+    KEY,
+    file_sha256,
+    fingerprint,
+    manifest_path,
+    read_table,
+    write_table,
+)
 
 DTYPES = ("float32", "float16")
 SHOWN = 3
@@ -86,7 +94,8 @@ def write_embeddings(
     if (directory / "manifest.json").is_file():
         on_kept(examples)
         return read_manifest(directory)
-    seen, broken, sizes = dict[str, None](), dict[str, str](), list[int]()
+    seen, broken = dict[str, None](), dict[str, str]()
+    sizes, sums = list[int](), list[dict[str, str]]()
     for number, start in enumerate(range(0, examples, shard_rows)):
         records = range(start, min(start + shard_rows, examples))
         path = shard_path(directory, "rows", number)
@@ -100,8 +109,9 @@ def write_embeddings(
         _see(table.columns[KEY].tolist(), seen)
         broken |= table.manifest["broken"]
         sizes.append(len(table.columns[KEY]))
+        sums.append({"rows": file_sha256(path), **table.manifest["sums"]})
     about = {**table.manifest, "plan": plan, "notes": dict(notes or {}), "broken": broken}
-    return _write_manifest(directory, about, list(seen), sizes)
+    return _write_manifest(directory, about, list(seen), sizes, sums)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -129,11 +139,17 @@ def _write_shard(directory: Path, number: int, shard: Shard, dtype: str) -> None
         columns[f"{name}_norm"] = norm
     about = {"kind": SHARD_KIND, "broken": dict(shard.broken), "width": width}
     about["modalities"] = list(shard.features)
+    # With the table, which makes the shard whole: a run that goes on need not read it again.
+    about["sums"] = shard_sums(directory, number, about["modalities"])
     write_table(shard_path(directory, "rows", number), columns, about)
 
 
 def _write_manifest(
-    directory: Path, about: Mapping[str, Any], ids: Sequence[str], sizes: Sequence[int]
+    directory: Path,
+    about: Mapping[str, Any],
+    ids: Sequence[str],
+    sizes: Sequence[int],
+    sums: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
     manifest = {
         "kind": KIND,
@@ -144,6 +160,7 @@ def _write_manifest(
         "modalities": about["modalities"],
         "norms": "rows are of unit norm; <modality>_norm is the length before, so norm * row is raw",
         "shards": list(sizes),
+        "sums": list(sums),
         "ids_sha256": fingerprint(ids),
         **{key: about[key] for key in ("broken", "plan", "notes")},
     }

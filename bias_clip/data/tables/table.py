@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bias_clip.core.json_object import read_object
 from bias_clip.core.write import whole_file, write_file
 from bias_clip.data.records import as_array, text_array
 
@@ -121,10 +122,7 @@ def read_manifest(path: str | Path, *, kind: str) -> dict[str, Any]:
             f"{path} is unfinished: it has no manifest {manifest_path(path)}. Run the tool that makes "
             f"{kind} again; if the table was copied here, copy its manifest too."
         )
-    try:
-        manifest = json.loads(manifest_path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{manifest_path(path)} is not JSON: {error}; write it again.") from error
+    manifest = read_object(manifest_path(path), advice="write the table again")
     lacks = sorted({"kind", *OWN_KEYS} - set(manifest))
     if lacks:
         raise ValueError(f"{manifest_path(path)} is not the manifest of a table: it lacks {lacks}.")

@@ -1,7 +1,7 @@
 """What the processes say to each other when they meet, and how each proves that it is of this run.
 
     process 0:  {"nonce": N}
-    process i:  {"process": i, "count": n, "name": ..., "nonce": M, "mac": HMAC(token, N, M, ...)}
+    process i:  {"process": i, "total": n, "name": ..., "nonce": M, "mac": HMAC(token, N, M, ...)}
     process 0:  {"kind": ..., "text": ..., "mac": HMAC(token, N, M, ...)}
 
 Each side draws a nonce, so that a message which somebody has overheard is of no use again. The token
@@ -25,7 +25,7 @@ class Call(NamedTuple):
     """What a process says of itself."""
 
     process: int
-    count: int
+    total: int
     name: str
     nonce: str
 
@@ -61,12 +61,12 @@ def sign_call(call: Call, token: str, nonce: str) -> bytes:
 
 def read_call(line: bytes, token: str, nonce: str) -> Call | None:
     """The call, if it is one, and of a process that knows the token."""
-    fields = {"process": int, "count": int, "name": str, "nonce": str, "mac": str}
+    fields = {"process": int, "total": int, "name": str, "nonce": str, "mac": str}
     said = _parse(line, fields)
     if said is None or not _is_signed(said, token, "call", nonce):
         return None
     call = Call(**said)
-    numbers = 0 <= call.process < _MOST and 0 < call.count < _MOST
+    numbers = 0 <= call.process < _MOST and 0 < call.total < _MOST
     sound = call.name.isprintable() and len(call.name) <= _LONGEST_NAME and _is_nonce(call.nonce)
     return call if numbers and sound else None
 

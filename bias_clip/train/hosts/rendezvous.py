@@ -163,7 +163,7 @@ def _listen_to(caller: _Caller) -> bool | None:
 
 def _enter(cluster: Cluster, members: dict[int, _Member], member: _Member) -> Answer:
     """Notes the caller among the members, also the one whose call shows that something is wrong."""
-    place, count, name = member.call.process, member.call.count, member.name
+    place, count, name = member.call.process, member.call.total, member.name
     known = members.get(place)
     answer = Answer("ok", "")
     if count != cluster.process_count or not 0 < place < count:

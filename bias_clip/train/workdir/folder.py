@@ -15,6 +15,7 @@ import jax
 import ml_collections
 
 import bias_clip
+from bias_clip.core.json_object import read_object
 from bias_clip.core.plans import check_same_plan
 from bias_clip.core.storage import NotSavedError, in_bucket, storage_errors, write_whole
 from bias_clip.train.config_io import to_plain
@@ -22,6 +23,7 @@ from bias_clip.train.hosts.distributed import is_main
 from bias_clip.train.setup import Setup
 from bias_clip.train.workdir.commit import commit_of
 
+_RESTORE = "restore it from a copy; if the run is to continue with this --config, delete it"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # Where and how a run computes, not what: these may change when it is continued.
 MAY_CHANGE = (
@@ -48,7 +50,7 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     plain, path = to_plain(config), workdir / "config.json"
     with _as_value_error(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        found = json.loads(path.read_text()) if path.exists() else plain
+        found = read_object(path, advice=_RESTORE) if path.exists() else plain
     check_same_plan(
         f"{workdir} holds a run of another config",
         found,

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from bias_clip.core.json_object import read_object
 from bias_clip.core.storage import run_folder
 from bias_clip.data.image import ImageFn, make_image_fn
 from bias_clip.data.text import TextFn, make_text_fn
@@ -73,7 +74,7 @@ def load_run(workdir: str | Path, step: int | None = None) -> Trained:
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} holds no run: there is no {path}.")
-    config = from_plain(json.loads(path.read_text()))
+    config = from_plain(read_object(path, advice="restore it from a copy"))
     mesh = _mesh_of(config)
     arguments = config.model.to_dict()
     kernel = arguments.pop("attention", "xla")

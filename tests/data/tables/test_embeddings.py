@@ -1,6 +1,7 @@
 """Embeddings on disk: what is read is what was written, and an interruption leaves no trace."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -146,9 +147,9 @@ def test_damage_is_named(tmp_path):
     refused("image-00001.npy", cut, r"image-00001\.npy is cut off")
     refused("text-00003.npy", lambda p: p.write_bytes(b""), r"text-00003\.npy is cut off")
     refused("text-00002.npy", lambda p: p.unlink(), r"text-00002\.npy is missing")
-    refused("image-00003.npy", lambda p: np.save(p, IMAGE), r"float32\[23, 5\].*float32\[2, 5\]")
-    refused("rows-00000.parquet", cut, r"rows-00000\.parquet is not the file")
-    refused("manifest.json", other_version, r"version \('embeddings', 0\), expected .*1\)")
+    refused("image-00003.npy", lambda p: np.save(p, IMAGE), r"image-00003\.npy .*of other embed")
+    refused("rows-00000.parquet", cut, r"rows-00000\.parquet is cut off")
+    refused("manifest.json", other_version, r"version \('embeddings', 0\), expected .*2\)")
     refused("manifest.json", lambda p: p.unlink(), "unfinished")
     with pytest.raises(ValueError, match="there are no embeddings"):
         open_embeddings(tmp_path / "none")
@@ -193,3 +194,54 @@ def test_a_row_of_zeros_stays_one(tmp_path):
     found = open_embeddings(tmp_path / "z")
     assert not np.asarray(found.image).any()
     assert not found.image_norm.any()
+
+
+def test_a_flipped_bit_and_a_shard_of_another_model_are_refused(tmp_path):
+    write(tmp_path / "z")
+    open_embeddings(tmp_path / "z")
+    other = lambda rows: embed(rows)._replace(features={"image": TEXT[rows], "text": IMAGE[rows]})  # noqa: E731
+    write(tmp_path / "other", other)
+    for name in ("image-00001.npy", "rows-00002.parquet", "rows-00002.parquet.json"):
+        shutil.rmtree(tmp_path / "y", ignore_errors=True)
+        shutil.copytree(tmp_path / "z", tmp_path / "y")
+        shutil.copy(tmp_path / "other" / name, tmp_path / "y" / name)
+        with pytest.raises(ValueError, match=r"other embeddings|is not the file"):
+            open_embeddings(tmp_path / "y")
+    for path in sorted((tmp_path / "z").glob("*.npy")):
+        whole = path.read_bytes()
+        for place in (len(whole) - 1, len(whole) - 4 * 7, 20):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+            with pytest.raises(
+                ValueError, match=rf"{re.escape(path.name)} is cut off, changed, or of other"
+            ):
+                open_embeddings(tmp_path / "z")
+        path.write_bytes(whole)
+    open_embeddings(tmp_path / "z")
+
+
+@pytest.mark.parametrize("key", ["rows", "width", "dtype", "modalities", "shards", "sums", "plan"])
+@pytest.mark.parametrize("value", [None, "x", [None], {"a": 1}, [{}], ["rows"]])
+def test_a_manifest_of_another_shape_is_named(tmp_path, key, value):
+    write(tmp_path / "z")
+    path = tmp_path / "z" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    if (key, value) in (("dtype", "x"), ("plan", {"a": 1})):  # of the right type: no such shards
+        return
+    with pytest.raises(ValueError, match=rf"manifest\.json is not a manifest.*{key}"):
+        open_embeddings(tmp_path / "z")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"kind": "emb', b"[]", b"3", b"\0" * 64, b"\xff", b"[" * 99_999]
+)
+def test_a_damaged_manifest_is_one_line_that_names_it(tmp_path, content):
+    write(tmp_path / "z")
+    for name in ("manifest.json", "plan.json"):
+        path = tmp_path / "z" / name
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        read = open_embeddings if name == "manifest.json" else write
+        with pytest.raises(ValueError, match=rf"{name}: got .*expected a JSON object") as caught:
+            read(tmp_path / "z")
+        assert "\n" not in str(caught.value)
+        path.write_bytes(whole)

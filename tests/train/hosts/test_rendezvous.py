@@ -114,8 +114,8 @@ ROUGH = [
     b"\xff\xfe\x00\n",
     b"[" * 4000 + b"\n",
     b"9" * 4000 + b"\n",
-    b'{"process": true, "count": 2, "name": "a", "nonce": "' + b"0" * 32 + b'", "mac": ""}\n',
-    b'{"process": 1, "count": 2, "name": "a", "nonce": "' + b"0" * 32 + b'", "mac": "\\ud800"}\n',
+    b'{"process": true, "total": 2, "name": "a", "nonce": "' + b"0" * 32 + b'", "mac": ""}\n',
+    b'{"process": 1, "total": 2, "name": "a", "nonce": "' + b"0" * 32 + b'", "mac": "\\ud800"}\n',
     b"x" * 100_000,
 ]
 
