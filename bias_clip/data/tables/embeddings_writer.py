@@ -140,7 +140,7 @@ def _write_shard(directory: Path, number: int, shard: Shard, dtype: str) -> None
     about = {"kind": SHARD_KIND, "broken": dict(shard.broken), "width": width}
     about["modalities"] = list(shard.features)
     # With the table, which makes the shard whole: a run that goes on need not read it again.
-    about["sums"] = shard_sums(directory, number, about["modalities"])
+    about["sums"] = shard_sums(directory, number, list(shard.features))
     write_table(shard_path(directory, "rows", number), columns, about)
 
 
