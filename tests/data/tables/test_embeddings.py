@@ -99,7 +99,7 @@ def test_a_killed_writer_goes_on_after_the_whole_shards_and_leaves_the_same_byte
             write(tmp_path / "twice", counting)
     suffix = {"manifest": ".json", "rows": ".parquet"}.get(last, ".npy")
     (tmp_path / "twice" / f"{name}{suffix}.partial").write_bytes(b"half")  # as a kill leaves it
-    with pytest.raises(ValueError, match=r"unfinished: there is not the manifest\.json"):
+    with pytest.raises(ValueError, match=r"unfinished: there is no manifest\.json"):
         open_embeddings(tmp_path / "twice")
     before = len(calls)
     write(tmp_path / "twice", counting)

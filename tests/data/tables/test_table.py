@@ -109,7 +109,7 @@ def test_a_changed_file_another_kind_and_a_broken_manifest_are_refused(tmp_path)
     with pytest.raises(ValueError, match="not the file that"):
         read_table(path, kind="weights")
     manifest_path(path).write_text("{")
-    with pytest.raises(ValueError, match="not JSON"):
+    with pytest.raises(ValueError, match="expected a JSON object"):
         read_table(path, kind="weights")
     manifest_path(path).write_text(json.dumps({"kind": "weights"}))
     with pytest.raises(ValueError, match=r"lacks.*file_sha256"):
