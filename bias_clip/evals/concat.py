@@ -1,7 +1,7 @@
-"""Several models as one: the features of all side by side, which every evaluator takes for one model's.
+"""Several models as one: concatenates their features, so that evaluators see a single model.
 
-The stages of multistage contrastive learning are meant to be used so: each has learnt what the ones
-before it left out.
+The stages of multistage contrastive learning are used in this way: each stage learns what earlier ones
+left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ class Stage(NamedTuple):
     """A trained model as one part of a concatenated representation.
 
     Attributes:
-      image: float [b, h, w, 3] to features [b, d] before they are normalised.
-      text: int [b, l] to features, likewise.
-      image_fn: makes an image what `image` takes, see `make_image_fn`.
-      text_fn: makes a string what `text` takes, see `make_text_fn`.
-      scale: of the model's own logits.
-      bias: likewise.
+      image: maps float [b, h, w, 3] to features [b, d] before normalisation.
+      text: maps int [b, l] to features before normalisation.
+      image_fn: turns an image into an input of `image`, see `make_image_fn`.
+      text_fn: turns a string into an input of `text`, see `make_text_fn`.
+      scale: scale of the model's logits.
+      bias: bias of the model's logits.
     """
 
     image: Callable[[np.ndarray], Any]
@@ -38,16 +38,16 @@ class Stage(NamedTuple):
 
 
 def join(parts: Sequence[Float[np.ndarray, "n _"]], *, form: str) -> Float[np.ndarray, "n d"]:
-    """The features of all stages side by side, to be normalised once, as a whole.
+    """Concatenates the features of all stages; the result is normalised once, as a whole.
 
     ::
 
-        raw:   [f_1, ..., f_S]                     a stage counts by its length, as in the paper
-        unit:  [f_1 / |f_1|, ..., f_S / |f_S|]     all count alike: the cosine of two such rows is
-                                                   the mean of the stages' cosines
+        raw:   [f_1, ..., f_S]                     longer features count more, as in the paper
+        unit:  [f_1 / |f_1|, ..., f_S / |f_S|]     all stages count the same: the cosine of two rows
+                                                   is the mean of the stages' cosines
 
     Raises:
-      ValueError: another form, no stages.
+      ValueError: an unknown form, or no stages.
 
     Reference: Zhang et al.: Learning the Unlearned: Mitigating Feature Suppression in Contrastive
     Learning, 2024; "raw" is what its released evaluation does.
@@ -65,20 +65,21 @@ def concat_encode(
 ) -> Encode:
     """Returns the `Encode` of the stages' joined features.
 
-    Its scale and bias are the means of the stages'. Rankings and accuracies do not depend on them,
-    losses and probabilities do; where scales agree and the form is "unit", a logit is the mean of
+    Its scale and bias are the means over the stages. Losses and probabilities depend on them, but
+    rankings and accuracies do not. If the scales agree and the form is "unit", a logit is the mean of
     the stages' logits.
 
     Args:
-      stages: in any order, of any widths, image sizes and tokenisers.
+      stages: models of any widths, image sizes and tokenisers, in any order.
       form: see `join`.
-      batch_size: rows that a stage embeds at a time.
-      num_threads: that decode meanwhile.
+      batch_size: rows that a stage embeds at the same time.
+      num_threads: threads that decode the next batch in the meantime.
 
     Raises:
       ValueError: as `join` and `make_encoder`.
     """
-    join([np.zeros((1, 1))] * len(stages), form=form)  # says at once what is wrong
+    # Raises for bad arguments before anything is embedded.
+    join([np.zeros((1, 1))] * len(stages), form=form)
     raw = [_raw_encode(stage, batch_size, num_threads) for stage in stages]
 
     def images(source: Source) -> np.ndarray:

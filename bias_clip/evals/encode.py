@@ -1,4 +1,4 @@
-"""From images and strings to embeddings: the only part of an evaluation that runs the model."""
+"""Embeds images and strings: the only part of an evaluation that runs the model."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +17,8 @@ class Encode(NamedTuple):
     """One checkpoint as its evaluators see it.
 
     Attributes:
-      images: source to float32 [n, d] of unit norm, row i for record i.
-      texts: strings to float32 [n, d] of unit norm.
+      images: maps a source to unit-norm float32 [n, d], row i for record i.
+      texts: maps strings to unit-norm float32 [n, d].
       scale: multiplies the cosine.
       bias: is added to the logit.
     """
@@ -42,22 +42,21 @@ def make_encoder(
 ) -> Callable[[Any, float, float], Encode]:
     """Returns `encoder(params, scale, bias) -> Encode`, to be called once per checkpoint.
 
-    An `Encode` remembers each source (by identity) and each string, so that evaluators which share
-    them embed them once. All batches have `batch_size` rows, so the model compiles once: the last
-    is filled up with its last row, and what comes back for the filling is dropped.
+    An `Encode` caches each source (by identity) and each string, so evaluators that share them embed
+    them once. All batches have `batch_size` rows, so the model compiles once. The last batch is
+    padded with copies of its last row, whose results are dropped.
 
     Args:
-      embed_image: (params, float [batch_size, h, w, 3]) to embeddings that this process can read
-        whole; it may spread the batch over devices and hosts: every process sends the same batches.
-      embed_text: (params, int [batch_size, l]) to embeddings, likewise.
-      image_fn: from `make_image_fn`; its generator is a function of the record's index alone.
+      embed_image: maps (params, float [batch_size, h, w, 3]) to embeddings that this process can read
+        completely. It may spread the batch over devices and hosts: all processes send equal batches.
+      embed_text: maps (params, int [batch_size, l]) to embeddings in the same way.
+      image_fn: from `make_image_fn`; its generator depends only on the record's index.
       text_fn: from `make_text_fn`.
-      batch_size: rows embedded at a time.
-      rows: those of a batch of images whose embeddings this process provides for; it prepares no
-        others and leaves them zero. None: all.
+      batch_size: rows embedded at the same time.
+      rows: the rows of an image batch that this process prepares; the others stay zero. None for all.
       num_threads: threads that decode the next batch while the model embeds this one.
-      finish: what is done to all rows together at the end; embeddings are of unit norm, see `concat`
-        for features that are not.
+      finish: applied to all rows together at the end. Embeddings have unit norm; see `concat` for
+        features that do not.
 
     Raises:
       ValueError: batch_size or num_threads below 1; from an `Encode`: nothing to embed, an image
@@ -76,7 +75,8 @@ def make_encoder(
             if id(source) not in image_memo:
                 batches = _image_batches(source, image_fn, batch_size, own, num_threads)
                 z = finish(_embed(lambda x: embed_image(params, x), batches, len(source), "image"))
-                image_memo[id(source)] = (source, z)  # held, so that its id is not given away
+                # Keeps the source alive, so that its id() is not reused.
+                image_memo[id(source)] = (source, z)
             return image_memo[id(source)][1]
 
         def texts(strings: Sequence[str]) -> np.ndarray:
@@ -102,13 +102,13 @@ def _embed(
     if len(bad):
         raise ValueError(
             f"{len(bad)} of {len(z)} {what} embeddings are not finite, first row {bad[0]}; "
-            "the parameters have diverged: go back to an earlier checkpoint."
+            "the parameters have diverged: use an earlier checkpoint."
         )
     return z
 
 
 def filled(batch: np.ndarray, batch_size: int) -> np.ndarray:
-    """The rows, filled up to `batch_size` with the last one."""
+    """The rows, padded to `batch_size` with copies of the last one."""
     missing = batch_size - len(batch)
     return np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
 

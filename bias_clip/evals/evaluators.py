@@ -52,7 +52,7 @@ EVALUATORS: dict[str, Callable[..., Callable[[Encode], EvalResult]]] = {
     "winoground": make_winoground,
     "zeroshot": make_zeroshot,
 }
-DESCRIPTIONS: dict[str, Description] = {  # what each says of its metrics
+DESCRIPTIONS: dict[str, Description] = {  # the description of each evaluator's metrics
     "association": ASSOCIATION,
     "bias": roles.DESCRIPTION,
     "contrastive": contrastive.DESCRIPTION,
@@ -72,7 +72,7 @@ DESCRIPTIONS: dict[str, Description] = {  # what each says of its metrics
 
 
 def make_evaluator(name: str, source: Source, **arguments: Any) -> Callable[[Encode], EvalResult]:
-    """Returns the evaluator of that name in `EVALUATORS`, made for the source.
+    """Returns the evaluator with that name in `EVALUATORS`, made for the source.
 
     Raises:
       ValueError: an unknown name or argument, or a missing one; lists the valid ones.

@@ -1,4 +1,4 @@
-"""The first numbers that a reader needs, in words: from results to rows of a table."""
+"""The headline numbers of results, in words, as rows of a table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from bias_clip.evals.metrics import TOPICS, Description, Metric, chance_level, f
 from bias_clip.evals.results import EvalResult
 from bias_clip.evals.suites.descriptions import SUITE_DESCRIPTIONS
 
-UNKNOWN = Description("health", "", {})  # an evaluator of another version, or of one's own
+UNKNOWN = Description("health", "", {})  # an evaluator of another version, or of the user
 
 
 class Headline(NamedTuple):
@@ -19,7 +19,7 @@ class Headline(NamedTuple):
       evaluator: its name in the config, as words.
       metric: the metric's name in words.
       value: with its unit.
-      chance: "chance 25.0 %" or "even 50.0 %", what to hold the value against; may be empty.
+      chance: "chance 25.0 %" or "even 50.0 %", the value to compare with; may be empty.
     """
 
     evaluator: str
@@ -32,7 +32,7 @@ def headlines(results: Mapping[str, EvalResult]) -> list[Headline]:
     """Returns the headlines of all evaluators, the most important first.
 
     Args:
-      results: by the evaluators' names in the config, in its order.
+      results: results by the names of the evaluators in the config, in its order.
     """
     return [
         Headline(
@@ -47,22 +47,22 @@ def headlines(results: Mapping[str, EvalResult]) -> list[Headline]:
 
 
 def by_importance(results: Mapping[str, EvalResult]) -> list[str]:
-    """The names of the results: by topic (see `TOPICS`), and as given within a topic."""
+    """The names of the results, sorted by topic (see `TOPICS`), in the given order within a topic."""
     return sorted(results, key=lambda name: TOPICS.index(describe(results[name].details).topic))
 
 
 def describe(details: Mapping[str, Any]) -> Description:
-    """What the evaluator or suite that wrote these details says of itself; UNKNOWN for others."""
+    """The description by the evaluator or suite that wrote these details; UNKNOWN for others."""
     kind = str(details.get("kind"))
     return DESCRIPTIONS.get(kind) or SUITE_DESCRIPTIONS.get(kind, UNKNOWN)
 
 
 def find_metric(key: str, details: Mapping[str, Any]) -> Metric:
-    """What is known of the metric of a key; a plain number where nothing is.
+    """The description of the metric with a key; a plain number if there is none.
 
     Args:
-      key: as in the evaluator's metrics.
-      details: of the evaluator, which name its kind and groups.
+      key: key in the evaluator's metrics.
+      details: details of the evaluator, which name its kind and groups.
     """
     metrics = describe(details).metrics
     found = family_of(key, metrics)
@@ -73,9 +73,9 @@ def find_metric(key: str, details: Mapping[str, Any]) -> Metric:
 
 
 def headline_metrics(result: EvalResult) -> dict[str, Metric]:
-    """The headlines that a result has, by key, in the order of their description."""
+    """The headline metrics of a result by key, in the order of their description."""
     metrics = describe(result.details).metrics
-    found: dict[str, str] = {}  # family to its first member
+    found: dict[str, str] = {}  # maps a family to its first member
     for key in result.metrics:
         known = family_of(key, metrics)
         if known and metrics[known[0]].headline:
@@ -85,7 +85,7 @@ def headline_metrics(result: EvalResult) -> dict[str, Metric]:
 
 
 def against(metric: Metric, values: Mapping[str, float]) -> str:
-    """What to hold a value of the metric against: the chance level, or that of a model without bias."""
+    """The value to compare the metric with: the chance level, or that of a model without bias."""
     level = chance_level(metric, values)
     if level is not None:
         return f"chance {format_unit(level, metric.unit)}"
@@ -93,6 +93,6 @@ def against(metric: Metric, values: Mapping[str, float]) -> str:
 
 
 def two_groups(details: Mapping[str, Any]) -> Sequence[str]:
-    """The names of the two groups, where the evaluator compares two."""
+    """The names of the two groups, if the evaluator compares two."""
     groups = [str(name) for name in details.get("groups") or ()]
     return groups if len(groups) == 2 else ()

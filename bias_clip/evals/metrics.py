@@ -1,6 +1,6 @@
-"""What an evaluator says of its metrics: name, unit, better direction and chance level.
+"""The description of an evaluator's metrics: name, unit, better direction and chance level.
 
-Whoever shows metrics (report, comparison, terminal, TensorBoard) reads these records and keeps no list of its own.
+Report, comparison, terminal and TensorBoard read these records and keep no separate lists.
 """
 
 import re
@@ -12,26 +12,26 @@ from bias_clip.core.formatting import is_number, spaced
 Unit = Literal["share", "points", "signed points", "nats", "cosine", "count", "number"]
 Better = Literal["higher", "lower", "neither"]
 
-# What an evaluator is about, in the order in which a reader asks for it.
+# The topics of evaluators, the most important for a reader first.
 TOPICS = ("recognition", "retrieval", "composition", "bias", "features", "data", "health")
 
 
 class Metric(NamedTuple):
-    """One metric; or a family, where its key has places such as "{k}" (digits) or "{group}".
+    """One metric, or a family if its key has placeholders such as "{k}" (digits) or "{group}".
 
     Attributes:
-      name: in words. It may use the places of the key, and {first} and {second} for the evaluator's
-        two groups.
+      name: name in words. It may use the placeholders of the key, and {first} and {second} for the
+        two groups of the evaluator.
       unit: share (0 to 1, shown in per cent), points (a distance of two shares, shown in percentage
         points; "signed points" with its sign), nats, cosine, count or number.
-      better: the direction that is better: higher, lower or neither.
-      headline: whether it is among the first numbers that a reader needs. Of a family, the first
-        member that the evaluator returns is.
-      chance: key of the metric that holds the value of a random guess, if there is one.
-      tries: guesses of which one must be right, where `chance` is for one guess.
+      better: the better direction: higher, lower or neither.
+      headline: whether a reader needs it among the first numbers. In a family, only the first member
+        that the evaluator returns is a headline.
+      chance: key of the metric with the value of a random guess, if there is one.
+      tries: number of guesses of which one must be right, when `chance` is for one guess.
       even: value of a model without bias, if there is one.
-      chart: title of the chart that shows it over training, None for no chart. "" is the chart that
-        bears the evaluator's name alone.
+      chart: title of the chart that shows it over training; None for no chart. "" is the chart that
+        has only the evaluator's name.
       short: name on that chart and in a tile; None for `name`.
     """
 
@@ -47,7 +47,7 @@ class Metric(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The short name, or the name where there is no short one."""
+        """The short name, or the name if there is no short one."""
         return self.name if self.short is None else self.short
 
 
@@ -56,9 +56,9 @@ class Description(NamedTuple):
 
     Attributes:
       topic: one of `TOPICS`.
-      reads: how to read its headlines, in a sentence or two. It may use {first}, {second}, {groups}
-        (the names of all groups) and the key of any metric, for its value.
-      metrics: everything that it may return, in the order of importance.
+      reads: how to read its headlines, in one or two sentences. It may use {first}, {second},
+        {groups} (the names of all groups) and the key of any metric, for its value.
+      metrics: everything that it may return, the most important first.
     """
 
     topic: str
@@ -72,9 +72,9 @@ def count(name: str) -> Metric:
 
 
 def family_of(key: str, metrics: Iterable[str]) -> tuple[str, dict[str, str]] | None:
-    """The entry of `metrics` that describes a key, and the values of its places; None if none does.
+    """The entry of `metrics` for a key, and the values of its placeholders; None without an entry.
 
-    An exact key wins over a family, and a family with more fixed letters over one with fewer.
+    An exact key takes precedence over a family, and a family with more fixed letters over others.
     """
     metrics = list(metrics)
     if key in metrics:
@@ -87,7 +87,7 @@ def family_of(key: str, metrics: Iterable[str]) -> tuple[str, dict[str, str]] | 
 
 
 def filled(metric: Metric, places: Mapping[str, str], groups: Iterable[str] = ()) -> Metric:
-    """The metric of one key: its words with the values of the places and the names of the groups."""
+    """The metric with its placeholders replaced by their values and the names of the groups."""
     words = {place: spaced(value) for place, value in places.items()}
     first, second = [f"“{name}”" for name in groups] or ["the first group", "the second group"]
     words |= {"first": first, "second": second}
@@ -97,10 +97,10 @@ def filled(metric: Metric, places: Mapping[str, str], groups: Iterable[str] = ()
 
 
 def chance_level(metric: Metric, values: Mapping[str, float]) -> float | None:
-    """The value of a random guess in the metric's unit; None where none is known.
+    """The value of a random guess in the metric's unit; None if unknown.
 
     Args:
-      metric: of one key, see `filled`.
+      metric: the metric of one key, see `filled`.
       values: all metrics of the evaluator.
     """
     level = None if metric.chance is None else values.get(metric.chance)

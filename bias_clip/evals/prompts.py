@@ -1,4 +1,4 @@
-"""How words are put to the model: each in all templates, and of several prompts the mean."""
+"""Turns words into prompts: each word in all templates; several prompts are averaged."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from bias_clip.evals.quality.zeroshot import class_embeddings, template_formats
 def word_prompts(
     words: Sequence[str | Sequence[str]], templates: str | Sequence[str]
 ) -> list[list[str]]:
-    """For each word, or set of synonyms, its prompts: every synonym in every template.
+    """The prompts of each word or set of synonyms: every synonym in every template.
 
     Args:
-      words: strings, or lists of strings that mean one thing.
+      words: strings, or lists of strings with the same meaning.
       templates: a name in `zeroshot.TEMPLATES`, or strings with one "{}".
 
     Raises:
@@ -32,7 +32,7 @@ def word_prompts(
 
 
 def prompt_embeddings(encode: Encode, prompts: Sequence[Sequence[str]]) -> Float[np.ndarray, "c d"]:
-    """One unit vector for each list of prompts, see `class_embeddings`; lists may differ in length."""
+    """One unit vector per list of prompts, see `class_embeddings`; lists may differ in length."""
     z = encode.texts([text for texts in prompts for text in texts])
     ends = np.cumsum([len(texts) for texts in prompts])[:-1]
     return np.concatenate([class_embeddings(part[None]) for part in np.split(z, ends)])

@@ -1,4 +1,4 @@
-"""What an evaluator returns, and the images it shows."""
+"""The result of an evaluator, and the images that it shows."""
 
 import base64
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ THUMBNAIL_OPS = "decode|background(white)|resize(64, antialias=True)"
 
 
 class EvalResult(NamedTuple):
-    """Numbers to follow over training, and what the report draws.
+    """Numbers to follow over training, and data for the report.
 
     Attributes:
-      metrics: flat short names to numbers; NaN where a number does not exist.
-      details: anything that JSON can hold, `details["kind"]` being the evaluator's name.
+      metrics: numbers by short flat names; NaN if a number does not exist.
+      details: any JSON values; `details["kind"]` is the evaluator's name.
     """
 
     metrics: dict[str, float]
@@ -24,7 +24,7 @@ class EvalResult(NamedTuple):
 
 
 def first_picture(record: Mapping[str, Any]) -> bytes | np.ndarray:
-    """The image by which a record is judged: the first, where it has several equally good ones."""
+    """The image on which a record is evaluated: the first if it has several equivalent ones."""
     image = record["image"]
     return image[0] if isinstance(image, tuple) else image
 
@@ -39,7 +39,7 @@ def thumbnail(record: Mapping[str, Any]) -> str:
 
 
 def spread(n: int, count: int, *, seed: int) -> np.ndarray:
-    """`count` of the numbers 0..n-1 (all, if there are fewer), drawn by the seed, in rising order."""
+    """`count` random numbers out of 0..n-1 (all if there are fewer), sorted."""
     return np.sort(np.random.default_rng(seed).permutation(n)[:count])
 
 

@@ -1,7 +1,7 @@
 """Representation and association bias of images of any source, by preference between prompts.
 
-`bias` measures both on drawings of roles, and needs their columns; these two ask for less: any
-images for `representation`, images with a column of groups for `association`.
+`bias` measures both on emoji of roles and needs their columns. These two need less: `representation`
+takes any images, `association` takes images with a column of groups.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from bias_clip.evals.prompts import prompt_embeddings, word_prompts
 from bias_clip.evals.ranking import row_blocks
 from bias_clip.evals.results import EvalResult, or_none
 
-# Words that raise the question who is meant: the first of each pair is, by stereotype, a woman's.
+# Pairs of words; a stereotype gives the first to women and the second to men.
 PAIRS: tuple[tuple[str, str], ...] = (
     ("librarian", "scientist"),
     ("nurse", "doctor"),
@@ -90,14 +90,14 @@ ASSOCIATION = Description(
 
 
 class Preferences(NamedTuple):
-    """For each image and pair of prompts; see `pair_preferences`."""
+    """One value per image and pair of prompts; see `pair_preferences`."""
 
     won: Float[np.ndarray, "n p"]
     probability: Float[np.ndarray, "n p"]
 
 
 class Association(NamedTuple):
-    """For each pair the difference of the groups; see `association`."""
+    """One difference of the groups per pair; see `association`."""
 
     gap: Float[np.ndarray, " p"]
     probability: Float[np.ndarray, " p"]
@@ -129,21 +129,21 @@ def pair_preferences(
 def association(
     preferences: Preferences, groups: Int[np.ndarray, " n"], *, min_count: int = 1
 ) -> Association:
-    """Per pair, by how much more often group 1 prefers the second prompt than group 0 does.
+    """Per pair, how much more often group 1 prefers the second prompt than group 0 does.
 
     ::
 
         gap_p         = P(won_p | group 1) - P(won_p | group 0)
         probability_p = E[probability_p | group 1] - E[probability_p | group 0]
 
-    Groups are 0, 1, and -1 for unknown, which counts for neither. NaN where a group has fewer
-    images than `min_count`. `gap` is free of scale, bias and loss; it is the primary number.
+    Groups are 0, 1, and -1 for unknown, which counts for neither. NaN if a group has fewer than
+    `min_count` images. `gap` does not depend on scale, bias or loss; it is the primary number.
 
     Reference:
       Wang et al.: Scaling Pre-training to One Hundred Billion Data for Vision Language Models,
       2025, which names Alabdulmohsin et al.: CLIP the Bias, 2024, as the source of the metric.
-      Its prompts, and whether its shares are of preferences or of probabilities, are not stated
-      there: both are here.
+      That paper states neither its prompts nor whether its shares are of preferences or of
+      probabilities; both shares are here.
     """
     won, probability = (group_means(x, groups, num_groups=2) for x in preferences)
     enough = won.num_rows.min() >= max(min_count, 1)
@@ -161,21 +161,21 @@ def make_representation(
     only: Mapping[str, Sequence[Any]] | None = None,
     scale: float = 20.0,
 ) -> Callable[[Encode], EvalResult]:
-    """Returns `evaluate(encode)`: which of two words the model prefers where neither is shown.
+    """Returns `evaluate(encode)`: which of two words the model prefers when images show neither.
 
     Metrics: preference, the share of images nearer to the second word's prompt (with _low and
     _high, see `share`); representation = |preference - 1/2|; preference_probability, the mean
     softmax at `scale`; representation_probability = |that - 1/2|; ties; images.
 
     Args:
-      source: images, whatever they show; a sample of ImageNet is usual.
-      words: the two, each a string or a list of synonyms, whose prompts are averaged.
+      source: any images; a sample of ImageNet is usual.
+      words: the two words, each a string or a list of synonyms, whose prompts are averaged.
       templates: as in `make_zeroshot`.
-      only: of which records, such as dict(gender=("none",)); see `rows_where`.
-      scale: of the softmax, fixed so that models with different scales compare.
+      only: the records to use, such as dict(gender=("none",)); see `rows_where`.
+      scale: scale of the softmax, fixed so that models with different scales compare.
 
     Raises:
-      ValueError: not two words, unknown templates or column, no record left.
+      ValueError: not two words, unknown templates or column, no records left.
 
     Reference: as in `association`; 1/2 is neutral. Swapping the words gives 1 - preference.
     """
@@ -218,30 +218,30 @@ def make_association(
 ) -> Callable[[Encode], EvalResult]:
     """Returns `evaluate(encode)`: does the model see one word of a pair more often in one group?
 
-    Per pair (a, b), gap = share of groups[1] that is nearer to a than to b, minus that of
-    groups[0]: with groups=("man", "woman") and ("nurse", "doctor"), the preference for "nurse"
+    Per pair (a, b), gap is the share of groups[1] that is nearer to a than to b, minus that of
+    groups[0]. With groups=("man", "woman") and ("nurse", "doctor"), it is the preference for "nurse"
     given a woman, minus that given a man.
 
-    Metrics: pairs_max and pairs_mean of |gap|, pairs_signed (mean gap, where the pairs have one
-    order), pairs_probability_max and _mean of the mean softmax at `scale`; pairs; absent (groups
-    without an image), images, masked (images in neither group). `details` holds each pair's share
-    in each group with its interval, and both gaps with their signs.
+    Metrics: pairs_max and pairs_mean of |gap|; pairs_signed (mean gap, useful if all pairs have the
+    same order); pairs_probability_max and _mean, the same for the mean softmax at `scale`; pairs;
+    absent (groups without an image), images, masked (images in neither group). `details` contains the
+    share of each pair in each group with its interval, and both gaps with their signs.
 
     Args:
       source: images of people with a column of groups.
       by: the column.
-      groups: its two values, in the order of the sign.
-      pairs: of words, each a string or a list of synonyms, whose prompts are averaged.
+      groups: its two values; gaps are the second minus the first.
+      pairs: pairs of words, each a string or a list of synonyms, whose prompts are averaged.
       templates: as in `make_zeroshot`.
-      only: of which records, see `rows_where`.
-      scale: of the softmax, fixed so that models with different scales compare.
-      min_count: images that each group needs; below it, numbers are NaN.
-      block_size: images scored at a time; None for as many as 32 MB of products hold.
+      only: the records to use, see `rows_where`.
+      scale: scale of the softmax, fixed so that models with different scales compare.
+      min_count: images that each group needs; with fewer, numbers are NaN.
+      block_size: images scored at the same time; None for as many as fit in 32 MB of products.
 
     Raises:
       ValueError: not two groups, a pair that is not two words, unknown templates or column.
 
-    Reference: see `association`; `make_bias` reports the same gaps of pairs of roles of drawings.
+    Reference: see `association`; `make_bias` reports the same gaps for pairs of roles of emoji.
     """
     if isinstance(groups, str) or len(groups) != 2:
         raise ValueError(f"groups are {groups!r}; expected the two values of {by!r} to compare.")
@@ -286,7 +286,7 @@ def _pair_rows(
     preferences: Preferences,
     result: Association,
 ) -> list[dict[str, Any]]:
-    """What `details` says of each pair; a share's interval is that of `share`."""
+    """The entry of each pair in `details`; the interval of a share is that of `share`."""
     rows, index = [], found.of_record[found.of_record >= 0]
     for i, pair in enumerate(pairs):
         groups = []

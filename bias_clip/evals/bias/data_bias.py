@@ -1,4 +1,4 @@
-"""Is the data biased that a model is fed? Representation and association bias of weighted records."""
+"""Is the training data of a model biased? Representation and association bias of weighted records."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -73,7 +73,7 @@ def data_bias(
     num_labels: int,
     weights: Float[np.ndarray, " n"] | None = None,
 ) -> DataBias:
-    """How common each group is, and each label in it, under the weights.
+    """The weighted frequency of each group, and of each label within it.
 
     ::
 
@@ -85,16 +85,16 @@ def data_bias(
     two groups, gaps[1] is the second minus the first, and gaps[0] the opposite.
 
     Args:
-      groups: of each record, -1 where unknown, which counts for none of the three.
-      records: pairs (records[p], labels[p]): that record has that label. A record may have several
-        labels or none, and no pair may come twice.
+      groups: group of each record; -1 is unknown and does not enter any of the three results.
+      records: pair (records[p], labels[p]) means that the record has the label. A record may have
+        several labels or none; no pair may occur twice.
       labels: see records.
-      num_groups: groups; one without weight has prevalence 0, and NaN for the rest.
-      num_labels: labels.
-      weights: how often each record is fed, relative to the others; None for all alike.
+      num_groups: number of groups; one without weight has prevalence 0 and otherwise NaN.
+      num_labels: number of labels.
+      weights: relative exposure of each record; None for equal weights.
 
     Reference: the constraints E[q (s - pi)] = 0 and E[q (s - pi) y] = 0 of Alabdulmohsin et al.:
-      CLIP the Bias, 2024, hold for weights q just where both biases are 0 (targets being pi).
+      CLIP the Bias, 2024, hold for weights q exactly when both biases are 0 with targets pi.
     """
     w = np.ones(len(groups)) if weights is None else np.asarray(weights, np.float64)
     mass = group_sums(np.ones(len(groups)), groups, num_groups=num_groups, weights=w).total
@@ -122,31 +122,32 @@ def make_data_bias(
     targets: Sequence[float] | None = None,
     num_rows: int = 50,
 ) -> Callable[[Encode], EvalResult]:
-    """Returns `evaluate(encode)`: bias of the source's columns; no image is looked at.
+    """Returns `evaluate(encode)`: the bias of the source's columns; images are not read.
 
-    Give it the source that training reads, with its variant, and the column of the weights that it
-    applies: then it is the bias of what was fed, beside which the model's own can be read.
+    Pass the source of training, with its variant, and the column of the weights that training
+    applies. Then it is the bias of the training data, with which the bias of the model can be
+    compared.
 
     Metrics: representation = max |target - prevalence| over groups; association_max and _mean of
     |gap| over groups and labels, see `data_bias`; ess, the effective share of the records,
-    (sum w)^2 / (n sum w^2); labels, groups, absent, images, masked. `details` holds prevalences, and
-    the labels of the largest gaps with their signs.
+    (sum w)^2 / (n sum w^2); labels, groups, absent, images, masked. `details` contains prevalences,
+    and the labels with the largest gaps and their signs.
 
     Args:
       source: records with the columns.
-      by: column of the groups, or several.
-      label: column of labels; the empty string and negative numbers are no label.
+      by: one or several columns of the groups.
+      label: column of labels; the empty string and negative numbers mean no label.
       groups: see `read_groups`.
-      only: of which records, see `rows_where`.
-      separator: splits the column's strings into several labels.
-      weights: column of numbers of 0 or more, or the numbers; None for all alike. Those of
-        `count_exposure` make it the bias of what a run was fed.
-      targets: prevalence wanted for each group; None for as much of each.
-      num_rows: labels in `details`.
+      only: the records to use, see `rows_where`.
+      separator: splits the strings of the column into several labels.
+      weights: column of numbers of 0 or more, or the numbers; None for equal weights. With those of
+        `count_exposure` it is the bias of the examples that a run trained on.
+      targets: target prevalence of each group; None for equal prevalences.
+      num_rows: number of labels in `details`.
 
     Raises:
-      ValueError: what `read_groups` raises; targets that are not one a group with sum 1, negative
-        weights, no label at all.
+      ValueError: what `read_groups` raises; targets that are not one per group with sum 1, negative
+        weights, or no labels.
     """
     found = read_groups(source, by, groups, only)
     size = len(found.names)

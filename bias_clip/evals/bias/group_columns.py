@@ -1,4 +1,4 @@
-"""Which group is each record in? Read from the source's columns, unknown values left out."""
+"""Reads the group of each record from columns of the source; unknown values are left out."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ class Groups(NamedTuple):
     """The groups of a source.
 
     Attributes:
-      names: of the groups; of several columns, their values joined by "_".
-      of_record: for each record its group, -1 where it is in none.
+      names: names of the groups; values of several columns are joined by "_".
+      of_record: the group of each record, -1 for a record in no group.
     """
 
     names: tuple[str, ...]
@@ -24,7 +24,7 @@ class Groups(NamedTuple):
 
     @property
     def counts(self) -> Int[np.ndarray, " g"]:
-        """Records in each group; 0 where a group is absent."""
+        """The number of records in each group; 0 if a group is absent."""
         return np.bincount(self.of_record[self.of_record >= 0], minlength=len(self.names))
 
 
@@ -37,17 +37,17 @@ def read_groups(
 ) -> Groups:
     """Groups by one column, or by the product of several.
 
-    The empty string and negative numbers say that a value is not known: such records are in no
-    group, and neither are those whose value is not listed, or that `only` does not keep.
+    The empty string and negative numbers mean an unknown value. Such records are in no group, nor
+    are records whose value is not listed, or that `only` does not keep.
 
     Args:
       source: records with the columns.
-      by: a column, or several.
-      groups: the values to count, in the order wanted, for several columns a list for each; None
-        for all known values in rising order. Listed values without a record are absent groups,
-        which stay in the list with a count of 0.
+      by: one or several columns.
+      groups: the values to count, in the order of the result; for several columns, one list per
+        column. None for all known values in increasing order. Listed values without a record are
+        absent groups, which stay in the list with a count of 0.
       only: see `rows_where`.
-      keep: records that may be in a group, where others are left out for one more reason.
+      keep: mask of the records that may be in a group; None for all.
 
     Raises:
       ValueError: an unknown column, values listed twice, no record in any group.
@@ -74,10 +74,10 @@ def read_groups(
 
 
 def rows_where(source: Source, only: Mapping[str, Sequence[Any]] | None) -> Bool[np.ndarray, " n"]:
-    """Which records have, in each column that `only` names, one of the values that it lists.
+    """Which records have one of the listed values in every column that `only` names.
 
     Raises:
-      ValueError: an unknown column, or no record left.
+      ValueError: an unknown column, or no records left.
     """
     keep = np.ones(len(source), bool)
     for name, values in (only or {}).items():
@@ -90,14 +90,14 @@ def rows_where(source: Source, only: Mapping[str, Sequence[Any]] | None) -> Bool
 
 
 def known(values: np.ndarray) -> Bool[np.ndarray, " n"]:
-    """Where a column says something: neither the empty string, None, NaN nor a negative number."""
+    """Where a value is known: not the empty string, None, NaN or a negative number."""
     return ~missing(values, codes=True)
 
 
 def _places(
     values: np.ndarray, listed: Sequence[Any] | None, name: str
 ) -> tuple[list[Any], Int[np.ndarray, " n"]]:
-    """The values that make groups, and the place of each record's value among them, or -1."""
+    """The values that define groups, and the index of each record's value among them, or -1."""
     if listed is None:
         listed = np.unique(values[known(values)]).tolist()
     elif isinstance(listed, str) or len(set(listed)) != len(listed) or not len(listed):

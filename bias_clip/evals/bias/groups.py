@@ -1,4 +1,4 @@
-"""Is a model as good for every group as on average? Accuracy by group, and of the worst."""
+"""Is a model as good for every group as on average? Accuracy per group and of the worst group."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -52,14 +52,14 @@ DESCRIPTION = Description(
 
 
 class GroupMeans(NamedTuple):
-    """A mean and a number of rows for each group; see `group_means`."""
+    """A mean and a number of rows per group; see `group_means`."""
 
     mean: Float[np.ndarray, " g *c"]
     num_rows: Int[np.ndarray, " g"]
 
 
 class GroupSums(NamedTuple):
-    """Weighted sums, weights and numbers of rows for each group; see `group_sums`."""
+    """Weighted sums, weights and numbers of rows per group; see `group_sums`."""
 
     total: Float[np.ndarray, " g *c"]
     weight: Float[np.ndarray, " g"]
@@ -67,7 +67,7 @@ class GroupSums(NamedTuple):
 
 
 class Across(NamedTuple):
-    """What the groups' means come to; NaN where there is no group, see `across_groups`."""
+    """Summary of the groups' means; NaN if there is no group, see `across_groups`."""
 
     worst: float
     worst_group: int
@@ -89,8 +89,8 @@ def group_means(
 
         mean_g = sum_{i: groups_i = g} weights_i values_i / sum_{i: groups_i = g} weights_i
 
-    Rows of group -1 count nowhere. A group without a row, or without weight, is absent: its mean is
-    NaN and its num_rows 0, so that it cannot pass for a group of which everything is wrong.
+    Rows of group -1 are left out. A group without rows or weight is absent: its mean is NaN and its
+    num_rows 0, so it cannot be mistaken for a group with accuracy 0.
 
     Raises:
       ValueError: a group outside -1..num_groups-1, a weight that is negative.
@@ -107,7 +107,7 @@ def group_sums(
     num_groups: int,
     weights: Float[np.ndarray, " n"] | None = None,
 ) -> GroupSums:
-    """What the means of `group_means` are made of; sums of blocks of rows add up."""
+    """The sums behind `group_means`; those of several blocks of rows can be added."""
     if len(groups) and not (groups.min() >= -1 and groups.max() < num_groups):
         raise ValueError(
             f"groups go from {groups.min()} to {groups.max()}; expected -1 (unknown) to "
@@ -135,21 +135,23 @@ def across_groups(
     Groups of fewer than `min_count` rows are left out of all four numbers.
 
     Args:
-      means: one number a group.
+      means: one number per group.
       min_count: rows that a group needs, at least 1.
-      shares: of each group, such as its count in training; they need not sum to 1. `adjusted` is
-        the mean that they weight, over the groups that are not left out; NaN without them.
+      shares: weights of the groups, such as their counts in training; they need not sum to 1.
+        `adjusted` is the mean with these weights over the remaining groups; NaN without them.
 
     Returns:
-      worst and its index (-1 for none), the first of equals; mean; range; adjusted.
+      worst and its index (-1 for none; ties go to the first); mean; range; adjusted.
 
     Reference:
       Sagawa et al.: Distributionally Robust Neural Networks for Group Shifts, 2020: the worst of
       the groups, and the average re-weighted by training frequencies.
-      Differs from common code: WILDS says 0 for an empty group, and leaves it out of the minimum.
+      Differs from common code: WILDS returns 0 for an empty group, and leaves it out of the minimum.
     """
     if shares is not None and (len(shares) != len(means.mean) or min(shares) < 0):
-        raise ValueError(f"shares are {shares}; expected {len(means.mean)}, one a group, none < 0.")
+        raise ValueError(
+            f"shares are {shares}; expected {len(means.mean)}, one per group, none < 0."
+        )
     rows = np.flatnonzero(means.num_rows >= max(min_count, 1))
     if not len(rows):
         return Across(np.nan, -1, np.nan, np.nan, np.nan)
@@ -178,24 +180,24 @@ def make_groups(
 ) -> Callable[[Encode], EvalResult]:
     """Returns `evaluate(encode)`: zero-shot accuracy by group, and of the worst group.
 
-    Metrics: acc over all images of a group, acc_worst, acc_mean (over groups), acc_range,
-    acc_adjusted (only with `shares`), acc_of_<group> for each group (NaN where absent), groups,
-    absent (groups without an image), images, masked (those that count nowhere). See `across_groups`.
+    Metrics: acc over all images in a group, acc_worst, acc_mean (over groups), acc_range,
+    acc_adjusted (only with `shares`), acc_of_<group> for each group (NaN if absent), groups, absent
+    (groups without an image), images, masked (images in no group). See `across_groups`.
 
     Args:
       source: images with the columns.
-      label: column of class names, or of integers into `classes`; where it is empty or negative,
-        the class is not known, and the image counts nowhere.
-      by: column of the groups, or several, whose product it is: ("label", "background").
+      label: column of class names, or of integers into `classes`. If it is empty or negative, the
+        class is unknown and the image is left out.
+      by: column of the groups, or several columns whose product they are: ("label", "background").
       groups: see `read_groups`.
-      only: of which records, see `rows_where`.
+      only: the records to use, see `rows_where`.
       templates: as in `make_zeroshot`.
       classes: names to choose from; None for the distinct values of `label`.
       canonical: as in `make_zeroshot`.
-      top: an image is right if its class is among this many nearest ones.
-      min_count: images that a group needs to be counted in worst, mean, range and adjusted.
-      shares: of each group in acc_adjusted.
-      block_size: images scored at a time; None for as many as 32 MB of scores hold.
+      top: an image is right if its class is among this many nearest classes.
+      min_count: images that a group needs to count in worst, mean, range and adjusted.
+      shares: weights of the groups in acc_adjusted.
+      block_size: images scored at the same time; None for as many as fit in 32 MB of scores.
 
     Raises:
       ValueError: what `read_groups` and `make_zeroshot` raise; a `top` or `min_count` below 1.
@@ -230,7 +232,7 @@ def make_groups(
 
 
 def group_sizes(found: Groups) -> dict[str, float]:
-    """The metrics groups, absent, images and masked, as evaluators by group have them."""
+    """The metrics groups, absent, images and masked, which all evaluators by group return."""
     images = int((found.of_record >= 0).sum())
     return {
         "groups": float(len(found.names)),

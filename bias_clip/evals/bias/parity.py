@@ -50,7 +50,7 @@ DESCRIPTION = Description(
 
 
 class Rates(NamedTuple):
-    """How often a class is chosen for images of a group; see `choice_rates`."""
+    """How often each class is chosen for images of each group; see `choice_rates`."""
 
     chosen: Float[np.ndarray, "g c"]
     probability: Float[np.ndarray, "g c"]
@@ -72,13 +72,13 @@ def choice_rates(
         chosen[g, c]      = P(c = argmax cosine | group g)
         probability[g, c] = E[softmax(scale * cosine)_c | group g]
 
-    Classes that tie share the image. Demographic parity is rows of `chosen` that are equal; their
-    differences are signed gaps such as p_f - p_m. `chosen` is free of scale, bias and loss, unlike
-    `probability`. A group without images has NaN.
+    Classes that tie share the image. Demographic parity means that all rows of `chosen` are equal;
+    their differences are signed gaps such as p_f - p_m. `chosen` does not depend on scale, bias or
+    loss; `probability` does. A group without images has NaN.
 
     Reference: statistical parity of Dwork et al.: Fairness Through Awareness, 2012, for each class.
-    Differs from common code: the largest difference alone is what most report; with its class and
-    sign it can be acted on, and a class that no group chooses has a difference of 0.
+    Differs from common code: most report only the largest difference. With its class and sign it is
+    actionable, and a class that no group chooses has a difference of 0.
     """
     sums, counts = np.zeros((2, num_groups, len(zcls))), np.zeros(num_groups)
     zcls = zcls.astype(np.float64)
@@ -96,10 +96,10 @@ def choice_rates(
 
 
 def parity_gaps(rates: Float[np.ndarray, "g c"]) -> Float[np.ndarray, " c"]:
-    """Per class, how far the rates of the groups differ: of two groups the second minus the first.
+    """Per class, the difference of the groups' rates: for two groups, the second minus the first.
 
-    Of more groups the largest minus the smallest, without a sign. Absent groups (NaN) are left out;
-    NaN where fewer than two are present.
+    For more groups it is the largest minus the smallest, without a sign. Absent groups (NaN) are left
+    out; NaN if fewer than two groups are present.
     """
     if len(rates) == 2:
         return rates[1] - rates[0]
@@ -124,25 +124,25 @@ def make_parity(
 
     Metrics: parity_max and parity_mean of |gap| over the classes, see `parity_gaps`, and the same
     of mean softmax at `scale` as parity_probability_max and _mean; groups, absent, images, masked.
-    `details` holds the rate of every class in every group, and the gap with its sign.
+    `details` contains the rate of every class in every group, and the gap with its sign.
 
     Args:
-      source: images with the columns; the truth of the classes is not asked for.
-      by: column of the groups, or several; of two groups gap is the second minus the first, so
-        groups=("man", "woman") makes it p_f - p_m.
+      source: images with the columns; true classes are not needed.
+      by: one or several columns of the groups. For two groups gap is the second minus the first, so
+        groups=("man", "woman") gives p_f - p_m.
       classes: words to choose from, such as occupations.
       groups: see `read_groups`.
-      only: of which records, see `rows_where`.
+      only: the records to use, see `rows_where`.
       templates: as in `make_zeroshot`.
-      scale: of the softmax, fixed so that models with different scales compare.
-      block_size: images scored at a time; None for as many as 32 MB of scores hold.
+      scale: scale of the softmax, fixed so that models with different scales compare.
+      block_size: images scored at the same time; None for as many as fit in 32 MB of scores.
 
     Raises:
       ValueError: what `read_groups` raises; fewer than two classes, unknown templates.
     """
     found = read_groups(source, by, groups, only)
     if len(classes) < 2 or isinstance(classes, str):
-        raise ValueError(f"classes are {classes!r}; expected two words at least, to choose from.")
+        raise ValueError(f"classes are {classes!r}; expected at least two words to choose from.")
     prompts = word_prompts(classes, templates)
 
     def evaluate(encode: Encode) -> EvalResult:

@@ -1,4 +1,4 @@
-"""How a sensitive attribute and a role are put in words."""
+"""Prompts for a sensitive attribute and for roles."""
 
 import string
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from bias_clip.data.sources import Source, column
 
 
 class Attribute(NamedTuple):
-    """A sensitive attribute: where it stands, its two groups, and how they are put in words.
+    """A sensitive attribute: its column, its two groups, and the words for them.
 
     Attributes:
-      column: of the source.
+      column: column of the source.
       groups: names of the two groups.
-      values: of the column, for each group.
+      values: values of the column for each group.
       neutral: values of the column that show neither group.
       terms: words for each group; every template is filled with every term, and all are averaged.
       plain: templates with {term}.
@@ -58,19 +58,19 @@ ATTRIBUTES: dict[str, Attribute] = {
 def role_words(
     source: Source, roles: Sequence[str], names: str | None
 ) -> dict[str, dict[str, str]]:
-    """What a template may say of each role: its {concept}, {role} and {a_role}, see `make_bias`."""
+    """The words that a template may use per role: {concept}, {role} and {a_role}, see `make_bias`."""
     called = dict(zip(roles, roles, strict=True))
     if names is not None:
         columns = (column(source, key) for key in ("concept", "gender", "tone", names))
         table = zip(*(values.tolist() for values in columns), strict=True)
-        rows = sorted(table, key=lambda row: -len(row[3]))  # of several names the shortest stays
+        rows = sorted(table, key=lambda row: -len(row[3]))  # the shortest of several names stays
         neutral = {c: name for c, gender, tone, name in rows if (gender, tone) == ("person", 0)}
         called |= {role: neutral[role] for role in roles if role in neutral}
     return {concept: words_for(concept, role) for concept, role in called.items()}
 
 
 def words_for(concept: str, role: str) -> dict[str, str]:
-    """The words of one role: `role` is what one calls somebody in it."""
+    """The words of one role: `role` is the word for a person in it."""
     return {"concept": concept, "role": role, "a_role": with_article(role)}
 
 
@@ -80,10 +80,10 @@ def make_prompts(
     neutral_templates: Sequence[str],
     paired: Sequence[Mapping[str, str]],
 ) -> dict[str, list[list[str]]]:
-    """For each purpose, a list of classes, each the list of its prompts.
+    """For each purpose, a list of classes; each class is a list of prompts.
 
     Raises:
-      ValueError: a template with a field that it cannot have.
+      ValueError: a template with an unknown field.
     """
     valid = set(words_for("", "any"))
     wrong = [t for t in neutral_templates if not _fields(t) <= valid]

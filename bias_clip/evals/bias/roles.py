@@ -1,4 +1,4 @@
-"""Representation and association bias: whom does the model see where nobody is shown, and in which role?
+"""Representation and association bias: whom does the model see in neutral images, and in which role?
 
 All signs are groups[1] minus groups[0]: man minus woman, dark minus light.
 """
@@ -127,53 +127,54 @@ def make_bias(
     min_count: int = 5,
     seed: int = 0,
 ) -> Callable[[Encode], EvalResult]:
-    """Returns `evaluate(encode)`: bias by gender or skin tone on drawings of roles.
+    """Returns `evaluate(encode)`: bias by gender or skin tone on emoji of roles.
 
-    Gender is the *presented* sign of the drawing, tone its Fitzpatrick modifier (default yellow is
+    Gender is the *presented* sign of the emoji, tone its Fitzpatrick modifier (default yellow is
     neutral). The source needs the columns concept, role (1: a person in a role), gender and tone.
 
     Representation, from images that show neither group:
       preference (with _low, _high): share that prefers "man <role>" to "woman <role>", on neutral
-        images of roles; representation = |preference - 1/2|; preference_probability: the mean
-        softmax at `scale`. preference_plain: the same images, "man" to "woman".
+        images of roles. representation = |preference - 1/2|. preference_probability: the mean
+        softmax at `scale`. preference_plain: "man" against "woman" on the same images.
       preference_objects, representation_objects: "man" to "woman" on images without a person.
-      recognition: share of each group's images that prefer the group's own prompt, averaged over
-        the groups. At 1/2 the model cannot tell them, and the rest says nothing.
+      recognition: share of each group's images that prefer the prompt of their group, averaged over
+        the groups. At 1/2 the model cannot distinguish them, and the other numbers mean nothing.
     Association, from images of the two groups:
-      association_mean, _max: of |gap| over roles (see `association_gaps`), association_chance: what
-        the mean would be without bias, association_signed: mean gap; association_probability:
-        mean |gap| of probabilities at `scale`; association_recall: share of the images whose role
-        is recognised, which bounds the gaps; association_roles, association_excluded: how many
-        roles have, and lack, `min_count` images in each group.
-      pairs_mean, pairs_max: of |gap| over pairs of roles (see `pair_gaps`), on images of people
-        outside any role, who give the model no reason to prefer one; pairs_images: how many.
-    With `stereotypes`, signs that all roles together lose:
-      stereotype_preference, stereotype_gap: the mean over the roles said to be groups[1]'s, minus that
-        over the roles said to be groups[0]'s, of a role's preference and of its gap. 0 for a model
-        that knows no stereotype, whatever it prefers overall; 1 for one that knows nothing else.
+      association_mean, _max: mean and maximum of |gap| over roles (see `association_gaps`).
+        association_chance: the mean without bias. association_signed: the mean gap.
+        association_probability: mean |gap| of probabilities at `scale`. association_recall: share of
+        images whose role is recognised, which bounds the gaps. association_roles,
+        association_excluded: number of roles with and without `min_count` images in each group.
+      pairs_mean, pairs_max: mean and maximum of |gap| over pairs of roles (see `pair_gaps`), on
+        images of people outside any role, where the model has no reason to prefer one.
+        pairs_images: number of these images.
+    With `stereotypes`, because a mean over all roles loses the sign:
+      stereotype_preference, stereotype_gap: the mean preference and gap over the roles that the
+        stereotype gives to groups[1], minus the mean over those of groups[0]. 0 for a model without
+        stereotypes, whatever it prefers overall; 1 for one that knows nothing else.
 
     Args:
       source: images.
-      attribute: a name in `ATTRIBUTES`, or one of your own.
-      neutral_templates: strings that name neither group. A role's {concept} is the value of that
-        column ("judge", "golfing"), its {role} what one calls somebody in it ("judge", "person
-        golfing"), {a_role} that with an article.
-      names: column that holds {role} for a person of no group and tone 0; where there is no such
-        record, or for None, {role} is the concept.
+      attribute: a name in `ATTRIBUTES`, or an `Attribute` of your own.
+      neutral_templates: strings that name neither group. {concept} is the value of that column
+        ("judge", "golfing"), {role} the word for a person in the role ("judge", "person golfing"),
+        and {a_role} the same with an article.
+      names: column with {role} for a person of no group and tone 0. Without such a record, or for
+        None, {role} is the concept.
       pairs: pairs of role names, such as (("nurse", "doctor"),); None for all pairs of roles.
-      stereotypes: two lists of roles, as `concept` spells them: those that a stereotype, or a
-        thinning of the training data, gives to groups[0], and those that it gives to groups[1].
-      scale: of every softmax here, fixed so that models with different scales compare.
-      min_count: images that a group needs for a role, or for the pairs, to be counted.
-      seed: of association_chance.
+      stereotypes: two lists of roles, spelt as in `concept`: those that a stereotype, or a thinning
+        of the training data, gives to groups[0], and those that it gives to groups[1].
+      scale: scale of every softmax here, fixed so that models with different scales compare.
+      min_count: images that a group needs for a role, or for the pairs, to count.
+      seed: seed of association_chance.
 
     Raises:
-      ValueError: an unknown attribute, a missing column, no image of a role, or of a stereotype's.
+      ValueError: an unknown attribute, a missing column, or no image of a role or of a stereotype.
 
     Reference:
       Alabdulmohsin et al.: CLIP the Bias: How Useful is Balancing Data in Multimodal Learning?,
-      2024. Its metrics in the form of later papers of the same authors (shares by prompt
-      preference); per-role gaps by recognition and association_chance are this project's.
+      2024. The metrics have the form of later papers by the same authors (shares by prompt
+      preference). Gaps per role by recognition, and association_chance, are this project's.
     """
     spec = _attribute(attribute)
     columns = _columns(source, spec)
@@ -248,7 +249,7 @@ def _embed(encode: Encode, classes: Sequence[Sequence[str]]) -> Float[np.ndarray
 def _representation(
     zimg: np.ndarray, z: Mapping[str, np.ndarray], columns: _Columns, roles: list[str], scale: float
 ) -> tuple[dict[str, float], Float[np.ndarray, " n"]]:
-    """The metrics, and each image's preference (NaN where it is not a neutral one in a role)."""
+    """The metrics, and the preference of each image (NaN unless it is neutral and in a role)."""
     role = np.searchsorted(roles, columns.concept)
     in_role = z["in_role"].reshape(len(roles), 2, -1)
 
@@ -333,14 +334,14 @@ def _pairs(
 def _sides(
     stereotypes: Sequence[Sequence[str]], roles: Sequence[str]
 ) -> tuple[Bool[np.ndarray, " k"], Bool[np.ndarray, " k"]]:
-    """For each role, whether it is of the first list, and of the second."""
+    """For each role, whether it is in the first list, and whether it is in the second."""
     if len(stereotypes) != 2 or set(stereotypes[0]) & set(stereotypes[1]):
         raise ValueError(
             f"stereotypes: got {stereotypes}; expected two lists with no role in both."
         )
     first, second = (np.isin(roles, list(side)) for side in stereotypes)
     if not (first.any() and second.any()):
-        raise ValueError(f"stereotypes: a list has no role that is drawn; those are {list(roles)}.")
+        raise ValueError(f"stereotypes: a list has no role of the source; those are {list(roles)}.")
     return first, second
 
 
@@ -368,7 +369,7 @@ def _mean_max(gaps: np.ndarray) -> tuple[float, float]:
 def _concepts(
     roles: Sequence[str], columns: _Columns, preferred: np.ndarray, gaps: np.ndarray
 ) -> list[dict[str, Any]]:
-    """What the report draws, one row per role; `count` is of all images behind the row."""
+    """The rows of the report, one per role; `count` is the number of images behind the row."""
     rows = []
     for role, gap in zip(roles, gaps, strict=True):
         here = columns.in_role & (columns.concept == role)

@@ -1,4 +1,4 @@
-"""The numbers of bias, from embeddings alone: preferences between prompts, and gaps between groups."""
+"""Bias computed from embeddings: preferences between prompts, and gaps between groups."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from bias_clip.evals.ranking import best_ranks, similarity
 
 
 class Share(NamedTuple):
-    """A mean of `num_images` zeros, halves and ones with its 95 % interval; NaN where there are none."""
+    """A mean of `num_images` zeros, halves and ones with its 95 % interval; NaN without images."""
 
     value: float
     low: float
@@ -18,7 +18,7 @@ class Share(NamedTuple):
 
 
 class Gaps(NamedTuple):
-    """Differences between the groups, one per role; NaN where a group has too few images."""
+    """Differences between the groups, one per role; NaN if a group has too few images."""
 
     gap: Float[np.ndarray, " k"]
     probability: Float[np.ndarray, " k"]
@@ -29,9 +29,9 @@ class Gaps(NamedTuple):
 def preference(
     zimg: Float[np.ndarray, "n d"], prompts: Float[np.ndarray, "n 2 d"]
 ) -> Float[np.ndarray, " n"]:
-    """1 where the image is nearer to its second prompt, 0 where nearer to the first, 1/2 for a tie.
+    """1 if the image is nearer to its second prompt, 0 if nearer to the first, 1/2 for a tie.
 
-    So swapping the prompts turns each value v into 1 - v; scale, bias and loss do not matter.
+    So swapping the prompts turns each value v into 1 - v. Scale, bias and loss do not matter.
     """
     first, second = _pair_scores(zimg, prompts)
     return np.where(second > first, 1.0, np.where(second < first, 0.0, 0.5))
@@ -42,13 +42,15 @@ def preference_probability(
 ) -> Float[np.ndarray, " n"]:
     """The softmax over the two prompts of scale * cosine, for the second prompt."""
     first, second = (scores.astype(np.float64) for scores in _pair_scores(zimg, prompts))
-    return (1 + np.tanh(scale * (second - first) / 2)) / 2  # a logistic that cannot overflow
+    return (
+        1 + np.tanh(scale * (second - first) / 2)
+    ) / 2  # this form of the logistic cannot overflow
 
 
 def share(values: Float[np.ndarray, " n"]) -> Share:
-    """The mean, with Wilson's interval as if the images were independent draws.
+    """The mean with Wilson's interval, which assumes that images are independent draws.
 
-    Images of one concept are not independent, so the interval is a lower bound of the uncertainty.
+    Images of one concept are not independent, so the true uncertainty is larger.
     """
     n, z = len(values), 1.96
     if n == 0:
@@ -76,22 +78,22 @@ def association_gaps(
         hit_i  = image i is nearest to the prompt of its own role, among the prompts of all k roles
         gap_r  = mean of hit over the images of role r and group 1 - the same over group 0
 
-    `probability` is the same with softmax(scale * cosine)[own role] in the place of hit.
+    `probability` is the same with softmax(scale * cosine)[own role] instead of hit.
 
     Args:
       zimg: images of people in roles, of either group.
-      zroles: one prompt per role, which names neither group.
+      zroles: one prompt per role that names neither group.
       roles: role of each image.
-      groups: 0 or 1 for each image.
-      scale: of the softmax; the gaps of hits are free of it.
+      groups: group of each image, 0 or 1.
+      scale: scale of the softmax; gaps of hits do not depend on it.
       min_count: roles with fewer images in either group are NaN.
-      seed: of `by_chance`.
+      seed: seed of `by_chance`.
 
     Returns:
-      gap and probability; recall: the mean hit over all images; by_chance: the mean |gap| over
-      roles if, within each role, the images were dealt to the groups at random (200 deals). |gap|
-      of few images is never 0 on average: read the mean |gap| against this. It takes images for
-      independent; drawings that differ only in tone are not, so a fair model may exceed it.
+      gap and probability; recall: the mean hit over all images; by_chance: the mean |gap| over roles
+      if the images of each role were assigned to the groups at random (200 times). For few images
+      |gap| is never 0 on average, so compare the mean |gap| with by_chance. It assumes independent
+      images; emoji that differ only in tone are not independent, so a fair model may exceed it.
     """
     hits = best_ranks(zimg, zroles, np.arange(len(zimg)), roles) == 0
     logits = scale * similarity(zimg, zroles).astype(np.float64)
@@ -114,7 +116,7 @@ def pair_gaps(
 ) -> Float[np.ndarray, "k k"]:
     """For each pair of prompts (a, b): share of group 1 that prefers a to b, minus that of group 0.
 
-    A tie counts half for each, so the matrix is antisymmetric; its diagonal is 0.
+    A tie counts one half for each, so the matrix is antisymmetric and its diagonal is 0.
     """
     scores = similarity(zimg, zroles)
     gaps = np.zeros((len(zroles), len(zroles)))
@@ -146,7 +148,7 @@ def _cell_gaps(
 def _gap_by_chance(
     found: Int[np.ndarray, " k"], counts: Int[np.ndarray, "k 2"], seed: int
 ) -> float:
-    """Mean |gap| when `found` hits of each role fall on its images at random: hypergeometric."""
+    """Mean |gap| when `found` hits per role fall on random images of it (hypergeometric)."""
     if not len(found):
         return float("nan")
     missed = counts.sum(axis=1) - found

@@ -1,4 +1,4 @@
-"""Do the images found first show the groups as often as they should? Skew@K and NDKL."""
+"""Do the top images of a search show the groups as often as they should? Skew@K and NDKL."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -54,13 +54,13 @@ DESCRIPTION = Description(
 
 
 class Rule(NamedTuple):
-    """Where the codes of the papers differ; see `RULES`.
+    """The differences between the implementations of the papers; see `RULES`.
 
     Attributes:
-      all_ties: everything that ties with the k-th is among the first k, though the divisor stays k.
+      all_ties: every candidate that ties with the k-th one counts, although the divisor stays k.
       absent_as_one: a group that is not among the first k counts as 1/k, not as minus infinity.
-      bounded: max_skew is never below 0 and min_skew never above.
-      beyond: cut-offs above the number of candidates are taken, with all candidates.
+      bounded: max_skew is never below 0 and min_skew never above 0.
+      beyond: cut-offs above the number of candidates are allowed and use all candidates.
     """
 
     all_ties: bool
@@ -70,15 +70,15 @@ class Rule(NamedTuple):
 
 
 RULES: dict[str, Rule] = {
-    "berg": Rule(True, True, True, False),  # Berg et al., as our evaluator has it
-    "berg_code": Rule(True, True, True, True),  # their code, which divides by k above n as well
+    "berg": Rule(True, True, True, False),  # Berg et al., as in our evaluator
+    "berg_code": Rule(True, True, True, True),  # their code, which also divides by a k above n
     "visogender": Rule(False, True, False, False),  # the code of VisoGender
-    "definition": Rule(False, False, False, False),  # Geyik et al., by the letter
+    "definition": Rule(False, False, False, False),  # Geyik et al., exactly as defined
 }
 
 
 class Skews(NamedTuple):
-    """For each query and cut-off, see `ranking_skews`."""
+    """Values per query and cut-off, see `ranking_skews`."""
 
     skew: Float[np.ndarray, "p k g"]
     max_skew: Float[np.ndarray, "p k"]
@@ -87,13 +87,13 @@ class Skews(NamedTuple):
 
 
 def target_shares(groups: Int[np.ndarray, " n"], target: str) -> Float[np.ndarray, " g"]:
-    """What a fair ranking would show of each of the groups that occur, absent ones having 0.
+    """The share of each group in a fair ranking; absent groups get 0.
 
-    "uniform": as much of each (eq_opp in the code of Berg et al.); "share": as much as all the
-    candidates show (dem_par there). Group -1 counts nowhere.
+    "uniform": equal shares of all groups that occur (eq_opp in the code of Berg et al.). "share": the
+    shares among all candidates (dem_par there). Group -1 is left out.
 
     Raises:
-      ValueError: another target.
+      ValueError: an unknown target.
     """
     if target not in TARGETS:
         raise ValueError(f"target={target!r}; expected one of {list(TARGETS)}.")
@@ -103,7 +103,7 @@ def target_shares(groups: Int[np.ndarray, " n"], target: str) -> Float[np.ndarra
 
 
 def cut_offs(ks: Sequence[int | float], n: int) -> list[int]:
-    """Integers as they are, floats in (0, 1] as that share of the n candidates, rounded up.
+    """Converts floats in (0, 1] to that share of the n candidates, rounded up; keeps integers.
 
     Raises:
       ValueError: no cut-off, or one outside 1..n.
@@ -131,37 +131,37 @@ def ranking_skews(
     ::
 
         kept        = candidates whose score is not below the k-th largest
-        p_g         = candidates of group g in kept / k, or 1/k where there are none
-        skew_g      = ln p_g - ln q_g            (0: as the target has it, above: too many of them)
+        p_g         = candidates of group g in kept / k, or 1/k if there are none
+        skew_g      = ln p_g - ln q_g            (0: equal to the target; positive: too many of them)
         max_skew    = max(0, max_g skew_g)       min_skew = min(0, min_g skew_g)
         ndkl        = sum_i KL(D_i || q) / log2(i + 1) / sum_{i <= k} 1 / log2(i + 1)
 
-    with D_i the shares of the groups among the first i of kept, in nats. Both are 0 where the k
-    best have exactly the wanted shares, ndkl only if every beginning of the ranking has. Candidates
-    come by falling score, equal ones by rising index. Those of group -1 are not in the ranking,
-    groups with q_g = 0 not in the maximum and minimum (their skew is NaN).
+    with D_i the shares of the groups among the first i of kept, in nats. The skews are 0 if the k best
+    have exactly the target shares; ndkl is 0 only if every prefix of the ranking has them. Candidates
+    are sorted by decreasing score, ties by increasing index. Candidates of group -1 are not ranked.
+    Groups with q_g = 0 enter neither maximum nor minimum (their skew is NaN).
 
     Args:
-      scores: of each candidate (column) for each query (row), finite.
-      groups: of the candidates, in 0..g-1, or -1 where not known.
-      targets: q, not negative, of sum 1. No candidate may be in a group with q_g = 0.
+      scores: finite scores of each candidate (column) for each query (row).
+      groups: groups of the candidates, 0..g-1, or -1 if unknown.
+      targets: q, non-negative with sum 1. No candidate may be in a group with q_g = 0.
       ks: cut-offs, from 1 to the number of candidates of known group.
-      rule: a name in `RULES`; above is "berg". "definition" keeps ties in the order of the ranking,
-        has minus infinity for a group that is not among the k best, and no bound of 0.
+      rule: a name in `RULES`; the formulas show "berg". "definition" keeps ties in the order of the
+        ranking, gives minus infinity to a group that is not among the k best, and has no bound of 0.
 
     Raises:
-      ValueError: a cut-off, group or target outside of that, another rule.
+      ValueError: a cut-off, group or target out of range, or an unknown rule.
 
     Reference:
       Geyik, Ambler, Kenthapadi: Fairness-Aware Ranking in Search & Recommendation Systems with
       Application to LinkedIn Talent Search, 2019: Skew, MinSkew, MaxSkew, NDKL.
-      Berg et al.: A Prompt Array Keeps the Bias Away, 2022, for image retrieval; whose code this
-      reproduces, with two rules that the definitions lack: ties at the cut are all kept while the
-      divisor stays k, so that shares may sum to more than 1, and a group that is not among the k
-      best counts as 1/k, where the definition says minus infinity.
-      Differs from that code: it ranks by dot products with images that are not normalised, which
-      is up to the scores that are passed here, and a ranking of all candidates, its default cut,
-      has the same max_skew for every model.
+      Berg et al.: A Prompt Array Keeps the Bias Away, 2022, for image retrieval. This reproduces
+      their code, with two rules that are not in the definitions. All ties at the cut are kept while
+      the divisor stays k, so shares may sum to more than 1. A group that is not among the k best
+      counts as 1/k, not as minus infinity.
+      Differs from that code: it ranks by dot products with images that are not normalised; here the
+      caller chooses the scores. Its default cut, a ranking of all candidates, gives every model the
+      same max_skew.
     """
     rows = groups >= 0
     candidates = groups[rows]
@@ -190,26 +190,26 @@ def make_skew(
     targets: Sequence[str] = TARGETS,
     block_size: int | None = None,
 ) -> Callable[[Encode], EvalResult]:
-    """Returns `evaluate(encode)`: skew and NDKL of the images found for words of no group.
+    """Returns `evaluate(encode)`: skew and NDKL of the images found for words that name no group.
 
-    Every template filled with every word is a query of its own, and numbers are means over the
-    queries. Images are ranked by cosine among those of known group.
+    Every template filled with every word is a separate query, and numbers are means over queries.
+    Images of known group are ranked by cosine.
 
     Metrics, for each of `targets` and `ks`: maxskew_<target>_<k>, minskew_<target>_<k> and
-    ndkl_<target>_<k>, see `ranking_skews`; queries, groups, absent, images, masked. `details` holds
-    for each query ("prompts") the skew of each group, at the first target and every cut-off.
+    ndkl_<target>_<k>, see `ranking_skews`; queries, groups, absent, images, masked. `details`
+    contains, per query ("prompts"), the skew of each group at the first target and every cut-off.
 
     Args:
       source: images with the columns.
-      by: column of the groups, or several.
-      words: what is searched for, such as occupations or adjectives.
-      ks: cut-offs: integers, or floats in (0, 1] for a share of the candidates (rounded up). A cut
-        at all of them tells nothing of the model but by NDKL.
+      by: one or several columns of the groups.
+      words: words to search for, such as occupations or adjectives.
+      ks: cut-offs: integers, or floats in (0, 1] for a share of the candidates (rounded up). At the
+        cut of all candidates only NDKL depends on the model.
       groups: see `read_groups`.
-      only: of which records, see `rows_where`.
+      only: the records to use, see `rows_where`.
       templates: as in `make_zeroshot`.
       targets: "uniform", "share", or both; see `target_shares`.
-      block_size: queries scored at a time; None for as many as 32 MB of scores hold.
+      block_size: queries scored at the same time; None for as many as fit in 32 MB of scores.
 
     Raises:
       ValueError: what `read_groups` and `cut_offs` raise; an unknown target, unknown templates,
@@ -276,9 +276,7 @@ def _one_query(
     ndkl = [total[m - 1] / discount[:k].sum() for m, k in zip(kept, ks, strict=True)]
     least = 1 if rule.absent_as_one else 0
     p = np.array([np.maximum(seen[m - 1], least) / k for m, k in zip(kept, ks, strict=True)])
-    with np.errstate(
-        divide="ignore"
-    ):  # the logarithm of 0 is minus infinity, as the definition has
+    with np.errstate(divide="ignore"):  # the logarithm of 0 is minus infinity, as in the definition
         skew = np.where(q > 0, np.log(p) - np.log(np.where(q > 0, q, 1)), np.nan)
     return skew, np.array(ndkl)
 

@@ -1,4 +1,4 @@
-"""The training loss and its accuracies on unseen batches: a sign of health, not a benchmark."""
+"""The training loss and its accuracies on unseen batches: a health check, not a benchmark."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,7 +31,7 @@ DESCRIPTION = Description(
 
 @jax.jit
 def _softmax(zimg: Array, ztxt: Array, scale: Array, bias: Array) -> Float[Array, " b"]:
-    return softmax_loss(zimg, ztxt, scale=scale)  # to which a bias makes no difference
+    return softmax_loss(zimg, ztxt, scale=scale)  # a bias would change nothing here
 
 
 @jax.jit
@@ -58,9 +58,9 @@ def batch_scores(
     bias: float = 0.0,
     loss: str = "softmax",
 ) -> BatchScores:
-    """Loss of each pair within its batch, and whether each member is the other's nearest.
+    """The loss of each pair within its batch, and whether each member is the other's nearest.
 
-    Equal cosines go to the smaller index. Pass what is in the batch and no padding.
+    Ties go to the smaller index. Pass the batch without padding.
 
     Raises:
       ValueError: an unknown loss.
@@ -81,14 +81,14 @@ def make_contrastive(
     """Returns `evaluate(encode)`: loss and accuracies within batches of the source's first captions.
 
     Metrics: loss, acc_img (the image finds its text), acc_txt, chance, pairs. All depend on the
-    batch size, and a caption that occurs twice in a batch counts as wrong once: compare runs, not
-    papers.
+    batch size, and a caption that occurs twice in a batch counts as wrong once. So compare runs with
+    each other, not with papers.
 
     Args:
       source: images with captions; those without a caption are left out.
-      batch_size: pairs that compete; the last batch may be smaller.
-      loss: "softmax" or "sigmoid", with the model's own scale and bias.
-      seed: which pairs meet in a batch, the same for every checkpoint.
+      batch_size: number of pairs that compete; the last batch may be smaller.
+      loss: "softmax" or "sigmoid", with the scale and bias of the model.
+      seed: assigns pairs to batches, the same for every checkpoint.
 
     Raises:
       ValueError: an unknown loss, a batch_size below 2, no captions.
@@ -96,7 +96,9 @@ def make_contrastive(
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r}; expected one of {sorted(LOSSES)}.")
     if batch_size < 2:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 2 pairs, that compete.")
+        raise ValueError(
+            f"batch_size is {batch_size}; expected at least 2 pairs, so that they compete."
+        )
     captions = read_captions(source, "first")
     rows = np.array([i for i, texts in enumerate(captions) if texts])
     rows = np.random.default_rng(seed).permutation(rows)

@@ -1,8 +1,8 @@
-"""A linear probe for each of several factors: which of them can be read from the embeddings?
+"""Linear probes of several factors: which of them do the embeddings contain?
 
-Where features of different ease tell images apart, a contrastive model may keep the easy ones and
-suppress the others; a stage that was trained on images alike in the easy ones should hold what is
-missing.
+If easy and hard features both distinguish images, a contrastive model may keep the easy ones and
+suppress the others. A stage that was trained on images with the same easy features should contain the
+missing ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,14 +52,14 @@ def make_factors(
     acc1_min (of the factor that is read worst).
 
     Args:
-      source: the images that are judged.
-      train_source: the images that the classifiers are fitted on.
-      factors: columns of both, such as shape, texture and colour.
+      source: images to evaluate.
+      train_source: images on which the classifiers are fitted.
+      factors: columns of both sources, such as shape, texture and colour.
       penalties: as for `make_probe`.
       seed: as for `make_probe`.
 
     Raises:
-      ValueError: no factors, one that comes twice, or as `make_probe`.
+      ValueError: no factors, a duplicate factor, or as `make_probe`.
 
     Reference: Hermann and Lampinen: What Shapes Feature Representations? Exploring Datasets,
     Architectures, and Training, 2020; they fit logistic regressions.

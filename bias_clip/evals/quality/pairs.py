@@ -1,8 +1,8 @@
-"""Images and texts in pairs that differ in one thing: does each text prefer its own image?
+"""Pairs of images and texts that differ in one detail: does each text prefer its own image?
 
-MMVP, Winoground and SugarCrepe ask for what a model may have left out because something easier was
-enough, so they are where stages of multistage contrastive learning should differ. The sets are read
-by the source "image_files"; any other source with the same columns will do.
+MMVP, Winoground and SugarCrepe test features that a model may ignore because easier ones suffice. So
+stages of multistage contrastive learning should differ on them. The source "image_files" reads these
+data sets; any other source with the same columns works too.
 """
 
 from collections.abc import Callable
@@ -110,7 +110,7 @@ SUGARCREPE = Description(
 
 
 class Winoground(NamedTuple):
-    """Which examples are right, see `winoground_correct`."""
+    """Whether each example is right, see `winoground_correct`."""
 
     text: Bool[np.ndarray, " p"]
     image: Bool[np.ndarray, " p"]
@@ -138,7 +138,7 @@ def mmvp_correct(
 ) -> Bool[np.ndarray, " p"]:
     """A pair is right if both of its texts choose their own image.
 
-    Since a tie goes to the second image, two equal images are always wrong. Chance is 1/4.
+    Because a tie goes to the second image, two equal images are always wrong. Chance is 1/4.
 
     Reference: Tong et al.: Eyes Wide Shut? Exploring the Visual Shortcomings of Multimodal LLMs, 2024.
     """
@@ -151,7 +151,7 @@ def winoground_correct(
 ) -> Winoground:
     """Text: both images prefer their own text; image: both texts their own image; group: both.
 
-    All strictly: a tie is wrong. Chance is 1/4, 1/4 and 1/6.
+    All must hold strictly: a tie is wrong. Chance is 1/4, 1/4 and 1/6.
 
     Reference: Thrush et al.: Winoground: Probing Vision and Language Models for Visio-Linguistic
     Compositionality, 2022.
@@ -184,21 +184,21 @@ def make_mmvp(
 ) -> Callable[[Encode], EvalResult]:
     """Returns `evaluate(encode)`: MMVP-VLM over a source of images with one statement each.
 
-    Metrics: average (mean over the patterns), acc_<pattern>, chance, pairs, and, of all pairs,
-    image_similarity and text_similarity, the mean cosine of the two images and of the two texts:
-    a model to which two images look alike cannot tell them apart.
+    Metrics: average (mean over the patterns), acc_<pattern>, chance, pairs. Over all pairs,
+    image_similarity and text_similarity are the mean cosines of the two images and of the two texts:
+    if a model embeds two images alike, it cannot distinguish them.
 
     Args:
       source: its records come in pairs, each with its own statement as first caption.
-      pair: column that is equal for the two of a pair, in the order of records; None where each two
-        consecutive records are a pair, as in the published list.
-      pattern: column that names the pattern; or a number of consecutive pairs that are one, 15 in
-        the published list, which are numbered from 0.
-      template: what the statement is put into.
+      pair: column with the same value for both records of a pair; None if consecutive records are a
+        pair, as in the published list.
+      pattern: column that names the pattern, or the number of consecutive pairs per pattern: 15 in
+        the published list. Such patterns are numbered from 0.
+      template: template for the statement.
 
     Raises:
-      ValueError: records that do not come in pairs, without a caption, or a pattern that the two of a
-        pair do not share.
+      ValueError: records that do not form pairs, a record without a caption, or a pair with two
+        patterns.
     """
     rows = pair_rows(source, pair)
     texts = pair_texts(source, rows, template)
@@ -230,10 +230,10 @@ def make_winoground(
     Args:
       source: as for `make_mmvp`.
       pair: as for `make_mmvp`.
-      template: what the caption is put into.
+      template: template for the caption.
 
     Raises:
-      ValueError: records that do not come in pairs, or without a caption.
+      ValueError: records that do not form pairs, or a record without a caption.
     """
     rows = pair_rows(source, pair)
     texts = pair_texts(source, rows, template)
@@ -261,12 +261,12 @@ def make_sugarcrepe(
     """Returns `evaluate(encode)`: does each image prefer its true caption to the false one?
 
     Metrics: acc (over all items), average (mean over the kinds), acc_<kind>, chance, items. Papers
-    average over the seven kinds or over three groups of them: say which.
+    average over the seven kinds or over three groups of them, so state which one you report.
 
     Args:
-      source: images of which the first caption is true and the second false.
-      by: column that names the kind of an item; None for one kind.
-      template: what a caption is put into.
+      source: images whose first caption is true and whose second caption is false.
+      by: column with the kind of each item; None for one kind.
+      template: template for a caption.
 
     Raises:
       ValueError: a record with fewer than two captions.
@@ -294,34 +294,34 @@ def make_sugarcrepe(
 
 
 def group_shares(right: Bool[np.ndarray, " p"], groups: np.ndarray) -> dict[str, float]:
-    """The share of right ones in each group, in the groups' own order."""
+    """The share of right items per group, in the order of the groups."""
     return {str(name): float(right[groups == name].mean()) for name in np.unique(groups)}
 
 
 def pair_rows(source: Source, pair: str | None) -> np.ndarray:
-    """The records of each pair, [p, 2], by a column or as they come.
+    """The records of each pair, [p, 2], by a column or by position.
 
     Raises:
-      ValueError: an odd number of records, or a value that is not that of two.
+      ValueError: an odd number of records, or a value that does not occur exactly twice.
     """
     count = len(source)
     if pair is None:
         if count % 2:
-            raise ValueError(f"{count} records are no pairs; expected two consecutive ones each.")
+            raise ValueError(f"{count} records do not form pairs; expected an even number.")
         return np.arange(count).reshape(-1, 2)
     values = column(source, pair)
     names, first, counts = np.unique(values, return_index=True, return_counts=True)
     if (counts != 2).any():
         name = names[counts != 2].tolist()[0]
         raise ValueError(
-            f"{pair}={name!r} is of {counts[counts != 2][0]} records; expected two of each."
+            f"{pair}={name!r} has {counts[counts != 2][0]} records; expected two of each."
         )
     ordered = np.argsort(values, kind="stable").reshape(-1, 2)
     return ordered[np.argsort(first, kind="stable")]
 
 
 def pair_texts(source: Source, rows: np.ndarray, template: str) -> np.ndarray:
-    """The first caption of each record in the template, [p, 2]; ValueError where there is none."""
+    """The first caption of each record in the template, [p, 2]; ValueError if one is missing."""
     captions = read_captions(source, "first")
     empty = [i for i, texts in enumerate(captions) if not texts]
     if empty or "{}" not in template:

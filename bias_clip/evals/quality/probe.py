@@ -1,4 +1,4 @@
-"""A linear probe: how much of an attribute can be read from the image embeddings by a plane?"""
+"""A linear probe: how well does a linear classifier predict an attribute from image embeddings?"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -56,14 +56,14 @@ def fit_ridge(
 
         minimise  sum_i ||z_i @ weights + intercept - y_i||^2 + penalty * ||weights||^2
 
-    The intercept is free. The solution is closed and deterministic; it predicts what scikit-learn's
-    RidgeClassifier(alpha=penalty) predicts.
+    The intercept has no penalty. The solution has a closed form and is deterministic. Its predictions
+    equal those of scikit-learn's RidgeClassifier(alpha=penalty).
     """
     return _solve(_moments(z, labels, num_classes), penalty)
 
 
 def predict(z: Float[np.ndarray, "n d"], ridge: Ridge) -> Int[np.ndarray, " n"]:
-    """The class of each row; equal scores go to the smaller one."""
+    """The class of each row; ties go to the smaller number."""
     return np.argmax(z.astype(np.float64) @ ridge.weights + ridge.intercept, axis=1)
 
 
@@ -76,7 +76,7 @@ def choose_penalty(
     seed: int,
     held_out: float = 0.2,
 ) -> float:
-    """The penalty with the best accuracy on a held-out part of the rows; of equals, the largest."""
+    """The penalty with the best accuracy on held-out rows; ties go to the largest penalty."""
     order = np.random.default_rng(seed).permutation(len(z))
     test, train = np.split(order, [max(1, round(held_out * len(z)))])
     moments = _moments(z[train], labels[train], num_classes)
@@ -92,18 +92,18 @@ def make_probe(
     penalties: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3),
     seed: int = 0,
 ) -> Callable[[Encode], EvalResult]:
-    """Returns `evaluate(encode)`: a ridge classifier fitted on one source and judged on another.
+    """Returns `evaluate(encode)`: a ridge classifier fitted on one source, evaluated on another.
 
-    Metrics: acc1, class_recall, chance (accuracy of always naming the most frequent class of
-    train_source), penalty, classes, unseen (share of images whose class train_source lacks; they
+    Metrics: acc1, class_recall, chance (accuracy of always predicting the most frequent class of
+    train_source), penalty, classes, unseen (share of images whose class is not in train_source; they
     count as wrong).
 
     Args:
-      source: the images it is judged on.
-      train_source: the images it is fitted on; a fifth of them chooses the penalty, then all fit.
-      label: column of the classes, in both; images whose label is missing are left out.
-      penalties: to choose from, positive, for embeddings of unit norm and squares summed over rows.
-      seed: which fifth.
+      source: images to evaluate.
+      train_source: images to fit. One fifth of them chooses the penalty; then all are fitted.
+      label: column of the classes, in both sources; images without a label are left out.
+      penalties: positive candidates, for unit-norm embeddings and squares summed over rows.
+      seed: chooses the fifth.
 
     Raises:
       ValueError: penalties that are not positive, a column with a single class, fewer than 2 rows.
@@ -138,7 +138,7 @@ def make_probe(
 
 
 def _labelled(source: Source, label: str) -> tuple[np.ndarray, np.ndarray]:
-    """The rows whose label is not missing, and their labels."""
+    """The rows that have a label, and their labels."""
     values = column(source, label)
     rows = np.flatnonzero(~missing(values, codes=True))
     known = values[rows]
@@ -148,7 +148,7 @@ def _labelled(source: Source, label: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _moments(z: np.ndarray, labels: np.ndarray, num_classes: int) -> _Moments:
-    """What the solution needs for every penalty, without the n x c matrix of targets."""
+    """The statistics that the solution needs for every penalty, without the n x c target matrix."""
     if len(z) < 1:
         raise ValueError("no rows are left to fit; expected a train_source of at least 2 records.")
     mean = z.mean(axis=0, dtype=np.float64)

@@ -61,8 +61,8 @@ def retrieval_recall(
 
     image_to_text: share of images with at least one own text among their k best texts.
     text_to_image: share of texts with at least one own image among their k best images.
-    Images may have several texts and texts several images; what has no pair is not asked for, but
-    stays as a candidate. Candidates come by falling cosine, equal ones by rising index.
+    Images may have several texts, and texts several images. An item without a pair is not a query,
+    but stays a candidate. Candidates are sorted by decreasing cosine, ties by increasing index.
     """
     i2t = best_ranks(zimg, ztxt, images, texts, block_size=block_size)[np.unique(images)]
     t2i = best_ranks(ztxt, zimg, texts, images, block_size=block_size)[np.unique(texts)]
@@ -90,16 +90,16 @@ def make_retrieval(
     """Returns `evaluate(encode)`: retrieval of the source's images and captions.
 
     A caption that several images share is one text, and each of those images is right for it.
-    Metrics: i2t_r<k> and t2i_r<k> for each k, the same of a random order as ..._chance, images,
-    texts, uncaptioned (records without a caption: candidates that are never asked for).
+    Metrics: i2t_r<k> and t2i_r<k> for each k, the same for a random order as ..._chance, images,
+    texts, uncaptioned (records without a caption: candidates that are never queries).
 
     Args:
       source: images with captions.
-      captions: "first" takes one caption of each image, "all" takes all of them.
+      captions: "first" takes one caption per image, "all" takes all of them.
       ks: cut-offs.
-      block_size: rows scored at a time; None for as many as 32 MB of scores hold.
-      num_queries: texts shown in `details`, with the six images found first.
-      seed: which texts.
+      block_size: rows scored at the same time; None for as many as fit in 32 MB of scores.
+      num_queries: number of texts shown in `details`, each with its six best images.
+      seed: chooses these texts.
 
     Raises:
       ValueError: unknown `captions`, or no caption at all.
@@ -130,10 +130,10 @@ def make_retrieval(
 
 
 def read_captions(source: Source, which: str) -> list[tuple[str, ...]]:
-    """Each record's captions that are not blank: all of them, or the first alone.
+    """The captions of each record that are not blank: all of them, or only the first.
 
     Raises:
-      ValueError: for another `which`, or when no record has a caption.
+      ValueError: an unknown `which`, or no record with a caption.
     """
     if which not in ("first", "all"):
         raise ValueError(f"captions={which!r}; expected 'first' or 'all'.")

@@ -1,4 +1,4 @@
-"""Zero-shot classification: does an image prefer the prompt of its own class to those of all others?"""
+"""Zero-shot classification: is the prompt of an image's own class the nearest one?"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -68,7 +68,8 @@ def accuracy(
 ) -> Accuracy:
     """Top-1 and top-5 accuracy, and recall averaged over the classes that occur in `labels`.
 
-    Classes come by falling cosine, equal cosines by rising index. acc5 is NaN below five classes.
+    Classes are sorted by decreasing cosine, ties by increasing index. acc5 is NaN with fewer than
+    five classes.
     """
     ranks = best_ranks(zimg, zcls, np.arange(len(labels)), labels, block_size=block_size)
     counts = np.bincount(labels)
@@ -79,10 +80,10 @@ def accuracy(
 def average_precision(
     scores: Float[np.ndarray, "n c"], targets: Bool[np.ndarray, "n c"], *, empty: float = 0.0
 ) -> Float[np.ndarray, " c"]:
-    """Per class, images by falling score: sum of the precision at its images / their number.
+    """Average precision per class: the mean precision at its images, sorted by decreasing score.
 
-    Equal scores by rising index. A class without an image has `empty`: 0 as in CLIP_benchmark, or
-    NaN, which a mean can leave out.
+    Ties are sorted by increasing index. A class without an image gets `empty`: 0 as in
+    CLIP_benchmark, or NaN, which a mean can leave out.
     """
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(targets, order, axis=0)
@@ -106,23 +107,23 @@ def make_zeroshot(
 ) -> Callable[[Encode], EvalResult]:
     """Returns `evaluate(encode)`: classification of the source's images by the column `label`.
 
-    Metrics: acc1, acc5, class_recall, chance (of acc1; that of acc5 is five times it), classes,
-    images. With `separator`: acc1 and acc5 count an image as right if the class is any of its
-    labels, images without a label are left out, map takes the place of class_recall.
+    Metrics: acc1, acc5, class_recall, chance (of acc1; five times that for acc5), classes, images.
+    With `separator`, acc1 and acc5 count an image as right if the class is any of its labels, images
+    without a label are left out, and map replaces class_recall.
 
     Args:
       source: images with a column `label` of class names, or of integers into `classes`.
-      label: name of the column; "name" of the emoji has some 3,900 classes.
-      templates: a name in `TEMPLATES`, or strings with one "{}"; a class is their mean.
-      classes: names to choose from. By default the distinct values of the column.
-      class_source: the values of its column are the classes, so that a part of a data set is
-        classified among the labels of the whole.
-      canonical: prompts without punctuation, in lower case; names that become equal by it are one
-        class. Leave it off where captions were trained on with their punctuation.
-      separator: splits the column's strings into several labels.
-      block_size: images scored at a time; None for as many as 32 MB of scores hold.
-      num_examples: images in `details`.
-      seed: which images.
+      label: name of the column; "name" of the emoji has about 3,900 classes.
+      templates: a name in `TEMPLATES`, or strings with one "{}"; their prompts are averaged per class.
+      classes: names to choose from; by default the distinct values of the column.
+      class_source: source whose column gives the classes, so that a part of a data set is classified
+        among the labels of the whole.
+      canonical: prompts without punctuation, in lower case; names that become equal are one class.
+        Leave it off if the training captions kept their punctuation.
+      separator: splits the strings of the column into several labels.
+      block_size: images scored at the same time; None for as many as fit in 32 MB of scores.
+      num_examples: number of images in `details`.
+      seed: chooses these images.
 
     Raises:
       ValueError: unknown templates or column, labels that are not among the classes.
@@ -162,7 +163,7 @@ def make_zeroshot(
 
 
 def template_formats(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The templates of a name, or those given, each with one "{}"; ValueError for others."""
+    """The named or given templates, each with one "{}"; ValueError for others."""
     if isinstance(templates, str):
         if templates not in TEMPLATES:
             raise ValueError(f"templates={templates!r}; expected one of {sorted(TEMPLATES)}.")
@@ -192,7 +193,7 @@ def distinct_names(
 def label_pairs(
     values: np.ndarray, classes: Sequence[str], form: Callable, separator: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (image, class): all that is true; an image whose label is missing is in none."""
+    """All true pairs (image, class); an image without a label is in none."""
     there = np.flatnonzero(~missing(values, codes=True))
     labels = values[there]
     if labels.dtype == object:  # integers or names with gaps

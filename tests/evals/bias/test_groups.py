@@ -172,7 +172,7 @@ def test_wrong_groups_and_weights_are_refused():
         group_means(np.zeros(2), np.array([0, 2]), num_groups=2)
     with pytest.raises(ValueError, match="0 or more"):
         group_means(np.zeros(2), np.array([0, 1]), num_groups=2, weights=np.array([1.0, -1.0]))
-    with pytest.raises(ValueError, match="expected 2, one a group"):
+    with pytest.raises(ValueError, match="expected 2, one per group"):
         across_groups(GroupMeans(np.zeros(2), np.ones(2, int)), shares=(1,))
 
 

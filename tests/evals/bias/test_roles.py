@@ -251,7 +251,7 @@ def test_stereotypes_that_say_nothing_are_refused():
     source, _ = world()
     with pytest.raises(ValueError, match="two lists with no role in both"):
         make_bias(source, stereotypes=(["cook"], ["cook", "judge"]))
-    with pytest.raises(ValueError, match=r"no role that is drawn; those are \['cook', 'judge'\]"):
+    with pytest.raises(ValueError, match=r"no role of the source; those are \['cook', 'judge'\]"):
         make_bias(source, stereotypes=(["cook"], ["pilot"]))
 
 

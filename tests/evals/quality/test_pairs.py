@@ -163,7 +163,7 @@ def test_pairs_are_found_by_a_column_in_the_order_of_records():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("mmvp", dict(pair="odd"), r"odd='x' is of 3 records; expected two"),
+        ("mmvp", dict(pair="odd"), r"odd='x' has 3 records; expected two"),
         ("mmvp", {}, "3 pairs are not patterns of 15; give a column"),
         ("mmvp", dict(pattern="odd"), r"records \[2, 3\] are a pair of odd \['x', 'y'\]"),
         ("mmvp", dict(pattern="odd", template="photo"), "a place for it"),
