@@ -1,4 +1,4 @@
-"""Which extra of setup.py a missing package belongs to, said as a line that can be typed."""
+"""Finds the extra of setup.py that installs a missing package, as a command to type."""
 
 _EXTRAS = {
     "train": (
@@ -17,13 +17,13 @@ _EXTRAS = {
 
 
 def extra_of(module: str) -> str | None:
-    """Returns the extra that installs a module, or None if it is none of ours."""
+    """Returns the extra that installs a module, or None if no extra does."""
     top = module.partition(".")[0]
     return next((extra for extra, names in _EXTRAS.items() if top in names.split()), None)
 
 
 def what_is_missing(error: ModuleNotFoundError) -> str | None:
-    """Returns what to type for a module that could not be imported; None if it is none of ours."""
+    """Returns the command to type for a module that cannot be imported; None if no extra has it."""
     extra = extra_of(error.name or "")
     if extra is None:
         return None

@@ -1,8 +1,8 @@
 """A bounded cache on this disk of what was read from remote files, page by page.
 
-Each remote file has one sparse file here: a CRC-32 per page, then the pages at their places. A page that
-is not there, or that a crash left half written, has another checksum and is read again. Processes share
-a cache; files that were not used for longest are removed.
+Each remote file has one sparse file here: a CRC-32 per page, then the pages at their offsets. A page
+that is missing, or half written after a crash, has another checksum and is read again. Processes share
+a cache; the least recently used files are removed.
 """
 
 import errno
@@ -23,10 +23,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class PageCache:
-    """Reads ranges of remote files, through files in a folder that are `limit` bytes in all.
+    """Reads ranges of remote files through a folder of at most `limit` bytes.
 
-    Every process removes files when it has written a sixteenth of the limit, so n processes may pass it by
-    n sixteenths in between.
+    Each process removes files after it has written one sixteenth of the limit. So n processes may
+    temporarily exceed it by n sixteenths.
     """
 
     def __init__(self, folder: str | Path, limit: int):
@@ -43,7 +43,7 @@ class PageCache:
         self._begin()
 
     def read(self, wanted: list[tuple[RemoteFile, int, int]]) -> list[bytes | RemoteError]:
-        """Reads bytes from start to stop of each file; what is not here is read at the same time."""
+        """Reads bytes from start to stop of each file; missing pages are read concurrently."""
         found: list[bytes | RemoteError | None] = [self._get(*one) for one in wanted]
         missing = [i for i, data in enumerate(found) if data is None]
         spans = [_pages(*wanted[i]) for i in missing]
@@ -66,7 +66,7 @@ class PageCache:
         self._begin()
 
     def _begin(self) -> None:
-        self._written = self.limit  # so that the first write looks at what is there
+        self._written = self.limit  # so that the first write checks the existing files
         self._full = False
         self._lock = threading.Lock()
 
@@ -122,7 +122,7 @@ class PageCache:
 
 
 class _Handle:
-    """An open file; closed when the last one that reads from it lets go."""
+    """An open file; closed when its last reader releases it."""
 
     def __init__(self, path: str, *, writable: bool):
         flags = os.O_RDWR | (os.O_CREAT if writable else 0)
@@ -137,12 +137,12 @@ _handles = functools.lru_cache(maxsize=128)(_Handle)
 
 
 def _open(path: str, writable: bool) -> _Handle | None:
-    """The open file at a path, or None; one that was removed since is let go."""
+    """The open file at a path, or None; a file that was removed since is released."""
     try:
         handle = _handles(path, writable=writable)
         if os.fstat(handle.fileno).st_nlink:
             return handle
-        _handles.cache_clear()  # it would hold the room of what was removed
+        _handles.cache_clear()  # an open handle would keep the space of the removed file
         return _handles(path, writable=writable)
     except FileNotFoundError:
         return None
@@ -153,10 +153,10 @@ def _pages(file: RemoteFile, start: int, stop: int) -> tuple[int, int]:
 
 
 def _table(file: RemoteFile) -> int:
-    """Bytes before the first page."""
+    """The number of bytes before the first page."""
     return -(-(-(-file.size // PAGE) * 4) // PAGE) * PAGE
 
 
 def _sums(data: bytes) -> bytes:
     sums = [zlib.crc32(data[i : i + PAGE]) or 1 for i in range(0, len(data), PAGE)]
-    return np.array(sums, "<u4").tobytes()  # 0 is what a page that was never written has
+    return np.array(sums, "<u4").tobytes()  # 0 marks a page that was never written

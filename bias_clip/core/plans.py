@@ -1,7 +1,7 @@
-"""Was this made with the plan that is asked for now? If not: in what do the two differ?
+"""Checks whether an existing result was made with the requested plan, and says how they differ.
 
-A plan is what a result depends on, as JSON can hold it. Whoever writes a result bit by bit keeps the
-plan beside it, and goes on only where the same plan is asked for again.
+A plan contains everything that a result depends on, as JSON values. A tool that writes a result in
+parts stores the plan beside it, and continues only when the same plan is requested again.
 """
 
 import json
@@ -25,12 +25,12 @@ def check_same_plan(
     advice: str,
     may_change: Iterable[str] = (),
 ) -> None:
-    """Raises ValueError, "<claim> (<what differs>). <advice>", unless two plans are the same.
+    """Raises ValueError, "<claim> (<differences>). <advice>", unless two plans are equal.
 
     Args:
       claim: such as "runs/emoji holds a run of another config".
-      there: the plan of what is there.
-      now: the plan that is asked for.
+      there: the plan of the existing result.
+      now: the requested plan.
       advice: what to do, one or more sentences.
       may_change: see `differences`.
     """
@@ -45,12 +45,12 @@ def differences(
 ) -> list[str]:
     """Returns "a.b: 1 there, 2 now" for each entry in which two nested plans differ.
 
-    Plans are compared as JSON gives them back, so that a tuple is a list. An absent entry is None:
-    a key that came later does not part a plan from one that was written before.
+    Plans are compared as JSON returns them, so a tuple equals a list. An absent entry equals None, so
+    a plan that was written before a key existed still matches.
 
     Args:
       there, now: the plans.
-      may_change: entries that may differ, and all below them: "a", "a.b".
+      may_change: entries that may differ, with everything below them: "a", "a.b".
     """
     free = tuple(may_change)
     flat_there, flat_now = (_flat(json.loads(json.dumps(plan))) for plan in (there, now))
@@ -65,16 +65,16 @@ def differences(
 def claim_folder(
     folder: Path, plan: Mapping[str, Any], *, claim: str, advice: str, ignore: Iterable[str] = ()
 ) -> None:
-    """Makes a folder one of this plan: writes plan.json into a new one, or compares it.
+    """Assigns a folder to this plan: writes plan.json into a new folder, or compares it.
 
     Args:
-      folder: which need not exist.
-      plan: as JSON can hold it.
-      claim, advice: of the message, see `check_same_plan`.
-      ignore: names of files that a folder without a plan may have.
+      folder: a folder that need not exist.
+      plan: JSON values.
+      claim, advice: parts of the message, see `check_same_plan`.
+      ignore: names of files that a folder without a plan may contain.
 
     Raises:
-      ValueError: the folder is of another plan, or holds other things; says what.
+      ValueError: the folder belongs to another plan or contains other files; the message says which.
       OSError: it cannot be written.
     """
     path = folder / PLAN

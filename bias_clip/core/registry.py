@@ -1,7 +1,7 @@
 """Calls by name: a table of functions, a name, and arguments checked against the signature.
 
-The names and arguments come from configs, op-strings and command lines, so whatever is misspelt,
-missing or of another type is a ValueError that lists what is valid and the nearest spelling.
+The names and arguments come from configs, op-strings and command lines. So anything that is misspelt,
+missing or of another type raises a ValueError that lists the valid choices and the nearest spelling.
 Parameters before `*` are the caller's to give; those after it are arguments that a config may set.
 """
 
@@ -21,17 +21,17 @@ _PLAIN = {int, float, str, bool, type(None), tuple, list}
 def call_by_name(
     what: str, table: Mapping[str, Callable], name: str, arguments: Mapping[str, Any], *given: Any
 ) -> Any:
-    """Returns `table[name](*given, **arguments)`, the name and the arguments checked first.
+    """Checks the name and the arguments, then returns `table[name](*given, **arguments)`.
 
     Args:
-      what: what the table holds, such as "source", for the message.
-      table: name to function.
-      name: as it was asked for.
-      arguments: keyword arguments, as `check_arguments` allows them.
-      *given: what goes to the parameters before `*`.
+      what: the kind of entry in the table, such as "source", for the message.
+      table: functions by name.
+      name: the requested name.
+      arguments: keyword arguments, checked by `check_arguments`.
+      *given: values of the parameters before `*`.
 
     Raises:
-      ValueError: an unknown name, or see `check_arguments`; and what the function itself raises.
+      ValueError: an unknown name, or as `check_arguments` or the function itself.
     """
     function = look_up(what, name, table)
     check_arguments(f"{what} {name!r}", function, arguments)
@@ -42,7 +42,7 @@ def look_up(what: str, name: Any, table: Mapping[str, Any]) -> Any:
     """Returns `table[name]`.
 
     Raises:
-      ValueError: there is none; lists the names, and the one spelt nearest.
+      ValueError: an unknown name; the message lists all names and the nearest spelling.
     """
     if name not in table:
         hint = nearest(name, table)
@@ -53,12 +53,12 @@ def look_up(what: str, name: Any, table: Mapping[str, Any]) -> Any:
 def check_arguments(
     where: str, function: Callable, arguments: Mapping[str, Any], *, given: Iterable[str] = ()
 ) -> None:
-    """Raises ValueError unless `function(**arguments)` is a call that its signature allows.
+    """Raises ValueError unless the signature of `function` allows `function(**arguments)`.
 
     Args:
       where: name of the section, for the message.
-      function: the receiver, a class or a `functools.partial` too.
-      arguments: a dict, or what has its `keys`, such as a section of a config.
+      function: a function, a class or a `functools.partial`.
+      arguments: a dict, or an object with `keys`, such as a section of a config.
       given: keyword parameters that the caller supplies.
     """
     if not (hasattr(arguments, "keys") and hasattr(arguments, "__getitem__")):
@@ -82,13 +82,13 @@ def name_arguments(
     *,
     given: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Returns a call's arguments by keyword, with the defaults of those that it leaves out.
+    """Returns the arguments of a call by keyword, with defaults for the omitted ones.
 
     Args:
       where: the call, for the message.
-      function: the receiver.
-      args, kwargs: as somebody wrote them, `f(48, method="area")`.
-      given: parameters that the caller supplies, in whatever place.
+      function: the called function.
+      args, kwargs: as the user wrote them, `f(48, method="area")`.
+      given: parameters that the caller supplies, in any position.
 
     Raises:
       ValueError: an unknown or missing argument, one too many, or one of another type.
@@ -115,7 +115,7 @@ def refuse_unknown(where: str, got: Iterable[str], valid: Iterable[str]) -> None
 
 
 def nearest(name: Any, valid: Iterable[str]) -> str:
-    """Returns " Did you mean 'split'?", to append to a message, or "" where nothing is near."""
+    """Returns " Did you mean 'split'?" to append to a message, or "" if no name is similar."""
     near = difflib.get_close_matches(str(name), list(valid), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
@@ -126,9 +126,9 @@ def argument_names(function: Callable) -> list[str]:
 
 
 def check_type(where: str, value: Any, hint: Any) -> None:
-    """Raises ValueError for a value that is not of the hint, if that names Python's plain types only.
+    """Raises ValueError for a value of another type, if the hint has only Python's plain types.
 
-    An integer passes for a float, and a boolean for neither.
+    An integer is accepted as a float; a boolean is accepted as neither.
     """
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = typing.get_args(hint) if is_union else (hint,)

@@ -1,4 +1,4 @@
-"""Where a run's files may be, on a disk or in a bucket, and how they are written: whole, or with an error."""
+"""The files of a run, on a disk or in a bucket, written completely or with an error."""
 
 import contextlib
 import re
@@ -20,11 +20,11 @@ _BUCKET = "gs:/"  # pathlib makes it of "gs://"
 
 
 class NotSavedError(Exception):
-    """Something of a run could not be written; what was saved before is as it was."""
+    """A file of a run could not be written; what was saved before has not changed."""
 
 
 def check_folder(workdir: Path | str) -> None:
-    """Raises ValueError for an address, such as "gs://bucket/run": as a Path it is a folder "gs:"."""
+    """Raises ValueError for an address such as "gs://bucket/run", which Path takes as a folder "gs:"."""
     if _is_address(workdir):
         raise ValueError(
             f"got the workdir {str(workdir)!r}, an address; expected a folder. Mount the bucket and "
@@ -33,7 +33,7 @@ def check_folder(workdir: Path | str) -> None:
 
 
 def check_address(workdir: Path | str) -> None:
-    """Raises ValueError for an address that is not of the form "gs://bucket/folder"."""
+    """Raises ValueError for an address that does not have the form "gs://bucket/folder"."""
     if _is_address(workdir) and not re.match(rf"{_BUCKET}/?[^/]+/+[^/]", str(workdir)):
         raise ValueError(
             f"got the workdir {str(workdir)!r}; expected a folder on storage that all hosts share, or "
@@ -45,11 +45,11 @@ def run_folder(workdir: Path | str) -> Path:
     """The folder of a run: on a disk, or in a bucket of Google Cloud Storage, "gs://bucket/run".
 
     Returns:
-      A Path, or, of a bucket, an object with the same methods (`etils.epath`). It has no `resolve`
-      that works: see `absolute`.
+      A Path or, for a bucket, an object with the same methods (`etils.epath`). Its `resolve` does not
+      work; use `absolute`.
 
     Raises:
-      ValueError: an address of another kind, or a bucket where gcsfs is not installed.
+      ValueError: an address of another kind, or a bucket while gcsfs is not installed.
     """
     text = str(workdir)
     check_address(text)
@@ -64,18 +64,18 @@ def run_folder(workdir: Path | str) -> Path:
 
 
 def in_bucket(path: Path) -> bool:
-    """Whether `path`, from `run_folder`, is an object of a bucket, or of a prefix in it."""
+    """Whether `path`, from `run_folder`, is an object or a prefix in a bucket."""
     return str(path).startswith(_BUCKET)
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root on, or the address."""
+    """The absolute path, or the address."""
     return path if in_bucket(path) else path.resolve()
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises NotSavedError, which names `path`, in place of an OSError; for a bucket, of any error."""
+    """Turns an OSError, or for a bucket any error, into a NotSavedError that names `path`."""
     try:
         yield
     except storage_errors(path) as error:
@@ -87,28 +87,28 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def storage_errors(path: Path, *others: type[Exception]) -> tuple[type[Exception], ...]:
-    """What work on files there may raise, and `others`: of a bucket each layer has its own classes."""
+    """The errors of work on files there, and `others`; each layer of a bucket has its own classes."""
     return (Exception,) if in_bucket(path) else (OSError, *others)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all.
+    """Writes a file completely or not at all.
 
     Raises:
-      NotSavedError: it could not be written; what it held before is there.
+      NotSavedError: it could not be written; its former content remains.
     """
     with writing(path):
-        if in_bucket(path):  # an object appears when it is whole
+        if in_bucket(path):  # an object appears only when it is complete
             path.write_text(text, encoding="utf-8")
             return
         write_file(path, text)
 
 
 class Growing:
-    """A folder whose files grow: that of the run or, where that is in a bucket, a copy on this disk.
+    """A folder whose files grow: the run's folder or, for a run in a bucket, a copy on this disk.
 
-    Nothing can be appended to an object of a bucket. So what grows is written to `folder`, and
-    `upload` writes all files of it anew, under their names, to the run's.
+    Objects in a bucket cannot be appended to. So growing files are written to `folder`, and `upload`
+    writes all of them again, under the same names, to the folder of the run.
     """
 
     def __init__(self, target: Path):
@@ -118,7 +118,7 @@ class Growing:
         self._uploaded = time.monotonic()
 
     def fetch(self, name: str) -> None:
-        """Brings a file of the bucket here, if it is there."""
+        """Copies a file from the bucket to this disk, if it exists."""
         if not self.remote:
             return
         with writing(self.target / name):
@@ -126,10 +126,10 @@ class Growing:
                 (self.folder / name).write_bytes((self.target / name).read_bytes())
 
     def upload(self, *, after: float = 0.0) -> None:
-        """Writes all files to the bucket, if the last time is `after` seconds ago; on a disk they are there.
+        """Writes all files to the bucket if the last upload is `after` seconds ago; no-op on a disk.
 
         Raises:
-          NotSavedError: one could not be written.
+          NotSavedError: a file could not be written.
         """
         if not self.remote or time.monotonic() - self._uploaded < after:
             return

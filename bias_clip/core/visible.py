@@ -1,14 +1,14 @@
-"""What a reader sees of a caption: without markup, and without characters that show nothing.
+"""The visible text of a caption: without markup and without invisible characters.
 
-Scraped captions hold soft hyphens, zero-width blanks, marks of direction, tags and entities, all of
-which cut words: `wo&shy;man`, `wo<b>man</b>`. Whoever looks for words in captions, or asks whether
-a caption says anything, reads this form. Tokenizers do not: a model sees its captions as they are.
+Scraped captions contain soft hyphens, zero-width blanks, direction marks, tags and entities, all of
+which split words: `wo&shy;man`, `wo<b>man</b>`. Code that searches captions for words, or checks
+whether a caption is empty, uses this form. Tokenizers do not: a model sees unchanged captions.
 """
 
 import html
 import re
 
-# Elements of HTML that break no word when they open or close; all others stand for a blank.
+# HTML elements that do not split a word when they open or close; all others act as a blank.
 _INLINE = (
     "a|abbr|acronym|b|bdi|bdo|big|cite|code|data|del|dfn|em|font|i|ins|kbd|mark|nobr|q|rb|rp|rt|"
     "ruby|s|samp|small|span|strike|strong|sub|sup|time|tt|u|var|wbr"
@@ -39,15 +39,14 @@ _BLANK = re.compile("[\\s\u2800]*")  # the empty pattern of Braille is a letter 
 
 
 def visible_text(text: str) -> str:
-    """Returns the text without HTML tags, entities and characters that show nothing.
+    """Returns the text without HTML tags, entities and invisible characters.
 
-    Tags inside a line vanish, tags of blocks and `<br>` become a blank; what looks like a tag and is
-    none of HTML ("<3", "<dog>") stays. Entities are resolved twice, as scraped text is often escaped
-    twice.
+    Inline tags vanish; block tags and `<br>` become a blank. Text that looks like a tag but is not HTML
+    ("<3", "<dog>") stays. Entities are resolved twice because scraped text is often escaped twice.
 
         visible_text("a police&shy;<b>wo</b>man<br>at work")   # "a policewoman at work"
     """
-    # Nearly every caption takes this way: it has nothing to remove.
+    # The fast path of nearly every caption: there is nothing to remove.
     if text.isascii() and text.isprintable() and "&" not in text and "<" not in text:
         return text
     if "&" in text:
@@ -58,5 +57,5 @@ def visible_text(text: str) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a reader sees nothing: no character at all, or only blanks, see `visible_text`."""
+    """Whether a text shows nothing: it is empty or only blanks, see `visible_text`."""
     return _BLANK.fullmatch(visible_text(text)) is not None

@@ -1,7 +1,7 @@
-"""Files on a disk that are whole and durable once they have their name, or do not appear at all.
+"""Writes files on a disk that are complete and durable once they appear, or do not appear at all.
 
-The standard library only, so that the lightest of environments can import it. `core.storage` is the
-floor above, which knows buckets and says what to do when a disk is full.
+It uses only the standard library, so that the smallest environment can import it. `core.storage`
+builds on it: it supports buckets and says what to do when a disk is full.
 """
 
 import contextlib
@@ -11,21 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PARTIAL = ".partial"
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what file systems answer that have no fsync of folders
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # errors of file systems without fsync for folders
 
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, *, suffix: str = PARTIAL) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; at the end, what was written there becomes `path`.
+    """Yields a path beside `path` to write to; at the end, that file replaces `path`.
 
-    A reader sees the former file or the new one, never a part, even after a power cut. After an error
-    in between the former file is as it was. A process that is killed leaves `path` + suffix behind,
-    which the next write replaces.
+    A reader sees the old or the new file, never a part, even after a power failure. After an error the
+    old file has not changed. A process that is killed leaves `path` + suffix behind; the next write
+    replaces it.
 
     Args:
-      path: of the file; its folder exists.
-      suffix: ends the name that is written to. Give one of its own to each of several writers of one
-        file at one time.
+      path: path of the file; its folder must exist.
+      suffix: end of the temporary name. Concurrent writers of the same file need different suffixes.
 
     Raises:
       OSError: the file cannot be written.
@@ -38,7 +37,7 @@ def whole_file(path: str | Path, *, suffix: str = PARTIAL) -> Iterator[Path]:
     partial = path.with_name(path.name + suffix)
     try:
         yield partial
-        # The bytes before the name: else a power cut can leave the name on an empty file.
+        # The bytes must be on disk before the name: else a power failure can leave an empty file.
         _sync(partial)
         partial.replace(path)
     except BaseException:
@@ -48,7 +47,7 @@ def whole_file(path: str | Path, *, suffix: str = PARTIAL) -> Iterator[Path]:
 
 
 def write_file(path: str | Path, content: str | bytes, *, suffix: str = PARTIAL) -> None:
-    """Writes a file whole or not at all, a text as UTF-8; see `whole_file`."""
+    """Writes a file completely or not at all, a text as UTF-8; see `whole_file`."""
     with whole_file(path, suffix=suffix) as partial:
         if isinstance(content, str):
             partial.write_text(content, encoding="utf-8")
@@ -57,7 +56,7 @@ def write_file(path: str | Path, content: str | bytes, *, suffix: str = PARTIAL)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Puts the names in a folder on the disk, where the file system can: a mounted bucket cannot."""
+    """Makes the names in a folder durable if the file system can; a mounted bucket cannot."""
     try:
         _sync(folder)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How much arithmetic a function does, and how much the machine could do."""
+"""Counts the arithmetic of a function, and the peak arithmetic of the machine."""
 
 import math
 from collections.abc import Callable
@@ -34,10 +34,10 @@ def count_flops(function: Callable, *args: Any) -> float:
 
 
 def peak_flops() -> float | None:
-    """Returns the FLOP/s that all devices could do, by data sheet; None on CPUs.
+    """Returns the peak FLOP/s of all devices, from data sheets; None on CPUs.
 
-    A CPU has no such number: what it could do changes with its clock and with whatever else runs, so a
-    measured peak would make a busy machine look well used.
+    A CPU has no such number: its peak changes with its clock and with other processes, so a measured
+    peak would make a busy machine look well used.
 
     Raises:
       ValueError: for an accelerator without an entry in `PEAK_FLOPS`.

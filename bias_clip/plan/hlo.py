@@ -1,7 +1,7 @@
 """What a compiled program does: arithmetic, memory traffic and collectives, read from its HLO text.
 
-The compiler's own `cost_analysis` counts the body of a loop once, on GPUs it counts nothing, and
-nowhere does it tell the collectives. Here a loop counts as often as it runs.
+The compiler's own `cost_analysis` counts the body of a loop once, counts nothing on GPUs, and never
+reports collectives. Here a loop counts as often as it runs.
 """
 
 import math
@@ -20,7 +20,7 @@ COLLECTIVES = (
     "reduce-scatter",
 )
 _CARRIER = "async_collective_fusion"
-# No work of their own, or counted where they lead.
+# Opcodes without work, or whose work is counted in the computations that they call.
 _FREE = frozenset(
     """parameter constant tuple get-tuple-element bitcast while conditional call after-all
     partition-id replica-id iota opt-barrier async-start async-update async-done copy-done
@@ -29,7 +29,7 @@ _FREE = frozenset(
 
 
 class Counts(NamedTuple):
-    """Of one run of a program on one chip."""
+    """The work of one run of a program on one chip."""
 
     flops: float  # of products and convolutions
     hbm_bytes: float  # read and written in the chip's main memory
@@ -40,19 +40,18 @@ class Counts(NamedTuple):
 def count_hlo(text: str, *, branch: Callable = max) -> Counts:
     """Counts the work of a compiled program.
 
-    Memory traffic is a bound from below: every instruction reads its operands and writes its result
-    once, a slice only what it slices; tiles' padding is not counted, nor what stays on the chip.
-    Collectives are taken to go round a ring of the n chips of a group: a chip sends (n-1)/n of the
-    array in an all-gather (of the result), a reduce-scatter (of the operand) or an all-to-all,
-    twice that in an all-reduce, and the operand in a permutation.
+    Memory traffic is a lower bound: every instruction reads its operands and writes its result once;
+    a slice reads only its part. Padding of tiles, and data that stays on the chip, are not counted.
+    Collectives are assumed to use a ring of the n chips of a group. A chip sends (n-1)/n of the array
+    in an all-gather (of the result), a reduce-scatter (of the operand) or an all-to-all, twice that in
+    an all-reduce, and the operand in a permutation.
 
     Args:
       text: optimised HLO, from `compiled.as_text()`.
-      branch: which of the branches of a conditional counts, by FLOPs: `max` or `min`.
+      branch: selects the branch of a conditional to count, by FLOPs: `max` or `min`.
 
     Raises:
-      ValueError: text without an entry computation, or a loop whose number of turns is not to be
-        read from it.
+      ValueError: text without an entry computation, or a loop without a readable number of turns.
     """
     program = read_hlo(text)
     return _count(program.entry, program.computations, branch, {})
@@ -92,10 +91,10 @@ def _count_one(
 
 
 def _goes_on(name: str, body: Computation) -> bool:
-    """Whether a collective in `body` was started elsewhere, and counts there.
+    """Whether a collective in `body` was started elsewhere, where it is counted.
 
-    A TPU hides a gather behind products: one fusion starts it, others, each with a copy of the
-    instruction, carry it on beside their own work, and a last one ends it.
+    A TPU hides a gather behind products: one fusion starts it, other fusions, each with a copy of the
+    instruction, continue it beside their own work, and a last one ends it.
     """
     rest = " ".join(x.rest for x in body.values() if x.opcode == "custom-call")
     return "AsyncCollectiveStart" not in rest and (
@@ -104,10 +103,10 @@ def _goes_on(name: str, body: Computation) -> bool:
 
 
 def count_turns(loop: Instruction, scope: Computation, all_: dict[str, Computation]) -> int:
-    """Returns how often a `while` runs: as the compiler noted it, or from `counter < constant`.
+    """Returns how often a `while` runs, from the compiler's note or from `counter < constant`.
 
     Raises:
-      ValueError: neither is there.
+      ValueError: neither exists.
     """
     noted = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest)
     if noted:
@@ -160,7 +159,7 @@ def _own_sent(x: Instruction, scope: Computation) -> dict[str, float]:
 
 
 def _group_size(x: Instruction) -> int:
-    """Devices of a group, as one of three notations has it: lists, an iota, axes of a mesh."""
+    """The number of devices per group, from one of three notations: lists, an iota, mesh axes."""
     if x.opcode.startswith("collective-permute"):
         return 2
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", x.rest)
@@ -202,7 +201,7 @@ def _own_bytes(x: Instruction, scope: Computation, all_: dict[str, Computation])
 
 
 def _carrier_bytes(x: Instruction, operands: list[float]) -> float:
-    """Without the buffers of the collective that is carried on, which are passed through."""
+    """Removes the buffers of a continued collective, which only pass through."""
     passed = re.findall(r"\{(\d+)\}: \((\d+), ", x.rest)
     outputs = {int(i) for i, _ in passed}
     inputs = {int(i) for _, i in passed}
@@ -230,9 +229,9 @@ def _fusion_bytes(
 
 
 def _uses(body: Computation, parameter: int, all_: dict[str, Computation]) -> Iterator[Instruction]:
-    """Who takes a parameter; bitcasts and fusions within are looked through.
+    """The instructions that use a parameter; bitcasts and inner fusions are followed.
 
-    An update that takes it otherwise than as what is updated is one that reads it whole.
+    An update that uses it other than as the updated array reads all of it.
     """
     names = {x.name for x in body.values() if x.parameter_number == parameter}
     for x in body.values():  # in order: an operand is defined before its use

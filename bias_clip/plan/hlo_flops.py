@@ -10,7 +10,7 @@ _ATTENTION = "__cudnn$fmhaSoftmax"
 
 
 def own_flops(x: Instruction, scope: Computation) -> float:
-    """Returns two operations per multiply-add of `x` itself, not of what it calls.
+    """Returns two operations per multiply-add of `x` itself, without the computations it calls.
 
     Args:
       x: any instruction.
@@ -35,7 +35,7 @@ def own_flops(x: Instruction, scope: Computation) -> float:
 
 
 def _kernel_flops(x: Instruction) -> float:
-    """A kernel of Pallas is code that is not read here; its maker says what it computes."""
+    """The FLOPs of a Pallas kernel, from its cost estimate: its code is not read here."""
     found = re.search(r'"cost_estimate":\{"flops":"(\d+)"', x.rest)
     if found is None:
         raise ValueError(f"the kernel {x.name!r} has no cost_estimate; give pallas_call one.")
@@ -43,7 +43,7 @@ def _kernel_flops(x: Instruction) -> float:
 
 
 def _attention_flops(x: Instruction, scope: Computation) -> float:
-    """Scores and their use, two products; backward the scores again and four gradients."""
+    """Forward: scores and their use, two products. Backward: scores again and four gradients."""
     found = re.search(
         r'"intermediate_tensor_shape":.*?"dimensions":\[([^\]]*)\]', x.rest.replace(" ", "")
     )

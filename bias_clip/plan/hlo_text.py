@@ -1,4 +1,4 @@
-"""HLO text, as compilers print it, taken apart into computations and instructions."""
+"""Parses HLO text, as compilers print it, into computations and instructions."""
 
 import math
 import re
@@ -15,7 +15,7 @@ _CALLED = re.compile(
 
 
 class Shape(NamedTuple):
-    """One array: where it lives is a number in its layout, S(n); none is the main memory."""
+    """One array; S(n) in its layout is its memory space, and without it the main memory."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -46,7 +46,7 @@ class Instruction(NamedTuple):
         """Returns the text of `name=...`.
 
         Raises:
-          ValueError: it is not there, and there is no default.
+          ValueError: it is missing and there is no default.
         """
         found = re.search(rf"\b{name}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.rest)
         if found is None and default is None:
@@ -75,10 +75,10 @@ class Program(NamedTuple):
 
 
 def read_hlo(text: str) -> Program:
-    """Takes the text of one module apart.
+    """Parses the text of one module.
 
     Raises:
-      ValueError: there is no entry computation in it, or a line that is none of HLO.
+      ValueError: the text has no entry computation, or a line is not HLO.
     """
     entry: str | None = None
     current: Computation | None = None
@@ -127,7 +127,7 @@ def _read_shape(dtype: str, dims: str, layout: str) -> Shape:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` closes."""
+    """The position of the parenthesis that closes the one at `start`."""
     depth = 0
     for i in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[i], 0)

@@ -1,4 +1,4 @@
-"""Would a step fit a chip, how long would it take at best, and what would help? Pure arithmetic."""
+"""Does a step fit a chip, how long does it take at best, and what helps? Pure arithmetic."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class Chip(NamedTuple):
     kind: str  # as in PEAK_FLOPS
     memory: float  # bytes
     hbm: float  # bytes/s
-    out: float  # bytes/s that leave it over all its links at once
+    out: float  # bytes/s out of the chip over all links together
     link: float  # bytes/s over one link, one way
     clock: float = 0.0  # cycles/s of a TPU's cores, which the compiler counts in
     gpu: bool = False
@@ -47,13 +47,13 @@ CHIPS = {
 class Memory(NamedTuple):
     """Bytes on one chip during a step.
 
-    `loss` is what the loss needs when it is compiled alone; `activations` are all other temporaries,
-    gradients among them. A loss that shares its space with activations that are gone by then makes
-    the second number smaller, not the sum.
+    `loss` is the memory of the loss when it is compiled alone; `activations` are all other
+    temporaries, including gradients. If the loss reuses space of activations that are already freed,
+    the second number is smaller; the sum is correct.
     """
 
     parameters: float
-    optimizer: float  # and the average of the parameters, if there is one
+    optimizer: float  # including the average of the parameters, if there is one
     batch: float
     loss: float
     activations: float
@@ -61,12 +61,12 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> float:
-        """All of it; the state is donated, so it is there once."""
+        """The total; the state is donated, so it counts once."""
         return sum(self)
 
 
 class Times(NamedTuple):
-    """Seconds a step needs at the peaks of compute, memory and links, each as if alone."""
+    """Seconds of a step at the peaks of compute, memory and links, each on its own."""
 
     compute: float
     hbm: float
@@ -74,20 +74,20 @@ class Times(NamedTuple):
 
     @property
     def at_least(self) -> float:
-        """All three at once: nothing can be faster on this chip."""
+        """All three overlap completely: nothing can be faster on this chip."""
         return max(self)
 
     @property
     def in_turns(self) -> float:
-        """One after the other."""
+        """The three run one after the other."""
         return sum(self)
 
 
 def get_chip(kind: str) -> Chip:
-    """Returns the chip of a topology's name.
+    """Returns the chip with the name that a topology uses.
 
     Raises:
-      ValueError: none is known under it.
+      ValueError: the name is unknown.
     """
     if kind not in CHIPS:
         raise ValueError(
@@ -100,9 +100,9 @@ def get_chip(kind: str) -> Chip:
 def estimate_times(counts: Counts, chip: Chip, *, num_chips: int) -> Times:
     """Returns a roofline of one step, from the work of one chip.
 
-    Permutations go to a neighbour over one link, all else uses all links of a chip. GPUs of several
-    hosts: a permutation is as slow as its slowest pair, one network card; the others share the cards
-    of their host, one of which goes with each GPU.
+    Permutations go to a neighbour over one link; other collectives use all links of a chip. On GPUs of
+    several hosts, a permutation is as slow as its slowest pair, which uses one network card. Other
+    collectives share the cards of their host, which has one per GPU.
     """
     out, link = chip.out, chip.link
     if chip.gpu and num_chips > GPUS_PER_HOST:
@@ -115,7 +115,7 @@ def estimate_times(counts: Counts, chip: Chip, *, num_chips: int) -> Times:
 
 
 def usable_memory(chip: Chip) -> float:
-    """Bytes a program can have; a TPU's compiler knows better and refuses by itself."""
+    """Bytes that a program can use; on a TPU the compiler decides and refuses by itself."""
     return chip.memory * (GPU_SHARE if chip.gpu else 1.0)
 
 
@@ -129,15 +129,15 @@ def advise(
     fsdp: int,
     attention: str,
 ) -> list[str]:
-    """Returns what to change, the part that weighs most first; empty if nothing stands out.
+    """Returns what to change, the largest part first; empty if nothing stands out.
 
     Args:
-      memory: of one chip.
+      memory: memory of one chip.
       times: from `estimate_times`.
       sent: bytes by kind of collective.
       chip: from `get_chip`.
       remat: `config.model.remat`.
-      fsdp: size of that axis of the mesh.
+      fsdp: size of that mesh axis.
       attention: `config.model.attention`.
     """
     about_time = _about_time(times, sent, fsdp)
@@ -148,12 +148,12 @@ def advise(
 
 
 def advise_refused(refusal: str, *, remat: str, fsdp: int) -> list[str]:
-    """The same for a step that the compiler refused, so that its parts are not known.
+    """Returns the same for a step that the compiler refused, whose parts are unknown.
 
     Args:
-      refusal: the compiler's words.
+      refusal: the compiler's message.
       remat: `config.model.remat`.
-      fsdp: size of that axis of the mesh.
+      fsdp: size of that mesh axis.
     """
     advice = [] if remat == "full" else [f"config.model.remat = 'full' (now {remat!r})"]
     if fsdp == 1:

@@ -1,4 +1,4 @@
-"""Accelerators that are not there, to compile for: TPU pods by their names, GPUs by kind and number.
+"""Accelerators to compile for without having them: TPU pods by name, GPUs by kind and number.
 
 `v5e:4x4`, `v4:4x4x8`, ... need the extra `tpu` (libtpu, no TPU); `h100:8`, `a100:8` the extra `cuda`.
 """
@@ -6,7 +6,7 @@
 import os
 from typing import Any
 
-# libtpu looks for a TPU host unless it is told that there is none; read when it is loaded.
+# Without these libtpu searches for a TPU host. It reads them when it is loaded.
 NO_TPU_HOST = {
     "JAX_PLATFORMS": "cpu",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -64,7 +64,7 @@ def parse_topology(topology: str) -> tuple[str, str]:
     """Returns kind and shape of a name such as v5e:16x16 or h100:32.
 
     Raises:
-      ValueError: no such kind, no shape, or a GPU count that is no whole number of hosts of 8.
+      ValueError: an unknown kind, no shape, or a GPU count above 8 that does not fill hosts of 8.
     """
     kind, _, shape = topology.partition(":")
     if kind not in (*TPUS, *GPUS) or not all(side.isdecimal() for side in shape.split("x")):
@@ -80,13 +80,13 @@ def parse_topology(topology: str) -> tuple[str, str]:
 
 
 def get_devices(topology: str, *, dump: str | None = None) -> list[Any]:
-    """The devices of `topology`, in the order of their numbers; none of them can run anything.
+    """The devices of `topology` in the order of their numbers; they can only be compiled for.
 
     Call it before anything else loads libtpu.
 
     Args:
       topology: such as v5e:16x16.
-      dump: a folder in which compilers leave what they made, buffers among it.
+      dump: a folder for the output of the compilers, including buffers.
 
     Raises:
       ValueError: see `parse_topology`; or the compiler of that kind of chip is not installed.
