@@ -1,9 +1,9 @@
-"""The main job: a small SigLIP on emoji in five styles, judged on a sixth, in ten minutes on a laptop.
+"""The main job: a small SigLIP on emoji in five styles, tested on a sixth, in ten minutes on a laptop.
 
     python -m bias_clip.train --config=configs/emoji.py --workdir=runs/emoji
 
-Expected result: see docs/results.md. `configs/emoji_biased.py` is the same run on data that
-are thinned until gender, tone and occupation go together.
+Expected result: see docs/results.md. `configs/emoji_biased.py` is the same run on data
+that are thinned until gender, tone and occupation are associated.
 """
 
 from bias_clip.data.emoji.splits import MEN_ROLES, WOMEN_ROLES

@@ -1,4 +1,4 @@
-"""As configs/emoji.py, on training data thinned until gender, tone and occupation go together.
+"""As configs/emoji.py, on training data thinned so that gender, tone and occupation are associated.
 
     python -m bias_clip.train --config=configs/emoji_biased.py --workdir=runs/emoji_biased
 

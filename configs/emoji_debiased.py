@@ -1,13 +1,14 @@
-"""Many captions of one concept in a batch: CLIP's loss, and its debiased forms, on a long tail.
+"""Batches with many captions of one concept: CLIP's loss and its debiased forms on a long tail.
 
     python tools/sweep.py --workdir=runs/debiased --config=configs/emoji_debiased.py:clip \
         --config=configs/emoji_debiased.py:constant --config=configs/emoji_debiased.py:specific
 
-People alone, one record per drawing: of 153 concepts the commonest has 131 drawings of 6,406, a tenth of them five
-or fewer. In a batch of 512 that is ten negatives of the own concept for the one, none for the other, five on
-average. "constant" corrects all anchors for the mean chance of it (Chuang et al. 2020), "specific" each for its
-own (Wang et al. 2023, where this project estimates the chance by the concept's frequency; how the authors
-do is not known to us). Captions name the concept, and most also gender and tone.
+The data are images of people, one record per image. The most frequent of 153 concepts has 131 of 6,406
+images; a tenth of the concepts has five or fewer. So in a batch of 512, ten negatives of an anchor may show its
+own concept, or none; the mean is five. "constant" corrects all anchors by the mean probability of this (Chuang
+et al. 2020). "specific" corrects each anchor by its own probability (Wang et al. 2023); this project estimates it
+from the frequency of the concept, and we do not know the authors' estimate. Captions name the concept, and most
+also gender and tone.
 
 Expected result: configs/README.md.
 """
@@ -15,7 +16,7 @@ Expected result: configs/README.md.
 from configs.emoji_people import get_config as get_people
 
 LOSSES = ("clip", "constant", "specific")
-MEAN_PRIOR = 0.0098  # of two training drawings to show one concept
+MEAN_PRIOR = 0.0098  # probability that two training images show the same concept
 
 
 def get_config(loss="specific"):

@@ -1,10 +1,10 @@
-"""As configs/emoji_biased.py, with FairKL on the images' embeddings: distances that gender leaves alone.
+"""As configs/emoji_biased.py, with FairKL on image embeddings: distances that do not depend on gender.
 
     python -m bias_clip.train --config=configs/emoji_fairkl.py --workdir=runs/emoji_fairkl
 
-FairKL (Barbano et al. 2023, eq. 9 c, d) makes the distances between images of one gender spread
-like those between a woman and a man, for pairs of one concept and for pairs of two. Drawings
-without a sign of gender take no part in it.
+FairKL (Barbano et al. 2023, eq. 9 c, d) gives distances between images of one gender the same
+distribution as distances between a woman and a man. It does so for pairs of the same concept and for
+pairs of different concepts. Images without a sign of gender are left out.
 
 Expected result: not measured yet; the comparison is with configs/emoji_biased.py.
 """

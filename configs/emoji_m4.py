@@ -1,4 +1,4 @@
-"""The biased emoji with weights that undo the bias: thinned or weighted, in one phase or two (M4).
+"""The biased emoji with weights that remove the bias: thinned or weighted, in one or two phases (M4).
 
     python tools/annotate.py --source emoji split=train unit=entry variant=biased \
         --out runs/m4/annotations.parquet --column man=gender yes=man no=woman unknown=*
@@ -9,18 +9,18 @@
     python -m bias_clip.train --config=configs/emoji_m4.py:thin,balanced,10% --workdir=runs/m4/10
     python -m bias_clip.train --config=configs/emoji_m4.py:thin,balanced,0% --workdir=runs/m4/0
 
-After the colon: use, stage that comes first, how long. "0%" never sees balanced data; 10 and 90 % ask
-how soon the balance of the first stage is forgotten, and with "plain" in place of "balanced" how soon
-the bias is. All see the same number of examples. Alabdulmohsin et al. 2024 (CLIP the Bias) compare
-these four on data of their own, with thinning; "weight" puts the weights into the loss instead, anchors and
-candidates alike.
+After the colon: use, data of the first phase, its length. "0%" never sees balanced data. 10 and 90 %
+measure how soon the balance of the first phase is forgotten or, with "plain" instead of "balanced", how
+soon the bias is. All runs see the same number of examples. Alabdulmohsin et al. 2024 (CLIP the Bias)
+compare these four on their own data, with thinning. "weight" puts the weights into the loss instead, for
+anchors and candidates.
 
-The weights bring men from 64 to 51 % of the gendered entries (2,339 of 2,597 are kept) and leave the
-roles free: each but the dancer has fewer than ten entries on a side. All men's roles as one label cannot be balanced
-here without deleting nearly all of them.
+The weights change the share of men from 64 to 51 % of the gendered entries (2,339 of 2,597 are kept).
+Roles have no constraint, because all except the dancer have fewer than ten entries on one side. All men's roles
+as one label cannot be balanced here without deleting nearly all of them.
 
 Expected result (one seed, beside three seeds of configs/emoji_biased.py in docs/results.md): names of an unseen
-style 21.5 / 44.1 % (22.4 / 46.4), held-out drawings 24.7 / 50.4 % (27.4 / 54.6); the stereotype in
+style 21.5 / 44.1 % (22.4 / 46.4), held-out images 24.7 / 50.4 % (27.4 / 54.6); the stereotype in
 recognition 7 points (24 +- 9), in preference 29 (40 +- 13). Three seeds of a smaller form: docs/m4.md.
 """
 
@@ -50,7 +50,7 @@ def get_config(arguments="thin,balanced,100%"):
 
 
 def by_group(source):
-    """What the report shows by group, of the unseen style, and of the data before balancing."""
+    """The evaluators by group on the unseen style, and those of the data before balancing."""
     style, by = emoji("style"), dict(by="gender", groups=("man", "woman"))
     roles = sorted(MEN_ROLES | WOMEN_ROLES)
     return dict(

@@ -1,16 +1,16 @@
-"""A bias nobody invented: training on drawings whose gender-neutral figure is the man's, or is not.
+"""A natural bias: training on emoji whose gender-neutral figure looks like the man's, or does not.
 
     python -m bias_clip.train --config=configs/emoji_natural.py:noto-v1 --workdir=runs/noto-v1
     python -m bias_clip.train --config=configs/emoji_natural.py:noto --workdir=runs/noto
 
-In noto-v1 the neutral drawing is, to the eye, that of the man in 22 of 33 concepts ("detective", "guard")
-and that of the woman in the other 11 ("shrugging"); in today's noto in one each. Of the roles in which
-we measure, 17 are among the 22. Both models are judged on drawings of three sets of artists that
-neither has seen: `stereotype_preference` is how much more often the neutral figure is called a man in
-those 17 roles than in the other ones.
+In noto-v1 the neutral figure looks like the man in 22 of 33 concepts ("detective", "guard"), and like the
+woman in the other 11 ("shrugging"). In today's noto each occurs in one concept. Of the roles that we
+measure, 17 are among the 22. Both models are tested on three styles by other artists, which neither has
+seen. `stereotype_preference` is how much more often the neutral figure is called a man in those 17 roles
+than in the others.
 
-Expected result: no difference, over three seeds; the numbers are in docs/results.md. One style does not teach
-enough of gender to be recognised in another.
+Expected result: no difference over three seeds; docs/results.md has the numbers. One style does not teach enough
+about gender to recognise it in another style.
 """
 
 from bias_clip.data.emoji import emoji_roles, emoji_twins
@@ -24,7 +24,7 @@ def get_config(style="noto"):
     if style not in STYLES:
         raise ValueError(f"got style {style!r}; expected one of {STYLES}, after a colon.")
     config = get_emoji()
-    config.total = "80_000 examples"  # the same for both: noto has more drawings
+    config.total = "80_000 examples"  # the same for both, because noto has more images
     config.data.source.styles = (style,)
     drawn_as_man = emoji_twins("noto-v1")["man"]
     others = sorted(set(emoji_roles()) - set(drawn_as_man))

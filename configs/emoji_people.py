@@ -1,10 +1,10 @@
-"""The emoji of people alone, small and fast: a minute or two on one core, for comparisons of many runs.
+"""Only the emoji of people, small and fast: one or two minutes on one core, to compare many runs.
 
     python -m bias_clip.train --config=configs/emoji_people.py --workdir=runs/people
 
-6,406 training drawings of 153 concepts; a record each, so that a batch shows a concept, and a role's
-women and men, as often as the data do. 32 px, towers of 128. `configs/emoji_debiased.py`
-and `configs/m4_people.py` compare methods on it.
+6,406 training images of 153 concepts, one record per image, so that concepts, and women and men in a
+role, are as frequent in a batch as in the data. Images have 32 px, towers a width of 128.
+`configs/emoji_debiased.py` and `configs/m4_people.py` compare methods on these data.
 """
 
 from configs.emoji import TRAIN_OPS, emoji

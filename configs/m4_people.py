@@ -1,19 +1,20 @@
-"""M4 on the emoji of people: what balancing does to bias and to quality, over stages, losses and seeds.
+"""M4 on the emoji of people: the effect of balancing on bias and quality, by phases, losses and seeds.
 
     python -m tools.experiments.m4_ablation --workdir=runs/m4_people --jobs 2
 
-That line annotates, solves, trains the whole grid and writes the page; one run of it, once the tables of weights
-are there, is
+This command annotates, solves, trains the whole grid and writes the page. When the tables of weights exist, a
+single run of the grid is
 
     python -m bias_clip.train --config=configs/m4_people.py:siglip,balanced,90 --workdir=runs/m4_people/one
 
-After the colon: the loss (siglip or clip), the data of the first stage, and its length in percent of the run. The data
-are "balanced", "proxies" (balanced, proxies too) or "random" (as many drawings, at random); the second
-stage is the plain data. "balanced_last" has the plain data first. All runs see as many examples; "plain,0" has no stage.
+After the colon: the loss (siglip or clip), the data of the first phase, and its length in percent of the run. The
+data are "balanced", "proxies" (proxies balanced too) or "random" (the same number of images, at random). The second
+phase uses the plain data. "balanced_last" has the plain data first. All runs see the same number of examples;
+"plain,0" has only one phase.
 
-The plain data are 4,836 drawings in which women are 0.7 times as frequent as men, counter-stereotypical
-ones 0.3 times as frequent as the others, and the neutral figures of these roles are gone: each drawing
-is kept by a hash of its name (seed 0), so all runs see the same ones.
+The plain data are 4,836 images. Women are 0.7 times as frequent as men, counter-stereotypical images 0.3 times
+as frequent as others, and the neutral figures of these roles are removed. A hash of its name (seed 0) decides
+whether an image is kept, so all runs see the same images.
 
 Expected result: docs/m4.md: the stereotype in recognition falls from about 20 points to 5.
 """

@@ -1,16 +1,16 @@
-"""Feature suppression: colours that tell cards apart, a drawing on them that then is not needed.
+"""Feature suppression: colours already distinguish the cards, so the emoji on them is not needed.
 
     python -m tools.experiments.suppression --workdir=runs/suppressed --out docs/suppressed
 
-That line trains three stages (MCL), one run three times as long and three plain runs, for three seeds each,
-and compares them; one stage alone is
+This command trains three stages (MCL), one run three times as long, and three plain runs, with three seeds
+each, and compares them. A single stage is
 
     python -m bias_clip.train --config=configs/suppressed.py --workdir=runs/card
 
 After the colon, as for `tools/multistage.py`: "0" for the plain stage, "1" for later ones, "1,init" for those that
 start from another's weights.
 
-Expected result: a probe reads the drawing in 37.5 % after stage 0 and in 71.9 % after three stages; see
+Expected result: a probe recognises the emoji in 37.5 % after stage 0 and in 71.9 % after three stages; see
 docs/stages.md.
 """
 

@@ -1,6 +1,6 @@
-"""What a table of annotations says of a data set: counts, shares, and what goes with which attribute.
+"""Statistics of a table of annotations: counts, shares, and associations with each attribute.
 
-Counts add up over parts of a table, so that no more than a part is in memory.
+Counts of the parts of a table are added, so only one part is in memory.
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ PLURALS = {"label": "labels", "proxy": "proxies"}
 
 
 class Counts(NamedTuple):
-    """How often each answer occurs, and each pair of an attribute's and another column's answer.
+    """Counts of each value, and of each pair of values of an attribute and another column.
 
     The last axes are in the order of `VALUES`.
 
     Attributes:
-      single: of all attributes, labels and proxies, in this order.
-      pairs: of each attribute and each label or proxy.
+      single: counts of all attributes, labels and proxies, in this order.
+      pairs: counts of each attribute with each label or proxy.
     """
 
     single: Int64[np.ndarray, "k 3"]
@@ -32,7 +32,7 @@ class Counts(NamedTuple):
 
 
 def count(columns: Mapping[str, np.ndarray], names: Names) -> Counts:
-    """Counts the answers of one part of a table; add those of several with `add`.
+    """Counts the values in one part of a table; `add` adds the counts of several parts.
 
     Raises: ValueError for a value that is none of yes (1), no (0) and unknown (-1).
     """
@@ -40,7 +40,7 @@ def count(columns: Mapping[str, np.ndarray], names: Names) -> Counts:
     wrong = [name for name in every if not np.isin(columns[name], VALUES).all()]
     if wrong:
         raise ValueError(f"columns {wrong} have values other than 1, 0 and -1 (unknown).")
-    # [k, 3, n]; float64 sums of ones are exact
+    # [k, 3, n]; a product in float64 is fast, and its sums of ones are exact
     hot = np.asarray([[columns[name] == value for value in VALUES] for name in every], np.float64)
     m, rows = len(names.attributes), hot.shape[-1]
     flat = hot[:m].reshape(3 * m, rows) @ hot[m:].reshape(-1, rows).T
@@ -54,7 +54,7 @@ def add(first: Counts, second: Counts) -> Counts:
 
 
 def statistics(counts: Counts, names: Names) -> dict[str, Any]:
-    """Returns prevalence, unknown rate and co-occurrence, as JSON can hold them.
+    """Returns prevalence, unknown rate and co-occurrence as JSON values.
 
     `single`: for each column its kind, the counts of the answers, `prevalence` among the known, and
     `unknown_rate`. `pairs`: for each attribute s and label or proxy y, among examples where both are
@@ -76,7 +76,7 @@ def statistics(counts: Counts, names: Names) -> dict[str, Any]:
 
 
 def to_text(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
-    """Returns the statistics as lines to read, of labels and proxies the `shown` largest gaps."""
+    """Returns the statistics as lines of text, with the `shown` largest gaps per kind."""
     lines = [f"{found['rows']:,} examples", ""]
     lines.append(f"{'attribute':<22}{'yes':>10}{'no':>10}{'unknown':>10}{'prevalence':>12}")
     for row in found["single"]:
@@ -99,7 +99,7 @@ def to_text(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
 def largest_gaps(
     found: Mapping[str, Any], attribute: str, kind: str, shown: int = SHOWN
 ) -> list[Mapping[str, Any]]:
-    """Returns the pairs of an attribute with columns of a kind, the largest gaps first; no zeros."""
+    """Returns the non-zero pairs of an attribute with columns of a kind, the largest gaps first."""
     pairs = [p for p in found["pairs"] if (p["attribute"], p["kind"]) == (attribute, kind)]
     return sorted((p for p in pairs if p["gap"]), key=lambda p: -abs(p["gap"]))[:shown]
 

@@ -1,4 +1,4 @@
-"""The statistics of annotations as a page: charts of answers and gaps, and all numbers."""
+"""The statistics of annotations as a page: charts of values and gaps, and all numbers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ def render_annotations(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
 
     Args:
       found: from `annotations.statistics`.
-      shown: labels in each chart; the tables have all that differ.
+      shown: number of labels per chart; the tables contain all labels that differ.
     """
     return render_page(
         "annotations.html", found=found, charts=charts(found, shown=shown), tables=tables(found)
@@ -31,7 +31,7 @@ def render_annotations(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
 
 
 def charts(found: Mapping[str, Any], *, shown: int = SHOWN) -> list[RowChart]:
-    """Answers of the attributes, the most frequent labels, and the largest gaps of each attribute."""
+    """Charts of attribute values, of the most frequent labels, and of the largest gaps."""
     made = []
     attributes = [row for row in found["single"] if row["kind"] == "attribute"]
     if attributes:
@@ -74,7 +74,7 @@ def charts(found: Mapping[str, Any], *, shown: int = SHOWN) -> list[RowChart]:
 
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
-    """The answers of every column that occurs, and the gaps of each attribute."""
+    """Tables of the values of every column that occurs, and of the gaps of each attribute."""
     rows = [
         [
             row["name"],

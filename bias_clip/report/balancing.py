@@ -1,6 +1,6 @@
-"""What balancing does to a data set and what it costs: before, with the weights, and after a draw.
+"""The effect and the cost of balancing: before, with the weights, and after a draw.
 
-All numbers are of the count table, so none of them takes another look at the data.
+All numbers come from the count table, so the data is not read again.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,8 @@ from bias_clip.curation.weights import Drawn, measured_groups, plain
 
 STAGES = ("before", "weighted", "drawn")
 SHOWN = 25  # labels in the text and in a chart
-VANISHED = 0.01  # of the weight that a label has by its share
+# Share of the weight that a label would have by its frequency; below it, the label has vanished.
+VANISHED = 0.01
 AT_BOUND = 1e-6  # of the cap: closer weights are at 0, or at the cap
 BINS = 20
 
@@ -34,14 +35,14 @@ def statistics(
     *,
     largest_eta: float | None = None,
 ) -> dict[str, Any]:
-    """Returns all that the report says, as JSON can hold it; shares and gaps are from 0 to 1.
+    """Returns everything that the report shows, as JSON values; shares and gaps are from 0 to 1.
 
-    `groups`: of each attribute and intersection its share at each stage where it is known, the
-    `bias` (that share minus the target), and what is retained, see `solve`. `pairs`: of each group
-    and label P(label | group), P(label | not group) and their difference `gap`. `labels`: their
-    shares, their `shift` from before, the weight `kept` relative to what their share would have (1
-    is as before), and how many were drawn. `largest`: the largest biases of each stage, that of
-    association over labels and proxies that occur and have a constraint. None stands where there is nobody.
+    `groups`: for each attribute and intersection its share at each stage (where known), the `bias`
+    (that share minus the target), and the retained share, see `solve`. `pairs`: for each group and
+    label P(label | group), P(label | not group) and their difference `gap`. `labels`: their shares,
+    their `shift`, the weight `kept` relative to what their share would have (1 is unchanged), and the
+    number drawn. `largest`: the largest biases of each stage; association covers labels and proxies
+    that occur and have a constraint. None marks a number over no examples.
 
     Args:
       largest_eta: of `max_eta`, where it was asked for.
@@ -74,26 +75,26 @@ def statistics(
 
 
 def vanished(found: Mapping[str, Any]) -> list[str]:
-    """Labels that balancing all but removes: next to no weight is left, or nothing was drawn."""
+    """Labels that balancing nearly removes: almost no weight is left, or no example was drawn."""
     gone = [row for row in found["labels"] if row["count"]]
     return [row["name"] for row in gone if row["kept"] < VANISHED or not row["drawn_count"]]
 
 
 def free_labels(found: Mapping[str, Any]) -> tuple[list[str], float | None]:
-    """Labels that occur without a constraint, and the largest gap that the weights leave them."""
+    """Labels that occur without a constraint, and their largest gap with the weights."""
     names = [row["name"] for row in found["labels"] if row["count"] and not row["constrained"]]
     gaps = [p["gap"]["weighted"] for p in found["pairs"] if p["name"] in names]
     return names, max((abs(gap) for gap in gaps if gap is not None), default=None)
 
 
 def largest_gaps(found: Mapping[str, Any], group: str, shown: int = SHOWN) -> list[dict[str, Any]]:
-    """Returns the pairs of a group, the largest gaps before balancing first; none without a gap."""
+    """Returns the pairs of a group that have a gap, the largest gap before balancing first."""
     pairs = [p for p in found["pairs"] if p["group"] == group and p["gap"]["before"]]
     return sorted(pairs, key=lambda p: -abs(p["gap"]["before"]))[:shown]
 
 
 def largest_shifts(found: Mapping[str, Any], shown: int = SHOWN) -> list[dict[str, Any]]:
-    """Returns the labels that occur, those whose share moves most first."""
+    """Returns the labels that occur, the largest change of share first."""
     rows = [row for row in found["labels"] if row["shift"]["weighted"] is not None and row["count"]]
     return sorted(rows, key=lambda row: -abs(row["shift"]["weighted"]))[:shown]
 
@@ -153,7 +154,7 @@ def _kind(problem: Problem, name: str) -> str:
 
 
 def _largest(groups, pairs, stage: str) -> dict[str, Any]:
-    """Sizes; a stage where nobody is left on one side has no number, which is not 0."""
+    """Absolute values; a stage without examples on one side has no number, which differs from 0."""
     bias = [abs(row["bias"][stage]) for row in groups if np.isfinite(row["bias"][stage])]
     gaps = [
         (abs(row["gap"][stage]), f"{row['name']} ({row['group']})")

@@ -1,4 +1,4 @@
-"""The report on balancing as a page: the words, charts of what changes, and all numbers."""
+"""The report on balancing as a page: the text, charts of the changes, and all numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,7 +34,7 @@ def to_html(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
 
     Args:
       found: from `balancing.statistics`.
-      shown: labels in each chart; the tables have all.
+      shown: number of labels per chart; the tables contain all labels.
     """
     return render_page(
         "balancing.html",
@@ -51,7 +51,7 @@ def to_html(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
 
 
 def row_charts(found: Mapping[str, Any], *, shown: int = SHOWN) -> list[RowChart]:
-    """Shares of the groups, gaps of labels in each group, and labels whose own share moves."""
+    """Charts of group shares, of label gaps per group, and of labels whose share changes."""
     groups = [
         Values(row["name"], _points(row["share"], STAGES), row["target"]) for row in found["groups"]
     ]
@@ -81,7 +81,7 @@ def row_charts(found: Mapping[str, Any], *, shown: int = SHOWN) -> list[RowChart
 
 
 def weights_chart(weights: Mapping[str, Any]) -> Histogram:
-    """How many examples have which weight."""
+    """A histogram of the weights of the examples."""
     return histogram(
         f"Weights: {format_percent(weights['at_zero'])} at 0, "
         f"{format_percent(weights['at_cap'])} at the cap",
@@ -94,7 +94,7 @@ def weights_chart(weights: Mapping[str, Any]) -> Histogram:
 
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
-    """All groups, all gaps of each group, and all labels."""
+    """Tables of all groups, all gaps of each group, and all labels."""
     rows = [
         [row["name"], *map(plain_percent, [row["target"], *row["share"].values(), row["retained"]])]
         for row in found["groups"]

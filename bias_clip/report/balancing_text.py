@@ -1,4 +1,4 @@
-"""The report on balancing in words: sentences, and lines of numbers."""
+"""The report on balancing as text: sentences, and lines of numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,12 +20,12 @@ LIMITS = (
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
-    """What balancing does and what it costs, in plain words."""
+    """Sentences on the effect and the cost of balancing."""
     return [*warnings(found), *effects(found), *costs(found), LIMITS]
 
 
 def to_text(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
-    """Returns the report as lines to read, of the labels the `shown` that matter most."""
+    """Returns the report as lines of text, with the `shown` most important labels."""
     lines = [f"{found['rows']:,} examples, {found['distinct']:,} distinct rows", ""]
     lines += [*sentences(found), "", f"{'':<34}" + _head()]
     lines += [
@@ -52,7 +52,7 @@ def to_text(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
 
 
 def headline(found: Mapping[str, Any]) -> list[list[str]]:
-    """The few numbers to look at first: a name, and a text for each stage."""
+    """The few headline numbers: a name, and a text per stage."""
     rows = []
     for key in ("representation", "association", "mean_association"):
         what = ("mean " if key.startswith("mean") else "largest ") + key.split("_")[-1]
@@ -63,7 +63,7 @@ def headline(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def effects(found: Mapping[str, Any]) -> list[str]:
-    """What balancing does, a sentence a group and one on labels."""
+    """The effect of balancing: one sentence per group and one on labels."""
     said = []
     for row in found["groups"]:
         share = {stage: plain_percent(row["share"][stage]) for stage in STAGES}
@@ -86,7 +86,7 @@ def effects(found: Mapping[str, Any]) -> list[str]:
 
 
 def costs(found: Mapping[str, Any]) -> list[str]:
-    """What it costs: data, and shares of labels that move."""
+    """The cost of balancing: data, and changed shares of labels."""
     weights, draw, rows = found["weights"], found["draw"], found["rows"]
     share, once = (weights["effective"] or 0) / rows, draw["kept"] == draw["copies"]
     said = [
@@ -107,7 +107,7 @@ def costs(found: Mapping[str, Any]) -> list[str]:
 
 
 def warnings(found: Mapping[str, Any]) -> list[str]:
-    """What a person must not overlook; nothing where all is well."""
+    """Warnings that a reader must not miss; empty if all is well."""
     said = []
     if not found["solution"]["feasible"]:
         most = found["largest_eta"]

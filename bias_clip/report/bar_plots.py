@@ -1,4 +1,4 @@
-"""Charts of named rows, and histograms: the geometry of their marks, as `plots` has it for curves."""
+"""Charts of named rows, and histograms: the geometry of their marks; `plots` does curves."""
 
 import math
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ LABEL = 34  # right of a bar: its value
 
 
 class Values(NamedTuple):
-    """What one row shows.
+    """The content of one row.
 
     Attributes:
-      name: in words.
+      name: name in words.
       points: (series, value) pairs; a value of None is left out.
-      mark: a value that a line across the row shows, such as a target or a mean.
+      mark: a value shown by a line across the row, such as a target or a mean.
     """
 
     name: str
@@ -29,14 +29,14 @@ class Values(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A name in the legend, and the class of its colour in the style sheet."""
+    """A name in the legend, and the style sheet's class for its colour."""
 
     name: str
     color: str
 
 
 class Dot(NamedTuple):
-    """A value of a series: where it stands and what it says; of equal dots each is seen."""
+    """A value of a series: its position and its text; dots of later series are smaller, to stay visible."""
 
     x: float
     radius: float
@@ -45,7 +45,7 @@ class Dot(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A bar of a series, in the box; `label` stands right of it."""
+    """A bar of a series, in the box; `label` is to its right."""
 
     x: float
     y: float
@@ -70,7 +70,7 @@ class Row(NamedTuple):
 
 
 class RowChart(NamedTuple):
-    """Rows under each other over one horizontal axis."""
+    """Rows that share one horizontal axis."""
 
     title: str
     unit: str
@@ -83,7 +83,7 @@ class RowChart(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Columns over a horizontal axis; heights are logarithms."""
+    """Columns on a horizontal axis; heights are logarithms."""
 
     title: str
     unit: str
@@ -106,12 +106,12 @@ def dot_chart(
     """Lays out a dot per value, those of a row joined by a line.
 
     Args:
-      title: of the chart.
-      rows: from top to bottom.
-      series: by the numbers in `Values.points`.
-      unit: of the axis, in words.
-      form: how values are written, a unit of `format_unit`.
-      mark: what the marks of the rows are, for the legend.
+      title: title of the chart.
+      rows: rows from top to bottom.
+      series: series by the numbers in `Values.points`.
+      unit: unit of the axis, in words.
+      form: format of values, a unit of `format_unit`.
+      mark: meaning of the marks of the rows, for the legend.
     """
     axis = _Axis.of([*_numbers(rows), *_marks(rows)], RIGHT)
     laid = []
@@ -142,9 +142,9 @@ def bar_chart(
     form: str = "number",
     mark: str = "",
 ) -> RowChart:
-    """Lays out a bar per value, those of a row under each other; the arguments are `dot_chart`'s."""
+    """Lays out a bar per value, those of a row below each other; arguments as for `dot_chart`."""
     values = [0.0, *_numbers(rows), *_marks(rows)]
-    signed = min(values) < 0  # then a label would stand on another bar
+    signed = min(values) < 0  # with negative values a label would cover another bar
     axis = _Axis.of(values, RIGHT if signed else LABEL)
     laid, y = [], float(TOP)
     for row in rows:
@@ -201,11 +201,11 @@ def histogram(
     """Lays out counts as columns between edges, on a logarithmic axis from 1.
 
     Args:
-      title: of the chart.
-      edges: one more than counts, rising.
-      counts: 0 or more.
-      mark: a value of the horizontal axis that a line shows, `mark_name` its name.
-      unit: of the vertical axis, in words.
+      title: title of the chart.
+      edges: increasing edges, one more than counts.
+      counts: numbers of 0 or more.
+      mark: a value of the horizontal axis shown by a line; `mark_name` is its name.
+      unit: unit of the vertical axis, in words.
     """
     top = max(1, math.ceil(math.log10(max(*counts, 10))))
     low, high = edges[0], edges[-1]
@@ -216,7 +216,8 @@ def histogram(
 
     bars = []
     for left, right, n in zip(edges[:-1], edges[1:], counts, strict=True):
-        size = tall * (math.log10(n) + 0.15) / (top + 0.15) if n >= 1 else 0.0  # 1 is seen
+        # log10(1) is 0; the constant gives a count of 1 a visible height.
+        size = tall * (math.log10(n) + 0.15) / (top + 0.15) if n >= 1 else 0.0
         text = f"{' to '.join(format_ticks([left, right]))}: {format_number(n)}"
         place = x(left)
         bars.append((place, round(HEIGHT - BOTTOM - size, 1), x(right) - place, size, text))

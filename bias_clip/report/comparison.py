@@ -1,4 +1,4 @@
-"""Groups of runs side by side: what each metric is on average, as lines of text and as a page."""
+"""Compares groups of runs: the mean of each metric, as lines of text and as a page."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ UNITS = {"share": "%", "points": "points", "signed points": "points"}
 
 
 def sorted_keys(keys: Sequence[str], details: Details) -> list[str]:
-    """The keys by the importance of their evaluators, see `by_importance`; else as `details` has them."""
+    """The keys by importance of their evaluators, see `by_importance`, then in the order of `details`."""
     results = {name: EvalResult({}, dict(own)) for name, own in details.items()}
     results |= {name: EvalResult({}, {}) for name in map(_evaluator, keys) if name not in results}
     place = {name: i for i, name in enumerate(by_importance(results))}
@@ -29,7 +29,7 @@ def sorted_keys(keys: Sequence[str], details: Details) -> list[str]:
 
 
 def markdown_table(groups: Mapping[str, Group], keys: Sequence[str], details: Details) -> list[str]:
-    """Returns the lines of a Markdown table: a row per metric, a column per group."""
+    """Returns the lines of a Markdown table, with a row per metric and a column per group."""
     lines = [f"| | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
     return lines + [f"| {' | '.join(row)} |" for row in table_rows(groups, keys, details)]
 
@@ -49,7 +49,7 @@ def table_rows(
 
 
 def described(key: str, details: Details) -> Metric:
-    """What is known of the metric "evaluator/metric"."""
+    """The description of the metric "evaluator/metric"."""
     evaluator, _, name = key.partition("/")
     return find_metric(name, details.get(evaluator, {}))
 
@@ -77,7 +77,7 @@ def comparison_chart(groups: Mapping[str, Group], key: str, details: Details) ->
     series = [Series(name, f"s{i % 6}") for i, name in enumerate(groups)]
     title = f"{spaced(_evaluator(key))}: {metric.name}{ARROWS[metric.better]}"
     chart = dot_chart(title, rows, series=series, form=metric.unit, unit=UNITS.get(metric.unit, ""))
-    return chart._replace(series=())  # the rows bear the names
+    return chart._replace(series=())  # the rows have the names
 
 
 def _cell(values: Sequence[float], unit: str) -> str:
@@ -93,7 +93,7 @@ def _cell(values: Sequence[float], unit: str) -> str:
 
 
 def _written(value: float, unit: str) -> str:
-    """Numbers with three decimals, which line up in a column; shares and points in their unit."""
+    """Numbers with three decimals, so that columns align; shares and points in their unit."""
     if unit in ("number", "nats", "cosine"):
         return f"{value:.3f}"
     return format_unit(value, unit)

@@ -1,4 +1,4 @@
-"""From a template and values to a page: one file that loads nothing, everything in it escaped."""
+"""Renders a template with values to a page: one file that loads nothing, with all values escaped."""
 
 import base64
 import hashlib
@@ -34,7 +34,7 @@ def render_page(template: str, **values: Any) -> str:
 
     Args:
       template: name of a file in the folder `templates`.
-      values: what the template shows.
+      values: values that the template shows.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -56,5 +56,5 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def _source_hash(script: str) -> str:
-    """What a content security policy calls an inline script that it allows."""
+    """The hash by which a content security policy allows an inline script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

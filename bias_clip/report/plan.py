@@ -1,4 +1,4 @@
-"""From what a compiler says about a step to the page that tools/compile_plan.py prints."""
+"""Turns a compiler's data about a step into the text that tools/compile_plan.py prints."""
 
 from typing import Any
 

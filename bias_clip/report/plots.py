@@ -1,6 +1,7 @@
-"""Numbers to marks: the geometry of the report's charts.
+"""Turns numbers into marks: the geometry of the report's charts.
 
-Nothing here knows HTML. A chart is coordinates in a fixed box; colours, fonts and the dark mode are the page's.
+Nothing here depends on HTML. A chart is a set of coordinates in a fixed box; the page sets colours, fonts
+and the dark mode.
 """
 
 import math
@@ -39,7 +40,7 @@ class Tick(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One curve: `path` is what to read, `faint` the noisy values behind it, `dots` single points."""
+    """One curve: `path` is the smoothed line, `faint` the noisy values, `dots` single points."""
 
     label: str
     path: str
@@ -50,7 +51,7 @@ class Line(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A line chart; `hover` has [x, step, value] of each curve's points, for the reader's pointer."""
+    """A line chart; `hover` has [x, step, value] of each curve's points, for the pointer."""
 
     title: str
     unit: str
@@ -95,12 +96,12 @@ def line_chart(
     """Lays out named curves over the training steps.
 
     Args:
-      title: of the chart.
-      curves: by label.
-      unit: of the vertical axis, in words.
-      form: how values are written, a unit of `format_unit`.
+      title: title of the chart.
+      curves: curves by label.
+      unit: unit of the vertical axis, in words.
+      form: format of values, a unit of `format_unit`.
       zero: whether the axis starts at zero.
-      dashed: labels of curves that are references and not results.
+      dashed: labels of curves that are references, not results.
 
     Returns:
       The chart; None when no curve has a point.
@@ -128,9 +129,9 @@ def line_chart(
 
 
 def bias_chart(concepts: Sequence[Mapping]) -> BiasChart:
-    """Lays out one row per role, by rising signed gap; roles without a gap come last.
+    """Lays out one row per role, by increasing signed gap; roles without a gap come last.
 
-    A negative gap leans to groups[0] and is drawn to the left of the middle.
+    A negative gap leans to groups[0] and lies left of the middle.
     """
     sizes = [abs(concept["gap"]) for concept in concepts if is_number(concept["gap"])]
     limit = nice_ticks(0.0, max(sizes, default=0.0) or 0.1)[-1]
@@ -149,7 +150,7 @@ def bias_chart(concepts: Sequence[Mapping]) -> BiasChart:
 
 
 def sparkline(values: Sequence[float], *, width: int = 72, height: int = 18) -> str:
-    """A path of the values in a small box; empty for fewer than two."""
+    """A path of the values in a small box; empty for fewer than two values."""
     if len(values) < 2:
         return ""
     low, high = min(values), max(values)
@@ -172,14 +173,14 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def axis_labels(values: Sequence[float], form: str) -> list[str]:
-    """The marks of an axis; `form` is a unit of `format_unit`."""
+    """The tick marks of an axis; `form` is a unit of `format_unit`."""
     if form in ("points", "signed points"):  # the chart's caption has the unit
         return format_ticks([100 * value for value in values])
     return format_ticks(values, percent=form == "share")
 
 
 class _Box(NamedTuple):
-    """Where data coordinates land in the chart's box."""
+    """Maps data coordinates to the chart's box."""
 
     x_end: float
     low: float
@@ -223,7 +224,7 @@ def _hover(curves: Mapping[str, Curve], box: _Box, form: str) -> list[list[list]
 
 
 def _binned(curve: Curve, limit: int) -> Curve:
-    """At most `limit` points, each the mean of its neighbours; the last one stays where it is."""
+    """At most `limit` points, each the mean of a bin; the last point does not move."""
     if len(curve.x) <= limit:
         return curve
     *bins, last = np.array_split(np.arange(len(curve.x)), limit)
@@ -261,7 +262,7 @@ def _bias_row(concept: Mapping, limit: float) -> BiasRow:
 
 
 def _side(preference: float, low: float | None, high: float | None) -> int:
-    """-1 or 1 for the group that is preferred; 0 where the interval leaves that open."""
+    """-1 or 1 for the preferred group; 0 if the interval contains both."""
     if is_number(low) and is_number(high) and low <= 0.5 <= high:
         return 0
     return int(np.sign(preference - 0.5))

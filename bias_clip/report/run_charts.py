@@ -1,4 +1,4 @@
-"""Which curves and numbers the report shows."""
+"""Selects the curves and numbers of the report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -77,7 +77,7 @@ def train_charts(rows: list[dict]) -> list[Chart]:
 
 
 def eval_charts(run: Run) -> list[Chart]:
-    """The charts of each evaluator, as its description says; none of more lines than colours."""
+    """The charts of each evaluator, from its description; no chart has more lines than colours."""
     charts = []
     for name, record in run.evals.items():
         metrics = {key: find_metric(key, record["details"]) for key in sorted_keys(record)}
@@ -90,7 +90,7 @@ def eval_charts(run: Run) -> list[Chart]:
 
 
 def metric_table(run: Run) -> list[dict]:
-    """All final metrics: a group for each evaluator, a row (name, value, course) for each metric."""
+    """All final metrics: one group per evaluator, one row (name, value, course) per metric."""
     groups = []
     for name, record in run.evals.items():
         rows = []

@@ -1,4 +1,4 @@
-"""The page that a run ends with: report.html, one file with every curve, image and number of a workdir."""
+"""The report page of a run: report.html, one file with every curve, image and number of a workdir."""
 
 import contextlib
 import datetime
@@ -30,7 +30,7 @@ IMAGE_BYTES = 1_400_000  # of base64 on the page: what keeps the whole file unde
 
 
 def write_report(workdir: str | Path) -> Path:
-    """Writes `report.html` into a workdir from what a run has left there, finished or not.
+    """Writes `report.html` into a workdir from the files of a run, finished or not.
 
     The page loads nothing: style, script, charts and images are inside, and its content security
     policy forbids the rest. The same files give the same bytes.
@@ -39,7 +39,7 @@ def write_report(workdir: str | Path) -> Path:
       The path of the page.
 
     Raises:
-      ValueError: the folder is not a workdir, or one of its files is not what it should be.
+      ValueError: the folder is not a workdir, or one of its files is malformed.
       NotSavedError: the page cannot be written.
     """
     page = render(read_run(workdir))
@@ -68,7 +68,7 @@ def render(run: Run) -> str:
 
 
 def run_facts(run: Run) -> list[tuple[str, str]]:
-    """What the run cost, as (name, value): steps, examples, time, speed, parameters, devices."""
+    """The cost of the run as (name, value): steps, examples, time, speed, parameters, devices."""
     last = run.rows[-1] if run.rows else {}
     logged: tuple[tuple[str, Any, Callable], ...] = (
         ("steps", last.get("step"), format_number),
@@ -85,7 +85,7 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
 
 
 def quality_tiles(run: Run) -> list[Tile]:
-    """The numbers that a reader asks for first, a tile for each evaluator that has them."""
+    """The headline numbers: one tile per evaluator that has any."""
     tiles = [
         make_tile(name, EvalResult(record["metrics"], record["details"]))
         for name, record in run.evals.items()
@@ -94,7 +94,7 @@ def quality_tiles(run: Run) -> list[Tile]:
 
 
 def image_share(records: Iterable[Mapping]) -> float:
-    """The share of all images that IMAGE_BYTES has room for."""
+    """The share of all images that fits in IMAGE_BYTES."""
     details = [record["details"] for record in records]
     pictures = [item for d in details for item in d.get("examples", ())]
     pictures += [item for d in details for q in d.get("queries", ()) for item in q["pictures"]]
@@ -103,7 +103,7 @@ def image_share(records: Iterable[Mapping]) -> float:
 
 
 def config_lines(config: Mapping, depth: int = 0) -> Iterator[tuple[int, str, str, str]]:
-    """The config as (depth, key, value, kind) a line; a section has no value of its own."""
+    """The config as one (depth, key, value, kind) per line; a section has no value."""
     for key, item in config.items():
         if isinstance(item, dict) and item:
             yield depth, str(key), "", "section"
@@ -114,7 +114,7 @@ def config_lines(config: Mapping, depth: int = 0) -> Iterator[tuple[int, str, st
 
 
 def _images(run: Run, kind: str, key: str, share: float) -> list[dict]:
-    """The images of all evaluators of a kind, as many as the page has room for."""
+    """The images of all evaluators of a kind, as many as fit on the page."""
     found = []
     for name, record in run.evals.items():
         if record["details"].get("kind") == kind:
@@ -147,7 +147,7 @@ def _middle(run: Run, key: str) -> float | None:
 
 
 def _moment(text: str) -> str:
-    """An ISO time as a reader writes it; anything else as it is."""
+    """An ISO time in a readable form; other text is returned unchanged."""
     with contextlib.suppress(ValueError):
         moment = datetime.datetime.fromisoformat(text)
         return f"{moment:%-d %B %Y, %H:%M} {moment.tzname() or ''}".strip()

@@ -1,4 +1,4 @@
-"""What a workdir holds, read and checked; what it lacks, in words."""
+"""Reads and checks the files of a workdir, and says in words what is missing."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,15 +17,15 @@ _ADVICE = "repair or remove it"
 
 
 class Run(NamedTuple):
-    """A run as it lies on disk.
+    """The files of a run.
 
     Attributes:
-      name: of the folder.
-      config: config.json.
-      info: run.json.
-      rows: metrics.jsonl, one record a step, by increasing step.
-      evals: evals/<name>.json by name, the most important first, see `by_importance`.
-      missing: sentences for the reader, one for each thing that is not there.
+      name: name of the folder.
+      config: content of config.json.
+      info: content of run.json.
+      rows: content of metrics.jsonl, one record per step, by increasing step.
+      evals: contents of evals/<name>.json by name, the most important first, see `by_importance`.
+      missing: one sentence for the reader per missing file or number.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Run(NamedTuple):
 
 
 def read_run(workdir: str | Path) -> Run:
-    """Reads config.json, run.json, metrics.jsonl and evals/*.json; each of them may be absent.
+    """Reads config.json, run.json, metrics.jsonl and evals/*.json; each of them may be missing.
 
     Raises:
-      ValueError: none of them is there, or one is malformed (the message names file and line).
+      ValueError: all are missing, or one is malformed (the message names file and line).
     """
     folder = run_folder(workdir)
     names = ("config.json", "run.json", "metrics.jsonl")
@@ -87,12 +87,12 @@ def read_evals(folder: Path) -> dict[str, dict]:
 
 
 def read_metrics(path: Path) -> tuple[list[dict], list[str]]:
-    """Reads metrics.jsonl into one record a step; of values that come twice the later one counts.
+    """Reads metrics.jsonl into one record per step; later values replace earlier ones.
 
-    A last line without its line feed is what a killed process leaves: it is dropped, and said.
+    A killed process may leave a last line without a line feed. It is dropped and reported.
 
     Returns:
-      The records by increasing step, and what is missing, in words.
+      The records by increasing step, and sentences on what is missing.
 
     Raises:
       ValueError: a line is not a JSON object with an integer "step"; the message names the line.
@@ -118,7 +118,7 @@ def read_metrics(path: Path) -> tuple[list[dict], list[str]]:
 
 
 def curve(rows: Iterable[Mapping], key: str) -> Curve:
-    """The finite values of a key over the steps."""
+    """The finite values of a key by step."""
     points = [(row["step"], row[key]) for row in rows if is_number(row.get(key))]
     x, y = zip(*points, strict=True) if points else ((), ())
     return Curve(np.array(x, np.float64), np.array(y, np.float64))

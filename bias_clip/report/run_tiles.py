@@ -1,4 +1,4 @@
-"""The big numbers of each evaluator, and how to read them: its own description, filled with values."""
+"""The headline numbers of each evaluator and how to read them: its description, filled with values."""
 
 import collections
 import math
@@ -20,7 +20,7 @@ from bias_clip.evals.results import EvalResult
 
 
 class Number(NamedTuple):
-    """A big number: what it is called, its value, what to hold it against."""
+    """A headline number: its name, its value, and what to compare it with."""
 
     name: str
     value: str
@@ -28,7 +28,7 @@ class Number(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """The big numbers of one evaluator, and how to read them."""
+    """The headline numbers of one evaluator, and how to read them."""
 
     title: str
     kind: str
@@ -38,7 +38,7 @@ class Tile(NamedTuple):
 
 
 def make_tile(name: str, result: EvalResult) -> Tile | None:
-    """The tile of an evaluator; None where it says of none of its metrics that it is a headline."""
+    """The tile of an evaluator; None if none of its metrics is a headline."""
     metrics, details = result
     description, numbers = describe(details), []
     for key, metric in headline_metrics(result).items():
@@ -56,7 +56,7 @@ def make_tile(name: str, result: EvalResult) -> Tile | None:
 
 
 def _words(metrics: Mapping, details: Mapping) -> Mapping[str, str]:
-    """What the places of a description stand for: a metric's value, or names from the details."""
+    """The values of a description's placeholders: metric values, or names from the details."""
     first, second = [f"“{name}”" for name in two_groups(details)] or ("one", "the other")
     words = {key: format_unit(v, find_metric(key, details).unit) for key, v in metrics.items()}
     words |= {"first": first, "second": second, "groups": _groups(details)}
@@ -93,7 +93,7 @@ def _farthest_group(metrics: Mapping, details: Mapping) -> str:
     return f"{row['name']} {share}, target {target}"
 
 
-# What stands beside a headline where the details say more than a chance level.
+# The text beside a headline when the details say more than a chance level.
 AGAINST: Mapping[tuple[str, str], Callable[[Mapping, Mapping], str]] = {
     ("groups", "acc_worst"): _worst_group,
     ("parity", "parity_max"): _largest_word,
@@ -104,14 +104,14 @@ AGAINST: Mapping[tuple[str, str], Callable[[Mapping, Mapping], str]] = {
 
 
 def _largest(rows: Sequence[Mapping]) -> str:
-    """The name of the row of the largest gap, and the gap with its sign."""
+    """The name of the row with the largest gap, and the signed gap."""
     known = [row for row in rows if is_number(row["gap"])]
     row = max(known, key=lambda row: abs(row["gap"]), default=None)
     return "" if row is None else f"{row['name']} {format_points(row['gap'])}"
 
 
 def _groups(details: Mapping) -> str:
-    """The names of all groups: up to four, then how many more."""
+    """The names of up to four groups, then the number of the others."""
     rows = details.get("by_group") or details.get("group_names") or details.get("groups") or ()
     names = [str(row["name"] if isinstance(row, Mapping) else row) for row in rows]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
@@ -119,7 +119,7 @@ def _groups(details: Mapping) -> str:
 
 
 def _sign(details: Mapping) -> str:
-    """What a positive gap means, where an evaluator has gaps of words with a sign."""
+    """The meaning of a positive gap, if an evaluator has signed gaps of words."""
     rows = details.get("by_group", ())
     if details.get("kind") != "parity" or len(rows) != 2:
         return ""
