@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.special
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 OVER = ("items", "templates", "both")
 _BLOCK_ELEMENTS = 2**22  # weights held at a time: 32 MB in float64
@@ -148,6 +148,27 @@ def paired_bootstrap(
     d = d[~np.isnan(d)]
     rarer = min(int(np.sum(d <= 0)), int(np.sum(d >= 0)))
     return Difference(estimate, min(1.0, 2 * (1 + rarer) / (1 + len(d))))
+
+
+def grouped_sums(
+    values: Shaped[np.ndarray, " n"], groups: Int[np.ndarray, " n"], *, num_groups: int
+) -> Float[np.ndarray, "n s"]:
+    """What each item adds to the mean of its group, for `bootstrap`: g sums, then g counts.
+
+    Group -1 adds nothing. With t the totals, ``t[:, :g] / t[:, g:]`` are the means of the groups::
+
+        sums = grouped_sums(hits, groups, num_groups=4)
+        worst = bootstrap(sums, lambda t: np.nanmin(t[:, :4] / t[:, 4:], axis=1))
+
+    Raises:
+      ValueError: a group outside -1..num_groups-1.
+    """
+    if len(groups) and not (groups.min() >= -1 and groups.max() < num_groups):
+        raise ValueError(
+            f"groups go from {groups.min()} to {groups.max()}; expected -1 to {num_groups - 1}."
+        )
+    own = (groups[:, None] == np.arange(num_groups)).astype(np.float64)
+    return np.concatenate([own * np.asarray(values, np.float64)[:, None], own], axis=1)
 
 
 def mcnemar(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> float:

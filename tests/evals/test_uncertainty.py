@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from bias_clip.evals.uncertainty import bootstrap, holm, mcnemar, paired_bootstrap
+from bias_clip.evals.uncertainty import bootstrap, grouped_sums, holm, mcnemar, paired_bootstrap
 
 N = 400
 
@@ -65,6 +65,25 @@ def test_copies_of_one_person_are_one_item() -> None:
     assert clustered.high - clustered.low == pytest.approx(plain.high - plain.low, rel=0.1)
     wrong = bootstrap(copies, mean, num=2000)
     assert wrong.high - wrong.low < 0.5 * (plain.high - plain.low)
+
+
+def test_persons_with_more_images_weigh_more() -> None:
+    persons = np.array([0, 0, 0, 1, 2, 2, 3, 3])
+    hits = np.array([1, 0, 1, 0, 1, 1, 0, 1.0])
+    assert bootstrap(sums(hits), mean, clusters=persons, num=50).value == pytest.approx(hits.mean())
+
+
+def test_grouped_sums_give_the_means_and_the_worst() -> None:
+    rng = np.random.default_rng(8)
+    groups, hits = rng.integers(-1, 3, N), rng.random(N) < 0.5
+    table = grouped_sums(hits, groups, num_groups=3)
+    means = [hits[groups == g].mean() for g in range(3)]
+    np.testing.assert_allclose(table[:, :3].sum(axis=0) / table[:, 3:].sum(axis=0), means)
+    worst = bootstrap(table, lambda t: np.nanmin(t[:, :3] / t[:, 3:], axis=1), num=500)
+    assert worst.value == pytest.approx(min(means))
+    assert worst.low < worst.value
+    with pytest.raises(ValueError, match="expected -1 to 1"):
+        grouped_sums(hits, groups, num_groups=2)
 
 
 def test_templates_add_their_own_variance() -> None:

@@ -238,3 +238,20 @@ def test_embeddings_with_nan_or_of_another_width_are_refused() -> None:
         classify(np.full((3, 6), np.nan), ZTXT[:2, None], np.zeros(3, int))
     with pytest.raises(ValueError, match="one width"):
         retrieve(ZIMG, ZTXT[:, :4], np.zeros(7, int))
+
+
+def test_two_copies_of_the_data_leave_rates_entropy_and_recall() -> None:
+    twice = np.concatenate([np.arange(60)] * 2)
+    one = fairness(PREDICTED, META, races=RACES).metrics
+    two = fairness(PREDICTED[twice], META[twice], races=RACES).metrics
+    for key, value in one.items():
+        factor = 2 if key.startswith("images") else 1
+        np.testing.assert_allclose(two[key], factor * value, err_msg=key)
+    args = {"names": RACES, "categories": ["a"] * 7}
+    first = sobit(ZIMG, ZTXT, CODES, k=10, **args).metrics
+    second = sobit(ZIMG[twice], ZTXT, CODES[twice], k=20, **args).metrics
+    assert second["entropy"] == pytest.approx(first["entropy"])
+    prompts = ZTXT[:6].reshape(3, 2, 6)
+    assert classify(ZIMG[twice], prompts, CODES[twice]).metrics["acc1"] == pytest.approx(
+        classify(ZIMG, prompts, CODES).metrics["acc1"]
+    )

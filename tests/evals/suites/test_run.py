@@ -133,3 +133,14 @@ def test_files_that_are_not_given_and_wrong_data_sets_are_named(tmp_path: Path) 
     folder = tars(tmp_path / "r", samples, texts={"dataset_type.txt": "retrieval"})
     with pytest.raises(ValueError, match="needs a data set of classes"):
         make_suite("wds_zeroshot", folder)
+
+
+def test_retrieval_of_visogender_asks_for_their(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def texts(strings: Sequence[str]) -> np.ndarray:
+        asked.extend(strings if len(strings) == 1 else ())
+        return _vectors(strings)
+
+    make_suite("visogender", visogender(tmp_path))(Encode(_images, texts, 20.0, 0.0))
+    assert asked == ["The teacher and their student", "The guard and their student"]
