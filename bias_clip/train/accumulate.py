@@ -3,7 +3,7 @@
 | mode | value and gradient | forward passes | activations held |
 |---|---|---|---|
 | "none" | of the batch | 1 | of the batch |
-| "microbatch" | mean over microbatches, each its own little batch: fewer negatives | 1 | of one part |
+| "microbatch" | mean over microbatches, each a batch by itself: fewer negatives | 1 | of one part |
 | "cached" | of the batch, exactly, for every term | 2 | of one part, and all embeddings |
 
 A microbatch is a part of the rows of *every* device: no image changes its device.
@@ -27,7 +27,7 @@ MODES = ("none", "microbatch", "cached")
 
 
 class Gradient(NamedTuple):
-    """What a batch says: the loss, its terms, the outputs of all rows in order, the gradient."""
+    """Results of one batch: the loss, its terms, the outputs of all rows in order, the gradient."""
 
     loss: Float[Array, ""]
     parts: dict[str, Float[Array, ""]]
@@ -63,7 +63,7 @@ def make_gradient(
       steps: number of microbatches; the rows of each device must divide by it.
 
     Raises:
-      ValueError: for an unknown mode, or a number of steps that it cannot have.
+      ValueError: for an unknown mode, or a number of steps that the mode does not allow.
     """
     if mode not in MODES:
         raise ValueError(f"accumulation mode is {mode!r}; expected one of {MODES}.")
@@ -150,19 +150,20 @@ def _cached(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient]:
         _, stacked = jax.lax.scan(lambda _, part: (None, towers(params, part)), None, inputs)
         numbers, numbers_vjp = jax.vjp(scalars, params)
         outputs = Outputs(*merge_rows(stacked, pieces.mesh), *numbers)
-        # The loss sees all rows at once; what it needs of each embedding is kept for its microbatch.
+        # The loss needs all rows at once. Its gradient by each embedding then goes back through the
+        # towers, one microbatch at a time: the activations of only one are ever in memory.
         value_fn = jax.value_and_grad(pieces.objective, has_aux=True)
-        (loss, parts), wanted = value_fn(outputs, batch)
-        (start,) = numbers_vjp((wanted.scale, wanted.bias))
+        (loss, parts), cotangents = value_fn(outputs, batch)
+        (start,) = numbers_vjp((cotangents.scale, cotangents.bias))
 
         def add(grads, part):
-            inputs, wanted = part
+            inputs, cotangents = part
             _, towers_vjp = jax.vjp(lambda params: towers(params, inputs), params)
-            (more,) = towers_vjp(wanted)
+            (more,) = towers_vjp(cotangents)
             return _add(grads, _hold(more, pieces.layout)), None
 
-        wanted = split_rows((wanted.zimg, wanted.ztxt), pieces.steps, pieces.mesh)
-        grads, _ = jax.lax.scan(add, _hold(start, pieces.layout), (inputs, wanted))
+        split = split_rows((cotangents.zimg, cotangents.ztxt), pieces.steps, pieces.mesh)
+        grads, _ = jax.lax.scan(add, _hold(start, pieces.layout), (inputs, split))
         return Gradient(loss, parts, outputs, grads)
 
     return gradient
@@ -173,7 +174,10 @@ def _use(params: Any, layout: Layout) -> Any:
 
 
 def _hold(grads: Any, layout: Layout) -> Any:
-    """Summed where the parameters are used, then split: or the split would reach the activations."""
+    """Sums gradients in the layout of use, then splits them.
+
+    Without the first constraint the partitioner would split the activations in the same way.
+    """
     return jax.lax.with_sharding_constraint(_use(grads, layout), layout.held)
 
 

@@ -23,11 +23,11 @@ from bias_clip.train.terminal import device_note, say
 
 
 def run(arguments: Arguments, words: Sequence[str]) -> None:
-    """Trains. Our own errors say what to do, in one line and without a stack.
+    """Trains. An error that this package raises ends the run with one line that says what to do.
 
     Args:
       arguments: from `parse`.
-      words: as they were typed, for the report.
+      words: the command line as it was typed, for the report.
     """
     logging.set_verbosity(logging.WARNING)
     command = shlex.join(["python", "-m", "bias_clip.train", *words])
@@ -36,7 +36,7 @@ def run(arguments: Arguments, words: Sequence[str]) -> None:
         path, given = split_spec(arguments.config)
         config = load_config(path, *given)
         apply_overrides(config, arguments.overrides)
-        join(**arguments.hosts)  # before the first question for a device
+        join(**arguments.hosts)  # first: jax cannot join hosts after anything has used a device
         backend = _backend()
         if note := device_note(backend, os.environ):
             say(note)
@@ -58,26 +58,26 @@ def run(arguments: Arguments, words: Sequence[str]) -> None:
 def _backend() -> str:
     try:
         return jax.default_backend()
-    except RuntimeError as error:  # of jax, when JAX_PLATFORMS names what is not there
+    except RuntimeError as error:  # from jax, when JAX_PLATFORMS names an absent platform
         asked, reason = os.environ.get("JAX_PLATFORMS", ""), str(error).splitlines()[0]
         raise ValueError(
             f"JAX_PLATFORMS={asked} asks for a device that jax cannot use: {reason} Unset it to run "
-            "on what there is."
+            "on the devices of this machine."
         ) from error
 
 
 def _keep_compiled(workdir: Path) -> None:
-    """What is compiled stays in the workdir, unless JAX_COMPILATION_CACHE_DIR names a place.
+    """Keeps compiled code in the workdir, unless JAX_COMPILATION_CACHE_DIR names another place.
 
-    A run that is started again then need not compile. Not on CPUs, where code that was compiled on
-    one machine may not run on the next that has the workdir.
+    A run that is started again then does not compile again. CPUs are excluded, because code that was
+    compiled on one machine may not run on another that opens the same workdir.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(absolute(workdir) / "compiled"))
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether our code raised it: in the package, or in a config's get_config."""
+    """Whether this package or a config's get_config raised the error."""
     frames = traceback.extract_tb(error.__traceback__)
     raised_in, package = frames[-1].filename, Path(__file__).resolve().parent.parent
     configs = {frame.filename for frame in frames if frame.name == "get_config"}

@@ -1,4 +1,4 @@
-"""What the trainer's command line may say. Loads nothing beside the standard library: --help is quick."""
+"""The trainer's command line. Imports only the standard library, so that --help answers quickly."""
 
 import argparse
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ class Arguments(NamedTuple):
     Attributes:
       config: "FILE" or "FILE:ARGUMENT".
       overrides: "key=value".
-      workdir: where the run goes.
-      hosts: arguments of `hosts.distributed.join`, of many hosts.
+      workdir: the folder of the run.
+      hosts: arguments of `hosts.distributed.join`, for runs on many hosts.
     """
 
     config: str
@@ -80,30 +80,35 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", required=True, metavar="FILE[:ARGUMENT]", help="a file with get_config()")
     add("--workdir", required=True, metavar="FOLDER", help="a folder, or gs://bucket/folder")
-    hosts = parser.add_argument_group("many hosts, where no launcher says it")
+    hosts = parser.add_argument_group("many hosts, if no launcher sets these")
     add = hosts.add_argument
-    add("--coordinator", metavar="HOST:PORT", help="of process 0")
-    add("--process_id", type=_at_least(int, 0), metavar="N", help="of this process, from 0")
-    add("--process_count", type=_at_least(int, 1), metavar="N", help="of all hosts; 1: alone")
+    add("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    add("--process_id", type=_at_least(int, 0), metavar="N", help="number of this process, from 0")
+    add(
+        "--process_count",
+        type=_at_least(int, 1),
+        metavar="N",
+        help="processes of all hosts; 1: only this one",
+    )
     add(
         "--wait_for_hosts",
         type=_at_least(float, 1.0),
         default=300.0,
         metavar="SECONDS",
-        help="for all to start (default: 300)",
+        help="how long to wait for all processes to start (default: 300)",
     )
     add(
         "--lost_host_after",
         type=_at_least(float, 5.0),
         default=100.0,
         metavar="SECONDS",
-        help="without a sign of a host that end the run (default: 100)",
+        help="how long a host may be silent before the run ends (default: 100)",
     )
     add(
         "--profiler_port",
         type=_at_least(int, 1),
         metavar="PORT",
-        help="where jax.collect_profile connects",
+        help="the port that jax.collect_profile connects to",
     )
     return parser
 
@@ -120,7 +125,7 @@ def _at_least(kind, least):
 
 
 def _schema() -> str:
-    """The body of `default_config`, comments and all: read as text, since its imports take longer."""
+    """The body of `default_config` with its comments, read as text because importing it is slow."""
     source = (Path(__file__).parent / "schema.py").read_text()
     body = source.partition("config = ml_collections.ConfigDict()\n")[2]
     lines = body.partition("    return config")[0].splitlines()

@@ -28,12 +28,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Checks every section of `config` against the function that will receive it.
 
     Args:
-      config: what the run was given; the schema, `default_config`, holds every key there is.
+      config: the run's config; the schema, `default_config`, lists all keys.
 
     Raises:
-      ValueError: for a key that is unknown, renamed, missing or of another type, an unknown name
-        (loss, source, optimiser, evaluator, op) or argument, and for sections that contradict each
-        other; says what was got and what is valid.
+      ValueError: for a key that is unknown, renamed, missing or of another type; for an unknown
+        argument or name of a loss, source, optimiser, evaluator or op; and for sections that
+        contradict each other. The message says what was got and what is valid.
     """
     schema = default_config()
     refuse_renamed(_leaves(config))
@@ -58,7 +58,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def refuse_renamed(keys: Iterable[str]) -> None:
-    """Raises ValueError for the first of `keys`, "objective.sigmoid.coef", that has a new name."""
+    """Raises ValueError for the first of `keys` (such as "objective.sigmoid.coef") that has a new name."""
     for key in keys:
         for old, new in RENAMED.items():
             if fnmatch(key, old):
@@ -107,7 +107,7 @@ def _check_cells(data: ml_collections.ConfigDict) -> None:
     if data.balance is not None:
         raise ValueError(
             f"{where} and config.data.balance are both set, which do not compose: a record that is "
-            "drawn twice would be a negative of itself in a batch of its cell. Give one of them; "
+            "drawn twice would be a negative of itself in a batch of its cell. Set one of them; "
             "weights of the loss can come from config.data.columns.weights."
         )
     for name, valid in (("mode", MODES), ("small", (*SMALL, None)), ("sequence", SEQUENCES)):
@@ -121,7 +121,7 @@ def _check_balance(data: ml_collections.ConfigDict) -> None:
         return
     if WEIGHTS in data.columns:
         raise ValueError(
-            f"{where} and config.data.columns.{WEIGHTS} are both set; balance by one of them alone."
+            f"{where} and config.data.columns.{WEIGHTS} are both set; balance by only one of them."
         )
     refuse_unknown(f"{where}.use", [balance.use], USES)
     if "first" in balance:
@@ -139,22 +139,22 @@ def _check_objective(config: ml_collections.ConfigDict) -> None:
     for name, arguments in config.objective.items():
         where = f"config.objective.{name}"
         if "coef" not in arguments:
-            raise ValueError(f"{where} lacks 'coef', the factor of this term in the sum.")
+            raise ValueError(f"{where} lacks 'coef', the factor of this term in the sum; set it.")
         _check_section(config, ("objective", name))
         missing = [key for key in needed_columns(name, arguments) if key not in columns]
         if missing:
             raise ValueError(
                 f"{where} needs {missing} in every batch, but config.data.columns has "
-                f"{sorted(columns)}; say which attribute of the records they are, such as "
+                f"{sorted(columns)}; name the attribute of the records that holds each, such as "
                 f"config.data.columns = dict({missing[0]}='...')."
             )
 
 
 def _check_evaluator(config: ml_collections.ConfigDict, path: Section) -> None:
     section = at(config, path)
-    receiver_of(config, path)  # first of all, is there a type?
+    receiver_of(config, path)  # first: without a type nothing can be checked
     if "source" not in section:
-        raise ValueError(f"{_name(path)} lacks 'source', the data that it judges by.")
+        raise ValueError(f"{_name(path)} lacks 'source', the data that it evaluates on.")
     _check_section(config, path)
     for key in section:
         if key.endswith("source"):
@@ -168,7 +168,7 @@ def _check_agreement(config: ml_collections.ConfigDict) -> None:
     if length != expected:
         raise ValueError(
             f"config.data.text.length is {length}, config.model.text.length {expected}; "
-            "the text tower sees what the tokeniser makes: set both to the same."
+            "the text tower takes what the tokeniser makes: set both to the same value."
         )
     pieces = vocab_size(config.data.text.tokenizer)
     if config.model.text.vocab_size < pieces:

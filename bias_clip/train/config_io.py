@@ -14,13 +14,13 @@ import ml_collections
 
 
 def load_config(path: Path, *arguments: str) -> ml_collections.ConfigDict:
-    """Returns `get_config(*arguments)` of a config file, which may lie in any folder.
+    """Returns `get_config(*arguments)` of a config file, which may be in any folder.
 
     The file may import its neighbours, by their names or through the folder's name, and the example
-    configs as `configs.emoji`; where a neighbour has such a name, it comes before the example.
+    configs, for instance `configs.emoji`. A neighbour takes precedence over an example of its name.
 
     Raises:
-      ValueError: there is no such file, it has no `get_config`, or one that takes no argument.
+      ValueError: the file does not exist, or has no `get_config` that takes these arguments.
     """
     path = Path(path).resolve()
     if not path.is_file():
@@ -46,7 +46,7 @@ def split_spec(spec: str) -> tuple[Path, list[str]]:
 def to_plain(value: Any) -> Any:
     """Returns a config, or part of one, as dicts and lists that JSON can hold.
 
-    Keys keep the order of the config file: the report shows evaluators in it.
+    Keys keep the order of the config file, because the report shows evaluators in that order.
     """
     if isinstance(value, ml_collections.ConfigDict):
         return json.loads(value.to_json())  # items() would sort the keys
@@ -58,12 +58,12 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(value: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """Returns the config that `to_plain` was given."""
+    """Returns the config that `to_plain` turned into `value`."""
     return ml_collections.ConfigDict(json.loads(json.dumps(value)))
 
 
 def _offer_examples(folder: Path) -> None:
-    """Makes `configs` importable where neither a checkout nor the folder's name does."""
+    """Makes `configs` importable if neither a checkout nor the folder's own name does."""
     loaded = sys.modules.get("configs")
     if loaded is None and (folder.name == "configs" or importlib.util.find_spec("configs")):
         return
@@ -74,7 +74,7 @@ def _offer_examples(folder: Path) -> None:
     examples = installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
     package.__path__, package.offered = [str(folder), str(examples)], True
     for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
-        del sys.modules[name]  # of another folder, loaded before
+        del sys.modules[name]  # loaded before, from another folder
     sys.modules["configs"] = package
 
 
@@ -87,5 +87,5 @@ def _check_signature(path: Path, get_config: Any, arguments: tuple[str, ...]) ->
         given = f"{':'.join(arguments)!r} after the colon" if arguments else "nothing after a colon"
         raise ValueError(
             f"got {given}, but get_config{inspect.signature(get_config)} of {path} cannot be called "
-            f"so: {error}."
+            f"with that: {error}."
         ) from error

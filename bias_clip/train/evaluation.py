@@ -32,14 +32,14 @@ def make_evaluation(
     """Returns `evaluate(params) -> {name: EvalResult}`.
 
     Evaluators that read the same source share one object, so each image is embedded once. Each
-    host prepares the images that its devices embed; the scores, from all embeddings, every host
-    computes alike.
+    host prepares the images that its devices embed. Every host then computes the same scores from
+    all embeddings.
 
     Args:
       evals: `{name: dict(type=..., source=..., **arguments of make_<type>)}`.
       model: from `make_model`.
       mesh: the batch is split over it.
-      image: ops that make an image an array.
+      image: ops that turn an encoded image into an array.
       text: arguments of `make_text_fn`.
       batch_size: images or texts embedded at a time.
     """
@@ -62,7 +62,7 @@ def make_evaluation(
 
     def evaluate(params):
         params = gather(params)
-        logit = model.apply(params)  # no tower: only what makes cosines logits
+        logit = model.apply(params)  # no tower runs: only scale and bias
         encode = encoder(params, float(logit.scale), float(logit.bias))
         return {name: run(encode) for name, run in evaluators.items()}
 
@@ -79,10 +79,10 @@ def flat_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
 
 
 def write_results(directory: Path, step: int, results: Mapping[str, EvalResult]) -> None:
-    """Writes `<evaluator>.json` with step, metrics and details for each result; one process does.
+    """Writes `<evaluator>.json` with step, metrics and details for each result, on one process only.
 
     Raises:
-      NotSavedError: one of them cannot be written.
+      NotSavedError: a file cannot be written.
     """
     if not is_main():
         return
@@ -96,7 +96,7 @@ def write_results(directory: Path, step: int, results: Mapping[str, EvalResult])
 def make_evaluators(
     evals: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Callable[[Encode], EvalResult]]:
-    """Returns the evaluators of a config by name; those of equal sources share one object."""
+    """Returns the evaluators of a config by name; those with equal sources share one source object."""
     sources: dict[str, Any] = {}
 
     def shared_source(arguments):
@@ -106,7 +106,7 @@ def make_evaluators(
         return sources[key]
 
     made = {}
-    for name in to_plain(evals):  # in the order of the config, which that of the results follows
+    for name in to_plain(evals):  # to_plain keeps the order of the config, and results follow it
         section = evals[name]
         arguments = {key: value for key, value in section.items() if key not in ("type", "source")}
         for key in [key for key in arguments if key.endswith("source")]:
@@ -117,11 +117,11 @@ def make_evaluators(
 
 
 def _placed(batch: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """The batch over the devices of all hosts; this one gives the rows of its own."""
+    """The batch over the devices of all hosts; this host supplies the rows of its own devices."""
     return jax.make_array_from_callback(batch.shape, sharding, lambda index: batch[index])
 
 
 def _own_rows(batch_size: int, sharding: NamedSharding) -> list[int]:
-    """Rows of a batch that live on this host's devices, wherever the mesh put these."""
+    """Rows of a batch that belong to this host's devices, wherever the mesh puts those."""
     places = sharding.addressable_devices_indices_map((batch_size,)).values()
     return sorted({row for place in places if place for row in range(batch_size)[place[0]]})

@@ -1,4 +1,4 @@
-"""When a run has to stop by itself: values that are no numbers, gradients that are all bad."""
+"""When a run stops by itself: values that are not finite, too many bad gradients one after another."""
 
 import math
 from collections.abc import Mapping
@@ -15,15 +15,16 @@ from bias_clip.train.workdir import checkpoint
 def is_healthy(metrics: Mapping[str, Any], *, max_consecutive: int | None) -> bool:
     """Whether the run can go on after a step with these metrics.
 
-    A step that was skipped, because its gradient was bad, left the state as it was: it is no reason
-    to stop, whatever its loss, unless `max_consecutive` of them come in a row. Where no step can be
+    A step that was skipped because of a bad gradient leaves the state unchanged. Whatever its loss, it
+    stops the run only when it is the last of `max_consecutive` skipped steps. If steps are never
     skipped, the loss must be finite.
 
     Args:
-      metrics: of a step, on the device or not; reads of them only what it decides by.
-      max_consecutive: skipped steps in a row; None: as many as come.
+      metrics: of a step, on the device or on the host; only the deciding ones are read, because
+        reading a metric waits for the device.
+      max_consecutive: how many consecutive skipped steps stop the run; None: any number is allowed.
     """
-    if "skipped_in_row" in metrics:  # the step guards its update
+    if "skipped_in_row" in metrics:  # only steps that can be skipped count them
         in_row = int(metrics["skipped_in_row"])
         if max_consecutive is not None and in_row >= max_consecutive:
             return False
@@ -40,13 +41,12 @@ def stop_sick_run(
     Args:
       workdir: of the run.
       state: after `step`.
-      step: whose metrics are sick.
+      step: the step with the bad metrics.
       metrics: of that step.
-      saved: steps of the checkpoints that are there, for the message.
+      saved: steps of the existing checkpoints, for the message.
 
     Raises:
-      FloatingPointError: with step and values, and why the state is not there if it could not be
-        saved.
+      FloatingPointError: with step and values, and the reason if the state could not be saved.
     """
     shown = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
     directory = workdir / "nonfinite"
@@ -56,7 +56,7 @@ def stop_sick_run(
         with checkpoint.closing(checkpoint.open_checkpoints(directory, keep=1)) as manager:
             checkpoint.save(manager, step, state, {"metrics": values})
             checkpoint.wait(manager)
-    except NotSavedError as error:  # what is wrong with the run is the more important news
+    except NotSavedError as error:  # report it below: the run's own failure matters more
         where = f"the state could not be saved ({error})"
     in_row = int(shown["skipped_in_row"]) if "skipped_in_row" in shown else 0
     what = f"the loss is {shown['loss']}"

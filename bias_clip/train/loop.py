@@ -33,11 +33,11 @@ from bias_clip.train.workdir.initial_state import first_state
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; it saved its state and can be started again."""
+    """The run was asked to stop; its state is saved, and the same command continues it."""
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> dict[str, float]:
-    """Trains, evaluates and reports; continues where `workdir` was left.
+    """Trains, evaluates and reports; continues the run that `workdir` holds, if there is one.
 
     Args:
       config: validated (`train/config.py`).
@@ -49,19 +49,20 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
       The metrics of the last evaluation.
 
     Raises:
-      ValueError: if the workdir is an address of another kind, holds a run of another config, cannot be written or
-        has no room, or its newest checkpoint is damaged.
-      FloatingPointError: if the loss is not finite, or `guards.max_consecutive` steps in a row
+      ValueError: if the workdir is an address of another kind, holds a run of another config, cannot be
+        written, or has no room; or if its newest checkpoint is damaged.
+      FloatingPointError: if the loss is not finite, or `guards.max_consecutive` consecutive steps
         were skipped; the state is under `nonfinite/`.
       NotSavedError: if a checkpoint, the metrics or the report could not be written; what was saved
-        before is whole.
+        before is intact.
       Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
     workdir = run_folder(workdir)
     with waiting("reading the data") as found:
         source = make_source(**config.data.source.to_dict())
         found.append(f"{len(source):,} examples found")
-    # An epoch is as long as the plain data: as many examples whatever balancing keeps of them.
+    # An epoch has as many examples as the source, also when balancing thins it: so that runs with and
+    # without balancing train equally long.
     setup = make_setup(config, mesh=make_mesh(**config.mesh), examples_per_epoch=len(source))
     say(_describe(setup))
     evaluate = make_evaluation(
@@ -153,7 +154,7 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
             batch = timed("input", next, run.iterator)
             batch = {key: value for key, value in batch.items() if key != "index"}
             arrays = to_global(batch, setup.mesh)
-            jax.block_until_ready(metrics)  # one step runs while the next one's batch is made
+            jax.block_until_ready(metrics)  # after the next batch: it is made while this step runs
             if "skipped_in_row" in metrics:
                 _check_health(run, state, step - 1, metrics)
             dog.done(step - 1)
@@ -174,10 +175,10 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
             if step % setup.evaluate_every == 0 or step == total:
                 results = timed("evaluate", _evaluate, run, state, step)
                 write(step, flat_metrics(results))
-            if asked_to_stop(step):  # many hosts agree on the step
+            if asked_to_stop(step):  # on many hosts, all stop after the same step
                 stop.append("SIGTERM")
             if step % setup.save_every == 0 or step == total or stop:
-                writer.flush()  # before the step is final: a run that goes on has all lines up to it
+                writer.flush()  # before the checkpoint: a continued run then has all lines up to it
                 timed("save", _save, run, state, step, seconds)
             if stop:
                 checkpoint.wait(run.manager)
@@ -195,7 +196,7 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
 
 
 def _first_step(setup: Setup, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-    """Compiles in the call, and runs: both belong to no speed."""
+    """Compiles and runs the first step; its time does not count for the speed."""
     return jax.block_until_ready(setup.train_step(state, batch))
 
 

@@ -17,23 +17,24 @@ _PLATFORMS = {"pallas": ("tpu", "cpu"), "cudnn": ("gpu", "cuda")}  # "cpu": inte
 
 
 def make_model_on(arguments: Mapping[str, Any], mesh: Mesh) -> Model:
-    """Returns the model, whose towers know `mesh` while they are traced.
+    """Returns the model, with `mesh` set while its towers are traced.
 
-    Attention in a kernel is computed by each device for its own rows: it has to know the mesh.
+    Each device runs an attention kernel on its own rows, so the kernel needs the mesh.
 
     Args:
       arguments: of `make_model`.
       mesh: from `make_mesh`.
 
     Raises:
-      ValueError: as `make_model`, and if the attention is a kernel for other devices.
+      ValueError: what `make_model` raises, and if the attention is a kernel for other devices.
     """
     model = make_model(**arguments)
     platform = mesh.devices.flat[0].platform
     if not has_kernel(model.attention, platform):
         raise ValueError(
             f"config.model.attention is {model.attention!r}, a kernel for "
-            f"{_PLATFORMS[model.attention][0]}, and the devices are {platform!r}; 'xla' runs anywhere."
+            f"{_PLATFORMS[model.attention][0]}, but the devices are {platform!r}; use 'xla', which runs "
+            "on all."
         )
 
     def known(fun: Callable) -> Callable:
@@ -48,12 +49,12 @@ def make_model_on(arguments: Mapping[str, Any], mesh: Mesh) -> Model:
 
 
 def has_kernel(attention: str, platform: str) -> bool:
-    """Whether `config.model.attention` can be computed on such devices; without a kernel it can."""
+    """Whether `config.model.attention` runs on devices of `platform`; one without a kernel runs on all."""
     return platform in _PLATFORMS.get(attention, (platform,))
 
 
 def abstract_params(model: Model, rules: Any, mesh: Mesh) -> Any:
-    """Returns the model's parameters as ShapeDtypeStructs with shardings: what to restore them as.
+    """Returns the model's parameters as ShapeDtypeStructs with shardings, to restore them by.
 
     Args:
       model: from `make_model_on`.
@@ -65,21 +66,21 @@ def abstract_params(model: Model, rules: Any, mesh: Mesh) -> Any:
 
 
 def with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    """Returns the shape, with where it lies."""
+    """Returns the shape with its sharding."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def on_bytes(apply: Callable, ops: str) -> Callable:
-    """Returns `apply` for images as they come from the host: bytes get their value range first.
+    """Returns `apply` for images as they come from the host: bytes are scaled to their value range.
 
-    Images that are float32 have it already.
+    float32 images already have that range. Bytes are a quarter of the transfer to the device.
 
     Args:
       apply: of a model.
       ops: `config.data.image`, whose last operation is the range.
 
     Raises:
-      ValueError: the last operation is another one.
+      ValueError: the last operation is not `value_range`.
     """
     _, pixels = make_pixel_fn(ops)
     if pixels is None:

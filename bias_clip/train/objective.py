@@ -1,19 +1,19 @@
 """What is minimised: terms, from a table of the library's losses, summed under one shard_map.
 
-`TERMS[name](outputs, batch, *, ..., axis_name) -> scalar`. The arguments of a term are those of its
-loss, in whose signature they stand, without what the run supplies: embeddings, scale, bias, and columns
-of the batch. Beside the embeddings a term may read
+`TERMS[name](outputs, batch, *, ..., axis_name) -> scalar`. The arguments of a term are those in the
+signature of its loss, except what the run supplies: embeddings, scale, bias, and columns of the batch.
+Besides the embeddings a term may read
 
 * `text_id`: equal for equal captions; always there;
 * `labels`, `bias_labels`, `prior`, `cells`, `weights`: columns of the data (`config.data.columns`).
-  `cells`, where they are there, restrict every term to pairs of one cell.
+  If the batch has `cells`, every term uses only pairs within one cell.
 
-To add a term, add a row to `_TABLE`. Arguments of the terms themselves:
+To add a term, add an entry to `_TABLE`. Arguments of the terms themselves:
 
     duplicates          "keep", or "mask": equal captions are not negatives of each other
-    weight_candidates   whether candidates (the negatives) have the weights too, or anchors alone
+    weight_candidates   whether the weights apply to candidates (the negatives) too, or only to anchors
     tower               whose embeddings: "image", "text", or "both" as two views
-    across              whether the pairs are an image and a text, instead of two of one tower
+    across              whether a pair is an image and a text, instead of two examples of one tower
     prior               a number for all rows, or None: the batch has one per row
 """
 
@@ -44,9 +44,9 @@ class Term(NamedTuple):
 
     Attributes:
       loss: of the library.
-      takes: "pairs" of an image and a text, or "views": embeddings of one tower, or of both as two
-        views. Both give a value per row, which is averaged with the weights of the batch. "number":
-        views, or pairs where `across`; the loss averages by itself.
+      takes: "pairs" of an image and a text; or "views", the embeddings of one tower, or of both as two
+        views. Both give a value per row, which is averaged with the weights of the batch. Or "number":
+        views, or pairs if `across`; the loss itself returns the average.
       columns: of the batch, which the loss takes after the embeddings.
       defaults: where they differ from those of the loss.
     """
@@ -73,12 +73,12 @@ _TABLE = {
     "supcon": Term(losses.supcon_loss, "views", ("labels",)),
     "eps_supcon": Term(losses.eps_supcon_loss, "views", ("labels",)),
     "eps_supinfonce": Term(losses.eps_supinfonce_loss, "views", ("labels",)),
-    # Groups of equal distances, as a collapsed or very young model has them, would give infinite
-    # values: so the term guards the variances, and the loss does not.
+    # A collapsed model, or one at the start of training, has groups of equal distances: infinite
+    # values. Therefore the term guards the variances, which the loss itself does not.
     "fairkl": Term(losses.fairkl, "number", ("labels", "bias_labels"), {"variance_guard": 1e-4}),
 }
 
-# What the run supplies: no argument of a term.
+# What the run supplies: these are not arguments of a term.
 _SUPPLIED = (
     "scale",
     "bias",
@@ -130,7 +130,7 @@ def make_objective(
 
 
 def needed_columns(name: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the columns of the data that a term cannot do without."""
+    """Returns the columns of the data that a term needs."""
     needs = list(_TABLE[name].columns)
     if "prior" in _keywords(_TABLE[name]) and arguments.get("prior") is None:
         needs.append("prior")
@@ -140,7 +140,7 @@ def needed_columns(name: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _make_term(name: str, term: Term) -> Callable[..., Float[Array, ""]]:
-    """Returns the function of a row of the table; its signature is made of the loss's."""
+    """Returns the function for an entry of the table, with a signature made from that of its loss."""
 
     def compute(outputs: Outputs, batch: Batch, **arguments: Any) -> Array:
         return _compute(term, outputs, batch, **arguments)

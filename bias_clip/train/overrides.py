@@ -1,4 +1,4 @@
-"""Single keys of a config, set from the command line: any that the schema or a receiver has."""
+"""Config keys set from the command line: any key that the schema or a receiver has."""
 
 import ast
 import inspect
@@ -17,7 +17,7 @@ from bias_clip.train.optim.transforms import TRANSFORMS
 from bias_clip.train.receivers import Receiver, Section, at, receiver_of
 from bias_clip.train.schema import default_config
 
-_CHOOSES = ("name", "type")  # keys that say what the rest of their section are arguments of
+_CHOOSES = ("name", "type")  # keys that choose the function that receives the rest of their section
 _REMOVABLE = ("objective", "evals")  # sections whose entries `None` removes
 
 
@@ -32,12 +32,13 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: Iterable[str])
         arguments of the old one that the new one does not take are dropped.
 
     Raises:
-      ValueError: no "=", a key that nothing has (with the nearest one) or that has a new name, or a
-        text that is not of the key's type.
+      ValueError: no "=", a key that is unknown (the message has the nearest one) or has a new name, or
+        a text that is not of the key's type.
     """
     pairs = [_split(override) for override in overrides]
     refuse_renamed(".".join(path) for path, _ in pairs)
-    # Names first, since they decide what the others mean; sections before what is inside them.
+    # Names first, because they decide which other keys are valid; sections before their keys, because
+    # setting a section replaces all of them.
     pairs.sort(key=lambda pair: (pair[0][-1] not in _CHOOSES, len(pair[0])))
     with config.unlocked(), config.ignore_type():
         for path, text in pairs:
@@ -50,10 +51,10 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: Iterable[str])
 
 
 def type_of(config: ml_collections.ConfigDict, path: Section) -> Any:
-    """Returns the type of the value at `path`, which need not be there; Any where it is free.
+    """Returns the type of the value at `path`, also if the config does not set it; Any if it is free.
 
     Raises:
-      ValueError: nothing has such a key; lists those there are, and the one spelt nearest.
+      ValueError: the key is unknown; lists the valid ones, and the one of the nearest spelling.
     """
     schema: Any = default_config()
     for depth in range(len(path)):
@@ -72,10 +73,10 @@ def type_of(config: ml_collections.ConfigDict, path: Section) -> Any:
 
 
 def read_value(where: str, text: str, hint: Any) -> Any:
-    """Returns what `text` says, as a value of the type `hint`.
+    """Returns `text` read as a value of the type `hint`.
 
     Raises:
-      ValueError: it says no such value.
+      ValueError: the text is not a value of that type.
     """
     options = typing.get_args(hint) if _is_union(hint) else (hint,)
     free = Any in options or not set(options) <= {str, int, float, bool, NoneType}
@@ -104,7 +105,7 @@ def _split(override: str) -> tuple[Section, str]:
 def _types(
     config: ml_collections.ConfigDict, schema: Any, section: Section, key: str
 ) -> Mapping[str, Any] | None:
-    """The keys that a section may have, with their types; None where any will do."""
+    """The keys that a section may have, with their types; None if it may have any."""
     if section == ("optimizer",):
         return _optimizer_types(config)
     if _chooses(section, key):
@@ -119,7 +120,7 @@ def _types(
 
 
 def _chooses(section: Section, key: str) -> bool:
-    """Whether the key says which function receives the section: it cannot be asked for it then."""
+    """Whether the key chooses the section's receiver, which then cannot be asked for the key's type."""
     if len(section) == 2 and section[0] == "evals":
         return key == "type"
     named = section == ("schedule",) or (section[:1] == ("data",) or section[:1] == ("evals",))
@@ -165,7 +166,7 @@ def _number(text: str, kind: Callable[[str], Any]) -> Any:
 
 
 def _literal(text: str, options: Iterable[Any]) -> Any:
-    """A Python literal; else words with commas between them where a sequence is due; else the text."""
+    """A Python literal; or words between commas, if a sequence is expected; or the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -191,7 +192,7 @@ def _remove(config: ml_collections.ConfigDict, path: Section) -> None:
 
 
 def _drop_foreign(config: ml_collections.ConfigDict, section: Section) -> None:
-    """Drops the arguments that the file gave to what it had named before."""
+    """Drops arguments of the file that the newly named function does not take."""
     if section == ("optimizer",):
         valid: Iterable[str] = _optimizer_types(config)
     else:

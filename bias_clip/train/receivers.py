@@ -1,4 +1,4 @@
-"""Which function receives a section of the config: its signature says what the section may hold."""
+"""Which function receives a section of the config; its signature gives the section's valid keys."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -23,12 +23,12 @@ Section = tuple[str, ...]
 
 
 class Receiver(NamedTuple):
-    """A function, and how a section is turned into its arguments.
+    """A function, and how a section becomes its arguments.
 
     Attributes:
-      function: gets the section as keyword arguments.
-      own: keys of the section that are not arguments of it, with their types.
-      given: arguments that the run supplies; the section may not.
+      function: takes the section as keyword arguments.
+      own: keys of the section that are not arguments of the function, with their types.
+      given: arguments that the run supplies; the section must not set them.
     """
 
     function: Callable
@@ -51,14 +51,14 @@ _FIXED: dict[Section, Receiver] = {
 
 
 def receiver_of(config: Any, section: Section) -> Receiver | None:
-    """Returns what receives `section`; None where the schema itself says what it holds.
+    """Returns the receiver of `section`; None if the schema itself lists its keys.
 
     Args:
-      config: the names in it (`name`, `type`) choose among sources, schedules and evaluators.
+      config: its names (`name`, `type`) choose among sources, schedules and evaluators.
       section: a path.
 
     Raises:
-      ValueError: the section has no name, or an unknown one; lists those there are.
+      ValueError: the section has no name, or an unknown one; lists the valid ones.
     """
     if section in _FIXED:
         return _FIXED[section]
@@ -89,7 +89,7 @@ def _chosen(
 
 
 def at(config: Any, section: Section) -> Any:
-    """Returns the value at a path of the config, or None where there is none."""
+    """Returns the value at a path of the config, or None if there is none."""
     for key in section:
         if not hasattr(config, "keys") or key not in config:
             return None

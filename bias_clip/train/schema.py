@@ -1,13 +1,13 @@
 """The schema: every key of a config, its default, its unit.
 
-An experiment starts from `default_config()` and changes what is its idea. Keys that are not here are
-refused; sections marked "arguments of f" are checked against f's signature, and take all of them.
+An experiment starts from `default_config()` and changes what it is about. Keys that are not here are
+errors; sections marked "arguments of f" are checked against f's signature, and take all its arguments.
 """
 
 import ml_collections
 
 RENAMED = {"objective.*.weigh_candidates": "weight_candidates"}
-"""Old keys, as patterns, and the new name of their last part."""
+"""Old keys, as patterns, to the new name of their last part."""
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -23,12 +23,12 @@ def default_config() -> ml_collections.ConfigDict:
         source=dict(name="emoji", split="train", unit="entry"),  # arguments of make_source
         image="decode|background(white)|resize(64)|value_range(-1,1)",  # ops, left to right
         text=dict(tokenizer="emoji", length=16),  # arguments of make_text_fn
-        first_caption=0.0,  # share of visits that read the first caption; others draw one of all
+        first_caption=0.0,  # share of visits that read the first caption; the others draw one at random
         columns=dict(),  # batch key = attribute of the records (bias_clip/data/stream/columns.py)
         balance=None,  # or arguments of make_plan (bias_clip/data/stream/balanced.py); switch: a duration
         cells=None,  # or arguments of make_cells_plan (bias_clip/data/stream/cells.py); not with balance
         num_threads=1,  # threads that decode and augment, per host, or of each of its processes
-        num_workers=0,  # processes per host that do so; 0: that of the run; for over 1,000 images per second
+        num_workers=0,  # processes per host that do so, for over 1,000 images per second; 0: the run's own
         prefetch=4,  # batches held ready, per host
         max_bad_share=0.01,  # share of undecodable records above which the run stops
     )
@@ -45,10 +45,10 @@ def default_config() -> ml_collections.ConfigDict:
         attention="xla",  # fused: "cudnn" on NVIDIA GPUs in bfloat16, "pallas" on TPUs
     )
 
-    # What is minimised: the sum of coef * term. A term is on when it is here (train/objective.py).
+    # What is minimised: the sum of coef * term. Terms that are listed here are on (train/objective.py).
     config.objective = dict(sigmoid=dict(coef=1.0, duplicates="keep", chunk_size=None))
 
-    # Arguments of make_optimizer (train/optim.py) and make_schedule (train/schedule.py).
+    # Arguments of make_optimizer (train/optim/optimizer.py) and make_schedule (train/optim/schedule.py).
     config.optimizer = dict(
         name="adamw",
         lr=1e-3,
@@ -56,13 +56,13 @@ def default_config() -> ml_collections.ConfigDict:
         clip_norm=1.0,  # of the gradient over all parameters; None: no clipping
         decay=(("kernel$", 1.0),),  # (regex, multiplier) of weight_decay; first match, else 0
         lr_mults=(),  # (regex, multiplier) of lr; first match, else 1
-        freeze=(),  # regexes of parameters that stay as they are
+        freeze=(),  # regexes of parameters that are not trained
         b2=0.95,
     )
     config.schedule = dict(name="cosine", warmup="10%")  # warmup: a duration
-    config.ema_decay = None  # of an average of the parameters that is evaluated instead; or a float
+    config.ema_decay = None  # or a float: the decay of a parameter average, evaluated instead
 
-    # Devices: axes of the mesh (-1: all that are left), and which parameter goes where.
+    # Devices: axes of the mesh (-1: all remaining devices), and how each parameter is split.
     config.mesh = dict(data=-1, fsdp=1, tensor=1)
     # (regex, spec), the first that matches; specs: tree_shardings (train/sharding.py). Over the axis
     # "tensor" go heads, hidden units and the vocabulary; over "fsdp" what is left of each leaf.
@@ -81,9 +81,9 @@ def default_config() -> ml_collections.ConfigDict:
     # A step whose loss or gradient is not finite is skipped; None: no guard.
     config.guards = dict(
         max_grad_norm=None,  # skip also above this norm of the gradient, before clipping
-        max_consecutive=20,  # steps skipped in a row that stop the run; None: never
+        max_consecutive=20,  # consecutive skipped steps that stop the run; None: never
     )
-    config.stall_seconds = 1800.0  # without the end of a step until all stacks are written; or None
+    config.stall_seconds = 1800.0  # without a finished step before all stacks are written; or None
 
     # Evaluators run every so often and at the end. Each: type and arguments of its make_<type>.
     config.evaluation = dict(
@@ -95,7 +95,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.log_every = "20 steps"
     config.checkpoint = dict(every="25%", keep=2)  # keep: the newest ones that stay on disk
-    config.keep_every = None  # or a duration, a multiple of checkpoint.every: these stay for ever
+    config.keep_every = None  # or a multiple of checkpoint.every: these are never deleted
     # None, or arguments of load_params (bias_clip/train/workdir/initial_state.py): weights to start from.
     config.init_from = None
     config.sinks = ()  # beside TensorBoard: "wandb", "trackio" (bias_clip/train/sinks.py)

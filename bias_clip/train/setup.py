@@ -39,7 +39,7 @@ class Setup(NamedTuple):
     log_every: int
     evaluate_every: int
     save_every: int
-    keep_every: int | None  # checkpoints of these steps stay for ever
+    keep_every: int | None  # checkpoints at multiples of this step are never deleted
     switch: int | None  # the first step, counted from 0, of the data's second phase, if any
     abstract_state: TrainState  # ShapeDtypeStructs with shardings
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
@@ -60,7 +60,7 @@ def make_setup(
       config: validated.
       mesh: from `make_mesh`; its devices may be a topology that is only compiled for.
       examples_per_epoch: length of the source; None if no duration of the config is in epochs.
-      make_objective: (terms, mesh) to the objective; another form of it, to compare with.
+      make_objective: maps (terms, mesh) to the objective; for comparing another form of it.
 
     Raises:
       ValueError: if the batch does not divide over the mesh, or a duration cannot be resolved.
@@ -130,8 +130,8 @@ def _keep_every(keep_every: Duration | None, steps: Callable, save_every: int) -
     count = steps(keep_every)
     if count == 0 or count % save_every:
         raise ValueError(
-            f"config.keep_every is {keep_every!r}, {count} steps, and checkpoint.every {save_every} "
-            "steps; expected a multiple of it."
+            f"config.keep_every is {keep_every!r}, {count} steps, and checkpoint.every is {save_every} "
+            "steps; expected a multiple of checkpoint.every."
         )
     return count
 

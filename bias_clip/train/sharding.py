@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
 AXES = (*BATCH_AXES, "tensor")
-MIN_FSDP_SIZE = 2**14  # elements; smaller leaves cost more to gather than to hold
+MIN_FSDP_SIZE = 2**14  # elements; gathering a smaller leaf costs more than holding it whole
 
 
 def make_mesh(
@@ -21,10 +21,10 @@ def make_mesh(
     """Returns a mesh with axes "data", "fsdp" and "tensor".
 
     The batch is split over the first two, and every device of a "tensor" group sees the same rows.
-    One of the sizes may be -1: all devices that are left.
+    One of the sizes may be -1: all remaining devices.
 
     Args:
-      data: parts of the batch whose devices share nothing but gradients.
+      data: parts of the batch whose devices exchange only gradients.
       fsdp: parts of the batch over which parameters and optimiser state are split as well.
       tensor: parts of attention heads, hidden units and vocabulary.
       devices: all by default.
@@ -49,7 +49,7 @@ def make_mesh(
         if len({device.process_index for device in group}) > 1:
             raise ValueError(
                 f"mesh tensor={sizes['tensor']} puts devices of several processes into one group, "
-                "which has to see one set of rows; take a divisor of the devices of a process, or a "
+                "which must see the same rows; take a size that divides the devices of a process, or a "
                 "smaller one."
             )
     return mesh
@@ -72,13 +72,13 @@ def to_global(batch: Any, mesh: Mesh) -> Any:
 
 
 class Layout(NamedTuple):
-    """How a tree of parameters lies on a mesh: two trees of shardings.
+    """How a tree of parameters is split over a mesh: two trees of shardings.
 
     Attributes:
-      held: between steps, split by every axis of its rule.
-      used: in the towers, whole over the axes that split the batch. Left to itself the partitioner
-        often gathers activations in place of the weights, and every device of an fsdp group then
-        computes all rows of the group.
+      held: between steps: split by every axis of its rule.
+      used: in the towers: whole over the axes that split the batch. Without this constraint the
+        partitioner often gathers activations instead of weights, and every device of an fsdp group
+        then computes all rows of the group.
     """
 
     held: Any
@@ -91,9 +91,9 @@ def make_layout(held: Any) -> Layout:
 
 
 def gather(params: Any) -> Any:
-    """Returns parameters as the towers use them, see `Layout`; what lies so is not copied.
+    """Returns parameters as the towers use them, see `Layout`; what is already so is not copied.
 
-    For an evaluation: once for all its batches, where a train step does it in every step.
+    An evaluation calls it once for all its batches; a train step gathers in every step.
 
     Args:
       params: arrays, as they are held between steps.
@@ -111,7 +111,7 @@ def tree_shardings(tree: Any, rules: Sequence[tuple[str, Any]], mesh: Mesh) -> A
 
         "replicate"        every device holds the leaf whole
         "fsdp"             splits the largest dimension that the axis divides and that no other axis
-                           has; leaves small leaves whole
+                           splits; small leaves stay whole
         "tensor@-2"        splits that dimension; it is counted as in NumPy
         "tensor@-2?"       the same where the axis divides the dimension, else not
         "tensor@-2,fsdp"   both, each on a dimension of its own
@@ -120,8 +120,8 @@ def tree_shardings(tree: Any, rules: Sequence[tuple[str, Any]], mesh: Mesh) -> A
       mesh: from `make_mesh`. An axis of size 1 splits nothing.
 
     Raises:
-      ValueError: for a leaf that no rule matches, a spec that cannot be read, a dimension that is
-        not there or taken, or an axis that does not divide its dimension.
+      ValueError: for a leaf that no rule matches, a spec that cannot be read, a dimension that does
+        not exist or is already split, or an axis that does not divide its dimension.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _leaf_spec(path_name(path), leaf, rules, mesh)),
@@ -130,10 +130,11 @@ def tree_shardings(tree: Any, rules: Sequence[tuple[str, Any]], mesh: Mesh) -> A
 
 
 def state_shardings(state: Any, params: Any, shardings: Any) -> Any:
-    """Returns a sharding for every leaf of a state: that of the parameter whose path it ends with.
+    """Returns a sharding for every leaf of a state: that of the parameter whose path its path ends with.
 
-    A factored moment, which lacks one dimension of its parameter, is split as the others are. What
-    belongs to no parameter, or has a shape of its own, is held whole by every device.
+    A factored moment lacks one dimension of its parameter; its other dimensions are split as those of
+    the parameter. Every device holds the whole of a leaf that belongs to no parameter or has another
+    shape.
 
     Args:
       state: ShapeDtypeStructs: parameters, optimiser state and averages.
@@ -186,13 +187,13 @@ def _on_network(sizes: dict[str, int], devices: list[jax.Device]) -> Mesh:
     try:
         return jax.make_mesh(shape, names, axis_types=types, devices=devices)
     except NotImplementedError:
-        # fsdp=16 on 8x8 chips is not a product of whole sides; jax splits sides unasked on v5e alone.
+        # fsdp=16 on 8x8 chips is not a product of whole sides; by default jax splits sides on v5e only.
         split = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
         return Mesh(split, names, axis_types=types)
 
 
 def _over_slices(sizes: dict[str, int], devices: list[jax.Device], slices: int) -> np.ndarray:
-    """TPU slices are joined by the data centre's network: only gradients go over it, once a step."""
+    """Puts the slices along "data": only gradients, once per step, cross the slow network between them."""
     if sizes["data"] % slices:
         raise ValueError(
             f"mesh data={sizes['data']} does not divide over {slices} TPU slices; parameters are not "
@@ -222,7 +223,7 @@ def _spec_of_part(
 
 
 def _leaf_spec(name: str, leaf: Any, rules: Sequence, mesh: Mesh) -> PartitionSpec:
-    for pattern, spec in rules:  # noqa: B007 - both are read after the loop
+    for pattern, spec in rules:  # noqa: B007 - both are used after the loop
         if re.search(pattern, name):
             break
     else:

@@ -1,4 +1,4 @@
-"""Trackers that get the metrics beside TensorBoard, when a config asks for them: `config.sinks`."""
+"""Trackers that receive the metrics besides TensorBoard, if the config lists them: `config.sinks`."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +18,15 @@ class Sink(NamedTuple):
 
 
 def open_sinks(names: Sequence[str], *, workdir: Path, config: Mapping[str, Any]) -> list[Sink]:
-    """Opens the trackers, whose packages are imported here and nowhere else; of many hosts one does.
+    """Opens the trackers, on one host only. Their packages are imported nowhere else.
 
     Args:
       names: of `SINKS`.
-      workdir: of the run; its last part is the run's name, under which a stopped run continues.
-      config: as `to_plain` gives it, for the tracker to show.
+      workdir: of the run; its last part names the run, so that a continued run keeps its name.
+      config: from `to_plain`, for the tracker to show.
 
     Raises:
-      ValueError: the package of one is not installed; says how to install it.
+      ValueError: the package of a tracker is not installed; says how to install it.
     """
     if not is_main():
         return []
@@ -46,7 +46,7 @@ def _package(name: str) -> Any:
 
 
 def _open_wandb(wandb: Any, workdir: Path, config: Mapping[str, Any]) -> Sink:
-    # The id makes a run that continues the same one, whose later points follow the earlier ones.
+    # With the same id a continued run appends its points to the earlier ones.
     name = workdir.name
     run = wandb.init(project=PROJECT, name=name, id=name, resume="allow", config=dict(config))
     return Sink(lambda step, values: run.log(dict(values), step=step), run.finish)
@@ -61,4 +61,4 @@ SINKS: dict[str, Callable[[Any, Path, Mapping[str, Any]], Sink]] = {
     "trackio": _open_trackio,
     "wandb": _open_wandb,
 }
-"""Name, which is that of the package, to what opens it."""
+"""Name of a tracker, which is that of its package, to the function that opens it."""

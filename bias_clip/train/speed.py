@@ -7,7 +7,7 @@ from bias_clip.core.formatting import format_duration
 from bias_clip.plan.flops import count_flops, peak_flops
 from bias_clip.train.setup import Setup
 
-# Parts of the work that a person waits for: they do not count for the speed of training.
+# Parts of the work whose time does not count for the speed of training.
 WAITS = {"compile": "compiling the step", "evaluate": "evaluating", "save": "saving"}
 
 
@@ -15,8 +15,8 @@ def make_speed(setup: Setup) -> Callable[[int, float, Mapping[str, float]], dict
     """Returns `speed(steps, seconds, parts)`: how fast an interval between two log lines went.
 
     `parts` has the seconds of `WAITS` and of "input" within the interval. The result has
-    `examples_per_second`, `input_wait` (the share of the time that the step waited for data) and,
-    except on CPUs, `mfu` (see `peak_flops`).
+    `examples_per_second`, `input_wait` (the share of the time spent waiting for data) and, except on
+    CPUs, `mfu` (see `peak_flops`).
 
     Args:
       setup: of the run.
@@ -28,7 +28,7 @@ def make_speed(setup: Setup) -> Callable[[int, float, Mapping[str, float]], dict
 
     def speed(steps, seconds, parts):
         useful = seconds - sum(parts.get(part, 0.0) for part in WAITS)
-        steps -= "compile" in parts  # the time of that step is left out, so is the step
+        steps -= "compile" in parts  # the first step runs within "compile", whose time is excluded
         per_second = steps / max(useful, 1e-9)
         line = {
             "examples_per_second": per_second * size,

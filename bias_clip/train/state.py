@@ -12,20 +12,20 @@ from bias_clip.train.optim import init_ema
 
 
 class Skipped(NamedTuple):
-    """How many steps were left out because their gradient was not to be trusted."""
+    """How many steps were skipped because of a bad gradient."""
 
     total: Int[Array, ""]
-    in_row: Int[Array, ""]  # up to the last step; 0 after a good one
+    in_row: Int[Array, ""]  # consecutive ones up to the last step; 0 after a good step
 
 
 class TrainState(NamedTuple):
-    """Everything that the next step depends on, beside the batch."""
+    """Everything that the next step depends on, except the batch."""
 
     step: Int[Array, ""]
     params: Any
     opt_state: Any
     ema: Any  # an average of params, or None
-    skipped: Skipped | None = None  # None: no step is ever left out
+    skipped: Skipped | None = None  # None: no step is ever skipped
 
 
 def init_state(

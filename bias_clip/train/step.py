@@ -24,15 +24,15 @@ def make_train_step(
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `train_step(state, batch) -> (state, metrics)`, not yet jitted.
 
-    Where the state counts skipped steps (`state.skipped`), a step whose loss or gradient is not
-    finite, or whose gradient is longer than `max_grad_norm`, changes nothing but the counters. The
-    schedule, which counts updates, then waits; the order of examples goes on.
+    If the state counts skipped steps (`state.skipped`), a step with a loss or gradient that is not
+    finite, or with a gradient norm above `max_grad_norm`, changes only the counters. The schedule
+    counts updates, so it does not advance; the order of examples does.
 
     Args:
       gradient: from `make_gradient`.
       tx: from `make_optimizer`.
-      health: from `make_health`; costs a pass over all pairs, so it is computed on steps that are
-        logged only and its metrics are zero on the others.
+      health: from `make_health`; it passes over all pairs, so only logged steps compute it, and its
+        metrics are zero on all others.
       log_every: a step is logged when the number of finished steps is a multiple of this,
       or `total_steps`.
       ema_decay: of the average of the parameters, or None.
@@ -66,8 +66,8 @@ def make_train_step(
             metrics |= {f"skipped_{name}": n for name, n in counts.items()}
         metrics |= _sometimes(
             (step % log_every == 0) | (step == total_steps),
-            # Not the norm of the updates: to have them at hand here, every step would write and read
-            # a copy of all parameters (3.5 % of a step on a CPU, and as much memory everywhere).
+            # Not the norm of the updates: to keep them until here, every step would write and read
+            # a copy of all parameters (3.5 % of a step on a CPU, and that much memory on any device).
             lambda: health(outputs, batch) | {"param_norm": optax.tree.norm(after.params)},
         )
         return after, metrics
@@ -78,8 +78,8 @@ def make_train_step(
 def _keep_if(
     good: Bool[Array, ""], after: TrainState, before: TrainState, counts: Skipped
 ) -> TrainState:
-    """`after`, or `before` with its step and its counters moved on."""
-    # A select and not a `cond`: it melts into the loops that write the new values.
+    """`after`; or `before`, with the step and the counters advanced."""
+    # A select and not a `cond`: XLA fuses it into the loops that write the new values.
     kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
     bad = 1 - good.astype(jnp.int32)
     skipped = Skipped(counts.total + bad, (counts.in_row + 1) * bad)

@@ -16,15 +16,15 @@ from bias_clip.train.terminal import say
 def open_stream(
     config: ml_collections.ConfigDict, source: Source, *, switch: int | None
 ) -> TrainIterator:
-    """Opens the stream of this host's batches; close it.
+    """Opens the stream of this host's batches; the caller closes it.
 
     Args:
       config: validated.
       source: of `config.data.source`.
-      switch: the first step, counted from 0, of the second phase of balanced data, if any.
+      switch: the first step, counted from 0, of the second phase of balanced data, or None.
 
     Raises:
-      ValueError: as `make_plan`, `make_cells_plan` and `make_train_iterator`.
+      ValueError: what `make_plan`, `make_cells_plan` and `make_train_iterator` raise.
     """
     data = config.data
     return make_train_iterator(

@@ -1,4 +1,4 @@
-"""Which of how many processes this one is, read from what the launcher left in the environment."""
+"""The number of this process and of all processes, read from the launcher's environment variables."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bias_clip.core.launching import PORT
 
-# Ours set these three, and so can any other; the first is also jax's own.
+# Our launchers set these three, and others may too; jax itself also reads the first.
 ADDRESS, COUNT, ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _INDEX = "JOB_COMPLETION_INDEX"  # Kubernetes gives it to each pod of an indexed Job
 
@@ -18,9 +18,9 @@ class Cluster(NamedTuple):
       coordinator: "host:port" of process 0; None if there is one process.
       process_id: 0 to process_count - 1.
       process_count: of all hosts; one drives all devices of its host.
-      kind: who said so: "one", "flags", "environment", "kubernetes", "ray", "slurm", "tpu" (hosts
-        named in the environment) or "tpu_vm" (by the metadata server).
-      hosts: names in the order of process ids, where they are known, else empty.
+      kind: where this was read: "one", "flags", "environment", "kubernetes", "ray", "slurm", "tpu"
+        (hosts named in the environment) or "tpu_vm" (hosts named by the metadata server).
+      hosts: names in the order of process ids, or empty if they are not known.
     """
 
     coordinator: str | None
@@ -41,9 +41,9 @@ def detect(
     process_count: int | None = None,
     metadata: Callable[[str], str] | None = None,
 ) -> Cluster:
-    """Returns what the arguments say, else the environment, else that there is one process.
+    """Returns what the arguments say, or else the environment, or else a cluster of one process.
 
-    Pure: it looks nothing up and waits for nobody.
+    Pure: it makes no network call and waits for no other process.
 
     Args:
       environ: as `os.environ`.
@@ -54,7 +54,7 @@ def detect(
         `worker-network-endpoints`, `tpu-env`); None elsewhere.
 
     Raises:
-      ValueError: if settings are partial, no numbers, out of range, or contradict each other.
+      ValueError: if settings are incomplete, not integers, out of range, or contradict each other.
     """
     if any(value is not None for value in (coordinator, process_id, process_count)):
         return _from_flags(coordinator, process_id, process_count)
@@ -66,13 +66,13 @@ def detect(
         raise ValueError(
             f"{_INDEX}={environ[_INDEX]} says that this pod is one of an indexed Job, but {ADDRESS} "
             f"and {COUNT} are not set, so it cannot find the others. Set them (tools/launch does), or "
-            "give --process_count=1 if each pod shall train by itself."
+            "give --process_count=1 if each pod is to train by itself."
         )
     places = {(c.process_id, c.process_count) for c in found if c.process_count > 1}
     if len(places) > 1:
         said = ", ".join(f"{c.kind}: process {c.process_id} of {c.process_count}" for c in found)
         raise ValueError(
-            f"the environment contradicts itself ({said}); say which holds with --coordinator, "
+            f"the environment contradicts itself ({said}); give the right values with --coordinator, "
             "--process_id and --process_count."
         )
     many = [cluster for cluster in found if cluster.process_count > 1]
@@ -85,17 +85,17 @@ def _from_flags(coordinator: str | None, process_id: int | None, count: int | No
     given = {"coordinator": coordinator, "process_id": process_id, "process_count": count}
     if missing := [f"--{name}" for name, value in given.items() if value is None]:
         raise ValueError(
-            f"got {given} and no {', '.join(missing)}; give all three, the same --coordinator and "
-            "--process_count on every host and a --process_id of its own to each."
+            f"got {given} without {', '.join(missing)}; give all three: the same --coordinator and "
+            "--process_count on every host, and a different --process_id on each."
         )
     return _checked(Cluster(coordinator, int(process_id or 0), int(count or 0), "flags"))
 
 
 def _from_environment(environ: Mapping[str, str]) -> Cluster | None:
-    """Our launchers for Ray, GPU nodes of Kubernetes, and whoever sets the same variables."""
+    """From our launchers for Ray and GPU nodes of Kubernetes, or others that set the same variables."""
     present = [key for key in (ADDRESS, COUNT, ID) if key in environ]
     if not present or (present == [ADDRESS] and _INDEX not in environ):
-        return None  # the address alone is jax's own setting, for use with another source
+        return None  # alone it is jax's own setting: another source says the rest
     place = ID if ID in environ else _INDEX
     _need(environ, (ADDRESS, COUNT, place), "environment")
     kind = "ray" if "RAY_JOB_ID" in environ else "environment"
@@ -111,12 +111,14 @@ def _from_environment(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def _from_tpu(environ: Mapping[str, str], kind: str) -> Cluster | None:
-    """The variables that Kubernetes Engine gives a TPU's pods; slices joined where there are many."""
+    """From the variables that Kubernetes Engine sets in a TPU's pods; several slices form one cluster."""
     names = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
     if names is None and "TPU_WORKER_ID" not in environ:
         return None
     if names is None:
-        raise ValueError("TPU_WORKER_ID is set and TPU_WORKER_HOSTNAMES is not; set both or none.")
+        raise ValueError(
+            "TPU_WORKER_ID is set and TPU_WORKER_HOSTNAMES is not; set both or neither."
+        )
     _need(environ, ("TPU_WORKER_ID",), kind)
     hosts = tuple(name.strip().rsplit(":", 1)[0] for name in names.split(","))
     place, count, first = _number(environ, "TPU_WORKER_ID"), len(hosts), hosts[0]
@@ -130,7 +132,7 @@ def _from_tpu(environ: Mapping[str, str], kind: str) -> Cluster | None:
 
 
 def _tpu_variables(metadata: Callable[[str], str]) -> dict[str, str]:
-    """What the metadata server of a TPU VM knows, under the names that the variables have."""
+    """What the metadata server of a TPU VM says, under the names of the environment variables."""
     endpoints = [e.split(":") for e in metadata("worker-network-endpoints").strip().split(",")]
     lines = (line.partition(":") for line in metadata("tpu-env").splitlines())
     settings = {key.strip(): value.strip().strip("'\"") for key, _, value in lines}
@@ -157,9 +159,9 @@ def _from_slurm(environ: Mapping[str, str]) -> Cluster | None:
     if count > len(hosts) and len(visible) > 1:
         raise ValueError(
             f"{count} tasks on {len(hosts)} nodes, and each sees {len(visible)} GPUs; expected one "
-            "task a node (--ntasks-per-node=1), which drives them all, or one GPU a task."
+            "task per node (--ntasks-per-node=1), which drives them all, or one GPU per task."
         )
-    # Jobs that share a node need ports of their own.
+    # Jobs that share a node need different ports.
     port = 20_000 + int(environ["SLURM_JOB_ID"]) % 10_000
     names = hosts if count == len(hosts) else ()
     place = _number(environ, "SLURM_PROCID")
@@ -181,22 +183,22 @@ def _need(environ: Mapping[str, str], keys: tuple[str, ...], kind: str) -> None:
     if missing := [key for key in keys if not environ.get(key)]:
         there = [key for key in keys if environ.get(key)]
         raise ValueError(
-            f"{kind}: {', '.join(missing)} is not set, though {', '.join(there) or 'its kin'} is; "
-            "set all of them, or say it with --coordinator, --process_id and --process_count."
+            f"{kind}: {', '.join(missing)} is not set, though {', '.join(there) or 'another one'} is; "
+            "set all of them, or give --coordinator, --process_id and --process_count."
         )
 
 
 def _number(environ: Mapping[str, str], key: str) -> int:
     if not environ[key].isdecimal():
-        raise ValueError(f"got {key}={environ[key]!r}; expected a whole number, 0 or more.")
+        raise ValueError(f"got {key}={environ[key]!r}; expected an integer, 0 or more.")
     return int(environ[key])
 
 
 def _checked(cluster: Cluster) -> Cluster:
     if not 0 <= cluster.process_id < cluster.process_count:
         raise ValueError(
-            f"{cluster.kind}: got process {cluster.process_id} of {cluster.process_count}; ids run "
-            "from 0 to one less than the count."
+            f"{cluster.kind}: got process {cluster.process_id} of {cluster.process_count}; expected an "
+            "id from 0 to one less than the count."
         )
     host, _, port = str(cluster.coordinator).rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65_536:

@@ -18,7 +18,7 @@ def stop_signal() -> Iterator[list[str]]:
         received.append(signal.Signals(number).name)
         signal.signal(number, previous[number])
 
-    # On many hosts jax holds SIGTERM: one host's signal has to reach all, see `asked_to_stop`.
+    # On many hosts jax handles SIGTERM, so that one host's signal reaches all: see `asked_to_stop`.
     for number in (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ():
         previous[number] = signal.signal(number, handler)
     try:

@@ -1,4 +1,4 @@
-"""Is the run stuck, and in what? A thread that looks on and says so; it ends nothing."""
+"""Is the run stuck, and in what? A thread that watches and reports it; it never ends the run."""
 
 import faulthandler
 import json
@@ -16,16 +16,16 @@ _LONGEST_NAP = 30.0  # seconds between two signs of life in the workdir
 
 
 class Watchdog:
-    """Is told what the loop does; when no step ends for `seconds`, it writes all stacks.
+    """Writes the stacks of all threads when no step ends for `seconds`.
 
-    They go to stderr and to `stacks_<process>.txt` of the workdir, once per stall, headed by what
-    the loop is in. Of many processes each also leaves a sign of life, `heartbeat_<process>`, and the
-    report compares them: the one that waits for data, that is steps behind, or that gives no sign
-    holds the others up.
+    The loop tells it which part begins. The stacks go to stderr and to `stacks_<process>.txt` of the
+    workdir, once per stall, under a line that names the loop's part. If there are many processes, each
+    also writes a sign of life, `heartbeat_<process>`. The report compares these: a process that waits
+    for data, is steps behind, or gives no sign is holding up the others.
     """
 
     def __init__(self, workdir: Path, *, seconds: float | None, step: int):
-        """Starts to look on after `step`; with `seconds=None` it never does."""
+        """Starts to watch after `step`; with `seconds=None` it starts nothing."""
         self._workdir, self._seconds = workdir, seconds
         self._step, self._part = step, "start"
         self._since = time.monotonic()
@@ -35,15 +35,15 @@ class Watchdog:
             self._thread.start()
 
     def doing(self, part: str) -> None:
-        """The loop begins with `part`: "input", "compile", "step", "evaluate" or "save"."""
+        """Notes that the loop begins `part`: "input", "compile", "step", "evaluate" or "save"."""
         self._part = part
 
     def done(self, step: int) -> None:
-        """Step `step` has ended."""
+        """Notes that step `step` has ended."""
         self._step, self._since = step, time.monotonic()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Stops the thread."""
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -59,7 +59,7 @@ class Watchdog:
                     reported = since
                     self._report(time.monotonic() - since)
             except storage_errors(self._workdir, NotSavedError) as error:
-                # A full disk is the loop's to report; go on looking.
+                # The loop reports a full disk itself; keep watching.
                 print(f"watchdog: {self._workdir} cannot be used: {error}", file=sys.stderr)
 
     def _give_sign(self) -> None:
@@ -79,7 +79,7 @@ class Watchdog:
 
 
 def describe_hosts(workdir: Path, process_count: int) -> str:
-    """Returns a line per process from the signs of life in `workdir`; of one process, nothing."""
+    """Returns a line per process from the signs of life in `workdir`; "" if there is one process."""
     if process_count == 1:
         return ""
     lines = []
@@ -99,7 +99,7 @@ def describe_hosts(workdir: Path, process_count: int) -> str:
 
 
 def _stacks() -> str:
-    with tempfile.TemporaryFile("w+") as file:  # faulthandler needs a file of the system
+    with tempfile.TemporaryFile("w+") as file:  # faulthandler needs a file descriptor
         faulthandler.dump_traceback(file=file, all_threads=True)
         file.seek(0)
         return file.read()

@@ -1,7 +1,7 @@
-"""From gradients to updates: the chain, and an average of the parameters.
+"""From gradients to updates: the chain of transforms, and an average of the parameters.
 
-A parameter is named by its path, "img/blocks/mlp/fc1/kernel". Regexes are *searched for* in it
-(`re.search`, anchor them yourself), as in the sharding rules, and the first rule that matches wins.
+A parameter is named by its path, "img/blocks/mlp/fc1/kernel". As in the sharding rules, regexes are
+*searched for* in the path (`re.search`, anchor them yourself), and the first rule that matches counts.
 """
 
 import math
@@ -18,7 +18,7 @@ from bias_clip.train.optim.transforms import KERNEL, make_transform, scale_leave
 from bias_clip.train.sharding import path_name
 
 KERNELS = ((KERNEL, 1.0),)
-"""The default of `decay`: weight matrices, and neither norms, biases, positions, probe nor tokens."""
+"""The default of `decay`: only weight matrices, no norms, biases, positions, probe or tokens."""
 
 STACKED = "(^|/)blocks/"
 """The default of `stacked`: leaves whose first axis counts the layers of an encoder."""
@@ -45,9 +45,9 @@ def make_optimizer(
         g = clip(grads)                                        global norm at most clip_norm
         update = -schedule(step) * (lr * lr_mult * transform(g) + weight_decay * decay * param)
 
-    Weight decay is decoupled: multiplied by the schedule, and neither by `lr` nor by `lr_mults`.
+    Weight decay is decoupled: it is multiplied by the schedule, but not by `lr` or `lr_mults`.
     With a zero gradient a parameter shrinks by the factor `1 - schedule * weight_decay`. So 1e-4 here,
-    at lr 1e-3, is 1e-1 for `optax.adamw` or PyTorch, and changing `lr` leaves the decay as it is.
+    at lr 1e-3, is 1e-1 for `optax.adamw` or PyTorch, and a change of `lr` does not change the decay.
 
     A frozen parameter has no optimiser state, no decay, and no part in the gradient's norm.
 
@@ -60,14 +60,14 @@ def make_optimizer(
       clip_norm: largest norm of the gradient over all trained parameters, or None.
       decay: (regex, multiplier of `weight_decay`); 0 for parameters that no regex matches.
       lr_mults: (regex, multiplier of `lr`); 1 for parameters that no regex matches.
-      freeze: regexes of parameters that stay as they are.
+      freeze: regexes of parameters that are not trained.
       stacked: regex of the leaves that hold one parameter per layer along their first axis. They
-        are transformed layer by layer, as if they were apart.
+        are transformed layer by layer, as if each layer were a leaf.
       **arguments: of the transform.
 
     Raises:
       ValueError: an unknown name or argument, a number out of range, a regex that does not compile
-        or decides about no parameter, or nothing left to train.
+        or takes effect on no parameter, or nothing left to train.
 
     Reference: Zhai et al., Scaling Vision Transformers, 2022, for the recipe; Loshchilov and Hutter,
     Decoupled Weight Decay Regularization, 2019, algorithm 2, for the decay.
@@ -82,7 +82,7 @@ def make_optimizer(
     if all(jax.tree.leaves(frozen)):
         raise ValueError(f"freeze={tuple(freeze)} leaves no parameter to train.")
 
-    def trained(tree):  # the frozen leaves become nodes without leaves
+    def trained(tree):  # without leaves at frozen parameters: optax keeps no state for them
         return jax.tree.map(lambda f, x: optax.MaskedNode() if f else x, frozen, tree)
 
     in_layers = jax.tree_util.tree_map_with_path(
@@ -130,8 +130,8 @@ def first_match(tree: PyTree, rules: Sequence[tuple[str, Any]], *, default: Any,
       what: the argument that the rules come from, for messages.
 
     Raises:
-      ValueError: a rule that is not a pair, does not compile, matches no leaf, or comes too late: all it
-        matches was taken by earlier ones.
+      ValueError: a rule that is not a pair, does not compile, matches no leaf, or matches only leaves
+        that earlier rules take.
     """
     compiled = [_compile_rule(rule, what) for rule in rules]
     touched: set[int] = set()
@@ -147,7 +147,7 @@ def first_match(tree: PyTree, rules: Sequence[tuple[str, Any]], *, default: Any,
     for i, (regex, _) in enumerate(compiled):
         if i in touched - decided:
             raise ValueError(
-                f"{what}: {regex.pattern!r} comes after rules that take all it matches; "
+                f"{what}: {regex.pattern!r} comes after rules that take everything it matches; "
                 "put the narrower rule first."
             )
         if i not in touched:
@@ -160,7 +160,7 @@ def first_match(tree: PyTree, rules: Sequence[tuple[str, Any]], *, default: Any,
 
 
 def init_ema(params: PyTree) -> PyTree:
-    """Starts the average at the parameters, in buffers of its own (a step donates both)."""
+    """Starts the average at the parameters, as a copy, because a step donates both."""
     return jax.tree.map(jnp.copy, params)
 
 
@@ -169,12 +169,12 @@ def update_ema(ema: PyTree, params: PyTree, *, decay: float, step: int | Int[Arr
 
         rate = min(decay, (1 + step) / (10 + step));  ema = rate * ema + (1 - rate) * params
 
-    The second term keeps a young average from remembering the random start.
+    The second term of the minimum lets an early average forget the random start quickly.
 
     Args:
       ema: from `init_ema` or the last call.
       params: after this step's update.
-      decay: of an old average; it looks back over about `1 / (1 - decay)` steps.
+      decay: the rate after many steps; the average covers about the last `1 / (1 - decay)` steps.
       step: updates made so far, this one included.
 
     Raises:
@@ -217,7 +217,7 @@ def _check_numbers(*, lr: float, weight_decay: float, clip_norm: float | None) -
         raise ValueError(f"lr must be positive, got {lr}.")
     if not 0 <= weight_decay < 1:
         raise ValueError(
-            f"weight_decay is the share by which a parameter shrinks in a step at the peak of the "
+            f"weight_decay is the share by which a parameter shrinks per step at the peak of the "
             f"schedule: got {weight_decay}, expected 0 to 1. It is not multiplied by lr here."
         )
     if clip_norm is not None and not 0 < clip_norm < math.inf:

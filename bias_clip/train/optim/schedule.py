@@ -1,4 +1,4 @@
-"""How long things last, and how the learning rate moves meanwhile."""
+"""Durations in steps, and schedules of the learning rate."""
 
 import re
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 from bias_clip.core.registry import check_arguments, look_up
 
 Duration = int | str
-"""Steps as an int, or a text that `parse_duration` understands."""
+"""Steps as an integer, or a text that `parse_duration` reads."""
 
 Schedule = Callable[[Any], Float[Array, ""]]
-"""From a step, counted from 0, to a multiplier in [0, 1]."""
+"""Maps a step, counted from 0, to a multiplier in [0, 1]."""
 
 _DURATION = re.compile(r"(\S*?)\s*(steps?|epochs?|examples?|%)")
 _NUMBER = re.compile(r"\d[\d_]*(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
@@ -34,19 +34,19 @@ def parse_duration(
     each rounded to the nearest step, halves up; a duration that is not zero lasts at least one step.
 
     Args:
-      duration: the text; an int is a number of steps already.
+      duration: the text, or an integer number of steps.
       total_steps: length of the run, which "%" needs.
       batch_size: of all hosts together, which "examples" and "epochs" need.
       examples_per_epoch: size of the training set, which "epochs" needs.
 
     Raises:
-      ValueError: no number or unit, a negative number, part of a step, more than 100%, or a unit
-        that cannot be converted because what it needs was not given.
+      ValueError: a missing number or unit, a negative number, a fraction of a step, more than 100%,
+        or a unit that cannot be converted because the argument it needs was not given.
     """
     number, unit = _split(duration)
     if unit == "step":
         if number.denominator != 1:
-            raise ValueError(f"Duration {duration!r} is not a whole number of steps.")
+            raise ValueError(f"Duration {duration!r} is not an integer number of steps.")
         return int(number)
     if unit == "%" and number > 100:
         raise ValueError(f"Duration {duration!r} is longer than the run; expected at most '100%'.")
@@ -78,7 +78,7 @@ def _split(duration: Duration) -> tuple[Fraction, str]:
     match = _DURATION.fullmatch(duration.strip()) if isinstance(duration, str) else None
     if match is None or not _NUMBER.fullmatch(match[1]):
         raise ValueError(
-            f"Cannot read the duration {duration!r}; expected an int (steps) or a text like "
+            f"Cannot read the duration {duration!r}; expected an integer (steps) or a text like "
             "'500 steps', '40 epochs', '9e9 examples' or '10%'."
         )
     return Fraction(match[1]), match[2].removesuffix("s")
@@ -94,14 +94,14 @@ def make_schedule(
 ) -> Schedule:
     """Makes the multiplier of every update, `schedule(step)` for steps 0 to `total_steps - 1`.
 
-    All schedules rise linearly from 0 over `warmup`, so that with a warm-up the first update is zero,
-    as in big_vision; they are continuous, and keep their last value after the end. Multiply by the
-    peak learning rate yourself: see `make_optimizer` for what else is multiplied.
+    All schedules rise linearly from 0 over `warmup`, so with a warm-up the first update is zero, as in
+    big_vision. They are continuous, and keep their last value after the end. The caller multiplies by
+    the peak learning rate: see `make_optimizer` for what else is multiplied.
 
     Args:
       name: one of `SCHEDULES`.
       total_steps: length of the run in steps.
-      batch_size, examples_per_epoch: let durations be given in examples and epochs.
+      batch_size, examples_per_epoch: needed for durations in examples and epochs.
       **arguments: of that schedule; `warmup`, `cooldown` and `timescale` are durations.
 
     Raises:

@@ -1,8 +1,8 @@
-"""What turns gradients into directions: Adafactor, Adam, Lion, Muon, momentum.
+"""Transforms of gradients to update directions: Adafactor, Adam, Lion, Muon, momentum.
 
 Each is `f(params, stacked, *, ...) -> optax.GradientTransformation`. Both trees may have
-`optax.MaskedNode`s in place of parameters that are not trained. `stacked` tells of each leaf whether
-its first axis counts layers: such a leaf is treated as that many parameters.
+`optax.MaskedNode`s in place of parameters that are not trained. `stacked` is True for leaves whose
+first axis counts layers: such a leaf is treated as one parameter per layer.
 """
 
 import math
@@ -19,7 +19,7 @@ from bias_clip.core.registry import call_by_name
 from bias_clip.train.sharding import path_name
 
 KERNEL = "(^|/)kernel$"
-"""Found in the path of a weight matrix, and of nothing else."""
+"""Occurs in the paths of weight matrices, and in no other path."""
 
 
 def make_transform(
@@ -44,19 +44,19 @@ def adafactor(
     eps: float = 1e-30,
     mu_dtype: str = "bfloat16",
 ) -> optax.GradientTransformation:
-    """Adafactor as in the ViT recipes: factored second moment, plain first moment, nothing else.
+    """Adafactor as in the ViT recipes: only a factored second moment and a plain first moment.
 
         v = beta * v + (1 - beta) * (g^2 + eps),  beta = min(b2, 1 - (step + 1)^-exponent)
         m = b1 * m + (1 - b1) * g / sqrt(v);  the update is m
 
     v is kept as its row and column means over the two largest axes when both have at least `min_size`
-    entries. m starts at zero without bias correction, so that the first steps are short, and is stored
-    in `mu_dtype`. There is no clipping of updates and no scaling by the size of the parameter.
+    entries. m starts at zero without bias correction, so the first steps are short; it is stored in
+    `mu_dtype`. Updates are not clipped, and not scaled by the size of the parameter.
 
     Reference: Shazeer and Stern, Adafactor, 2018; Zhai et al., Scaling Vision Transformers, 2022,
     section 3.4.
     **Differs from the authors' code:** their default cap b2 is 0.999, though the papers use 0.95; and
-    layers stacked along a first axis never share a factor, however deep the stack.
+    here layers that are stacked along a first axis never share a factor.
     """
     del params
 
@@ -121,14 +121,14 @@ def muon(
 ) -> optax.GradientTransformation:
     """Muon for weight matrices: Nesterov momentum, orthogonalised; Adam for everything else.
 
-    A leaf is a matrix if it is called "kernel" and, beside the axis of `stacked`, has two axes, or a
-    neighbour "bias" that tells which of its axes are outputs (`[width, heads, head_dim]` is one matrix
-    of `width` rows, `[patch, patch, 3, width]` one of `width` columns).
+    A leaf is a matrix if it is called "kernel" and has two axes, not counting the axis of `stacked`.
+    A kernel of more axes is one if a neighbour "bias" says which of them are outputs:
+    `[width, heads, head_dim]` has `width` rows, `[patch, patch, 3, width]` has `width` columns.
 
     Args:
-      params, stacked: trees of shapes and of bools.
+      params, stacked: trees of shapes and of booleans.
       momentum: of the average that is orthogonalised.
-      num_iterations: of Newton and Schulz.
+      num_iterations: of the Newton-Schulz method.
       rms: scales an update by `rms * sqrt(max(inputs, outputs))`, so that its entries are as large as
         Adam's and one lr serves both. None: by `sqrt(max(1, outputs / inputs))`, as Jordan does.
       b1, b2, eps: of Adam; eps of Muon too.
@@ -183,7 +183,7 @@ TRANSFORMS: dict[str, Callable[..., optax.GradientTransformation]] = {
 def _layer_by_layer(
     rms: optax.GradientTransformation, stacked: PyTree
 ) -> optax.GradientTransformation:
-    """`rms`, an `optax.scale_by_factored_rms`, that does not see the first axis of stacked leaves."""
+    """Applies `rms`, an `optax.scale_by_factored_rms`, to each layer of a stacked leaf by itself."""
     axes = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
 
     def init(params):
@@ -209,7 +209,7 @@ def _layer_by_layer(
 
 
 def _unzip(tree: PyTree, outer: PyTree, inner: Any) -> Any:
-    """Turns a tree like `outer`, with nodes like `inner`, inside out."""
+    """Transposes a tree like `outer` of nodes like `inner` into an `inner` of trees like `outer`."""
     return jax.tree.transpose(jax.tree.structure(outer), jax.tree.structure(inner), tree)
 
 

@@ -109,7 +109,7 @@ def test_the_metadata_server_is_not_asked_when_the_environment_tells():
 def test_partial_flags_name_what_is_missing(lost):
     flags = {"coordinator": "a:1", "process_id": 1, "process_count": 2}
     del flags[lost]
-    with pytest.raises(ValueError, match=f"no --{lost}; give all three"):
+    with pytest.raises(ValueError, match=f"without --{lost}; give all three"):
         detect({}, **flags)
 
 
@@ -130,7 +130,7 @@ def without(environ, key):
         (without(SLURM, "SLURM_PROCID"), "SLURM_PROCID is not set"),
         (SLURM | {"SLURM_NTASKS": "32"}, "32 tasks on 4 nodes, and each sees 8 GPUs"),
         (SLURM | {"SLURM_PROCID": "4"}, "slurm: got process 4 of 4"),
-        (SLURM | {"SLURM_PROCID": "two"}, "SLURM_PROCID='two'; expected a whole number"),
+        (SLURM | {"SLURM_PROCID": "two"}, "SLURM_PROCID='two'; expected an integer"),
         ({"JOB_COMPLETION_INDEX": "0"}, "one of an indexed Job"),
         (JOBSET | {"JAX_PROCESS_ID": "2"}, "contradicts JOB_COMPLETION_INDEX=3"),
         (RAY | {"JAX_COORDINATOR_ADDRESS": "10.0.0.5"}, "expected host:port"),
