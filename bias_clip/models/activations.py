@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 _TANH_SLOPE, _TANH_CUBE = math.sqrt(2 / math.pi), 0.044715
-_QUICK = 1.702  # the slope at which a sigmoid is nearest to the normal distribution
+_QUICK = 1.702  # with this slope a sigmoid is closest to the normal distribution function
 
 
 @jax.custom_jvp

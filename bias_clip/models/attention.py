@@ -43,15 +43,16 @@ def attend(
 ) -> Float[Array, "b q h k"]:
     """`softmax(q kᵀ / sqrt(size)) v` of each head of `size` numbers; softmax in float32.
 
-    With mask "causal", as many queries as keys, each query sees the keys up to its own place.
+    With mask "causal", which needs as many queries as keys, each query sees the keys up to its own
+    position.
 
     * "xla": two matrix products with a softmax between them, on any device; `[b, h, q, l]` numbers in
       float32 pass through memory.
-    * "cudnn": cuDNN's fused kernel, which never writes them; NVIDIA GPUs from Ampere on, bfloat16,
-      an even number of tokens.
-    * "pallas": the same for TPUs, `pallas_attention.attend`; as many queries as keys.
+    * "cudnn": cuDNN's fused kernel, which never writes these numbers; needs an NVIDIA GPU from Ampere
+      on, bfloat16, and an even number of tokens.
+    * "pallas": the same for TPUs, `pallas_attention.attend`; needs as many queries as keys.
 
-    The result of a kernel is no matrix product to a remat policy: all but "none" compute it again.
+    Remat policies do not see a kernel's result as a matrix product: all except "none" recompute it.
 
     Raises:
       ValueError: an odd number of tokens with "cudnn".
@@ -66,11 +67,11 @@ def attend(
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
     if kind == "pallas":
         return pallas_attention.attend(q, k, v, causal=causal)
-    q = q * q.shape[-1] ** -0.5  # here and not at the logits, which are more numbers
+    q = q * q.shape[-1] ** -0.5  # scaled here because the logits are many more numbers
     logits = jnp.einsum("bqhk,blhk->bhql", q, k, preferred_element_type=jnp.float32)
     if causal:
         seen = jnp.tri(q.shape[1], k.shape[1], dtype=bool)
-        logits = jnp.where(seen, logits, -jnp.inf)  # never a whole row: each query sees itself
+        logits = jnp.where(seen, logits, -jnp.inf)  # no row is all -inf: each query sees itself
     return jnp.einsum("bhql,blhk->bqhk", softmax(logits).astype(v.dtype), v)
 
 

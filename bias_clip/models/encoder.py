@@ -20,7 +20,7 @@ def remat_block(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
     """Wraps one block so that the backward pass recomputes what `policy` does not keep.
 
     * "none": everything is kept, nothing is recomputed.
-    * "minimal": results of all matrix products are kept, what lies between them is recomputed.
+    * "minimal": results of all matrix products are kept, everything between them is recomputed.
     * "dots": only products with a weight matrix are kept; attention is recomputed.
     * "full": only the input of each block is kept.
 
@@ -67,7 +67,7 @@ class Block(nnx.Module):
         self.mlp = Mlp(width, mlp_dim, activation=activation, stack=stack)
 
     def __call__(self, x: Float[Array, "bl d"], *, num: int) -> Float[Array, "bl d"]:
-        """One step of the residual stream: the tokens of `num` examples, below each other."""
+        """Applies the block to the tokens of `num` examples, whose rows are concatenated."""
         y = self.norm1(x)
         x = x + self.attention(y, y, num=num)
         return x + self.mlp(self.norm2(x))
@@ -76,7 +76,7 @@ class Block(nnx.Module):
 class Encoder(nnx.Module):
     """`depth` blocks and a last norm; the blocks' leaves are stacked over depth.
 
-    `scan=True` walks the stack in `lax.scan` (one block is compiled), `scan=False` in a Python loop
+    `scan=True` runs the stack in `lax.scan` (one block is compiled), `scan=False` in a Python loop
     (every block is compiled); values and gradients are the same.
     """
 
@@ -119,8 +119,8 @@ class Encoder(nnx.Module):
             return nnx.merge(graph, layer)(x, num=shape[0]), None
 
         body = remat_block(body, self.remat)
-        # Rows of tokens in all blocks: a TPU pads `[b, l, d]` where l is no multiple of a tile's rows,
-        # and copies where it meets the rows that products want.
+        # All blocks see one matrix with a row per token. In the form `[b, l, d]` a TPU pads l to a
+        # multiple of a tile's rows, and copies to and from the plain rows that matrix products take.
         x = x.reshape(-1, shape[-1])
         if self.scan:
             x, _ = jax.lax.scan(body, x, stacked)
@@ -147,7 +147,7 @@ class MapHead(nnx.Module):
         activation: str = "gelu_tanh",
         epsilon: float = EPSILON,
     ):
-        # Glorot for the shape [1, 1, width]: one input, `width` outputs.
+        # Glorot's rule for the shape [1, 1, width], as big_vision has it: one input, `width` outputs.
         self.probe = initializers.xavier_uniform((1, 1, width), 1, width)
         self.attention = Attention(width, num_heads)
         self.norm = LayerNorm(width, epsilon=epsilon)

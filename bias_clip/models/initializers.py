@@ -1,9 +1,9 @@
-"""How parameters start: a shape and a rule in the module, the numbers in one draw per tower.
+"""How parameters start: a shape and a rule in the module, and all numbers of a tower in one draw.
 
-Modules are built without any array: a parameter is a `jax.ShapeDtypeStruct` and the rule it starts by.
-`draw` fills a whole tree from one flat stream of random numbers. One call to the generator per
-parameter is what is usually done, but XLA's CPU compiler takes a quarter of a second and more for each
-(measured: 10 s of work for a tiny model, here 1 s), and the start of every run waits for it.
+Modules are built without arrays: a parameter is a `jax.ShapeDtypeStruct` and its initial rule.
+`draw` fills a whole tree from one flat stream of random numbers. The usual way is one call to the
+generator per parameter. But XLA's CPU compiler takes at least a quarter of a second for each call
+(measured: 10 s for a tiny model, here 1 s), and every run waits for that when it starts.
 """
 
 import math
@@ -18,7 +18,7 @@ _DEVIATION_WHEN_CUT = 0.87962566103423978  # of a unit normal cut at ±2
 
 
 class Start(NamedTuple):
-    """What the numbers look like: the name of a form, and the one number it takes."""
+    """How the numbers are distributed: the name of a form, and its one parameter."""
 
     form: str
     size: float
@@ -35,7 +35,7 @@ def normal(shape: tuple[int, ...], deviation: float) -> nnx.Param:
 
 
 def lecun_normal(shape: tuple[int, ...], fan_in: int) -> nnx.Param:
-    """A float32 parameter of deviation sqrt(1 / fan_in), normal but cut at twice that of the uncut."""
+    """A float32 parameter of deviation sqrt(1 / fan_in), from a normal cut at two of its deviations."""
     return _param(shape, Start("truncated", fan_in**-0.5))
 
 
@@ -53,7 +53,7 @@ def draw(key: Array, parameters: Any) -> dict[str, Any]:
 
     A pure function of the key: works under `jax.eval_shape` and under `jax.jit` with
     `out_shardings`, where it yields the same numbers. While it runs it may hold all random numbers of
-    the tower on each device, 4 bytes a parameter.
+    the tower on each device, 4 bytes per parameter.
     """
     variables, tree = jax.tree.flatten(parameters, is_leaf=lambda leaf: isinstance(leaf, nnx.Param))
     counts = [0 if v.start.form == "constant" else math.prod(v.shape) for v in variables]

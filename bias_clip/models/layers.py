@@ -1,7 +1,7 @@
-"""The smallest parts both towers are made of: linear maps, norms, the MLP, positions.
+"""The smallest parts of both towers: linear maps, norms, the MLP, positions.
 
-Every parameter may carry a leading depth axis (`stack=(depth,)`): the encoder stores one block whose
-leaves are stacked over depth, and `scan` only chooses how that stack is walked.
+Every parameter may have a leading depth axis (`stack=(depth,)`). The encoder stores one block whose
+leaves are stacked over depth; `scan` only chooses how the blocks of that stack are run.
 """
 
 import functools
@@ -24,8 +24,8 @@ class Linear(nnx.Module):
 
     `bias=False` leaves the bias out, as CLIP's patch embedding and projections do.
 
-    The kernel keeps its axes (`[width, heads, head_dim]` for a query), because optimisers that factor
-    a matrix and sharding rules by head both look at them; the product sees two of them.
+    The kernel keeps its axes (`[width, heads, head_dim]` for a query), because sharding rules by head
+    and optimisers that factor matrices need them; for the product they are merged to two.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Maps the last axes of `x`."""
-        # One plain matrix product: with the batch axes left apart, the kernel's gradient contracts
-        # over two axes, which XLA's CPU compiler does with copies (19 % of a whole train step).
+        # One plain matrix product: with separate batch axes, the kernel's gradient contracts over two
+        # axes, for which XLA's CPU compiler makes copies (19 % of a whole train step).
         lead = x.shape[: x.ndim - len(self.inputs)]
         kernel = self.kernel[...].astype(x.dtype).reshape(math.prod(self.inputs), -1)
         y = x.reshape(-1, kernel.shape[0]) @ kernel
@@ -77,8 +77,8 @@ def layer_norm(
 
         dx = rstd * (g - mean(g) - xhat * mean(g * xhat))
 
-    A train step on a CPU moves a seventh fewer bytes with it than with the derived rule, which walks
-    through the variance and the mean one by one.
+    With this rule a train step on a CPU moves a seventh fewer bytes than with the derived rule, which
+    passes through the variance and the mean one after the other.
     """
     return _layer_norm_forward(x, scale, bias, epsilon)[0]
 
@@ -90,7 +90,7 @@ def _layer_norm_forward(
     mean = jnp.mean(wide, axis=-1, keepdims=True)
     rstd = jax.lax.rsqrt(jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True) + epsilon)
     y = ((wide - mean) * rstd * scale + bias).astype(x.dtype)
-    # x as it came: exact in bfloat16, and kept by its maker anyway.
+    # x in its own dtype: it is exact in bfloat16 too, and the layer before keeps it anyway.
     return y, (x, mean, rstd, scale)
 
 
@@ -111,7 +111,7 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 class LayerNorm(nnx.Module):
-    """`layer_norm` with a scale and a bias to learn."""
+    """`layer_norm` with a learned scale and bias."""
 
     def __init__(self, width: int, *, epsilon: float = EPSILON, stack: tuple[int, ...] = ()):
         self.epsilon = epsilon
@@ -139,7 +139,7 @@ class Mlp(nnx.Module):
         self.fc2 = Linear((mlp_dim,), (width,), bias_deviation=1e-6, stack=stack)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        """Maps each token by itself."""
+        """Maps each token independently."""
         return self.fc2(self.activation(self.fc1(x)))
 
 
@@ -149,7 +149,7 @@ def positions(length: int, width: int) -> nnx.Param:
 
 
 def head(width: int, out_dim: int | None, *, bias: bool = True) -> Linear | None:
-    """The last projection of a tower, or None where the tower ends at its own width."""
+    """The last projection of a tower, or None if the tower ends at its own width."""
     if out_dim is None:
         return None
     if out_dim < 1:

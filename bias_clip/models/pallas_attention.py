@@ -13,8 +13,8 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
 _LANES, _TILE_BYTES = 128, 32  # of a tile of a TPU's memory: numbers across, bytes down
-_VMEM = 16 * 2**20  # what a kernel gets, if it asks for no more
-_UNSEEN = -1e30  # exp of it is 0, and it is finite: no NaN where two of them are subtracted
+_VMEM = 16 * 2**20  # what a kernel gets unless it asks for more
+_UNSEEN = -1e30  # its exp is 0; finite, because the difference of two infinities is NaN
 _MAX_ROWS, _MAX_HEADS = 1024, 16  # of a block, where tiles allow: its size, and that of its code
 
 
@@ -27,26 +27,26 @@ def attend(
 ) -> Float[Array, "b l h k"]:
     """`softmax(q kᵀ / sqrt(size)) v` of each example and head, where q, k and v have `size` numbers.
 
-    With `causal`, a query sees the keys up to its own place; all scores are computed all the same.
+    With `causal`, a query sees the keys up to its own position; all scores are still computed.
 
-    Softmax in float32, reverse mode only. As FlashAttention it writes no scores and computes them again
-    in the backward pass; unlike it, one pass sees all keys of a head, which is what pictures and
-    captions of a few hundred tokens allow. With `w = softmax(q kᵀ)` and `dw = dy vᵀ`,
+    Softmax in float32, reverse mode only. Like FlashAttention it writes no scores and computes them
+    again in the backward pass. Unlike FlashAttention, one pass sees all keys of a head, which is
+    possible for images and captions of a few hundred tokens. With `w = softmax(q kᵀ)`, `dw = dy vᵀ`,
 
         dv = wᵀ dy,  ds = w * (dw - sum(dw * w)),  dq = ds k,  dk = dsᵀ q.
 
     On the mesh that is in use (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`) each device takes its
     own examples and heads: heads are split over the axis "tensor", examples over all other axes. Inside
-    `jax.shard_map` they are its own already.
-    On a CPU it is interpreted, slowly: for tests. Scores of 1,000 tokens and more, in float32, are too
-    large for the 16 MiB of a TPU v4's vector memory; v5e, v5p and v6e compile 1,296.
+    `jax.shard_map` each device already has only its own.
+    On a CPU the kernel is interpreted, which is slow: for tests. The float32 scores of 1,000 tokens and
+    more are too large for the 16 MiB of a TPU v4's vector memory; v5e, v5p and v6e compile 1,296 tokens.
 
     Raises:
-      ValueError: examples or heads that do not divide over the devices.
+      ValueError: the numbers of examples or heads do not divide over the devices.
 
     Reference: Dao et al., FlashAttention, 2022, for gradients from scores that are computed again.
     """
-    # As rows, which is how products leave them and want them.
+    # As rows of tokens: the matrix products before and after the kernel have and take this layout.
     b, length, heads, size = q.shape
     q, k, v = (x.reshape(b * length, heads * size) for x in (q, k, v))
     return _attend(q * size**-0.5, k, v, length, size, causal).reshape(b, length, heads, size)
@@ -77,7 +77,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _on_own_part(fun: Callable[..., tuple[Array, ...]], *args: Array) -> tuple[Array, ...]:
-    """A kernel is nothing that the partitioner can split: each device runs it on what it has."""
+    """Runs a kernel on each device's own part, because the partitioner cannot split a kernel."""
     mesh = jax.sharding.get_abstract_mesh()
     axes = zip(mesh.axis_names, mesh.axis_types, strict=True)
     names = [name for name, kind in axes if kind != AxisType.Manual]
@@ -113,7 +113,7 @@ def _run(
     group = _examples_to_a_block(num, length, tile, most=_MAX_HEADS // (lanes // size))
     shape = (num // group, group * length, width)
     block = pl.BlockSpec((None, group * length, lanes), lambda i, j: (i, 0, j))
-    blocks = 2 * all_ * group * length * lanes * dtype.itemsize  # one in use, one under way
+    blocks = 2 * all_ * group * length * lanes * dtype.itemsize  # one in use, one being copied
     scores = 22 * length**2  # five in float32, one in bfloat16
     call = functools.partial(
         pl.pallas_call,
@@ -138,10 +138,11 @@ def _run(
 
 
 def _examples_to_a_block(num: int, length: int, tile: int, *, most: int) -> int:
-    """As many as `most` and the rows allow, for a block takes time to begin; they must divide `num`.
+    """The most examples per block, because each block takes time to start.
 
-    A block of several begins where a tile does, so that rows are taken as they lie. Where none can, each
-    example is a block, and XLA copies all to a form in which it begins a tile.
+    The number divides `num` and is limited by `most` and the rows. Every block of several must begin at
+    a tile, so that rows need no copy. If that is impossible, each example is a block, and XLA copies all
+    examples to a layout in which each begins at a tile.
     """
     aligned = math.lcm(length, tile) // length
     most = max(aligned, min(most, _MAX_ROWS // length))
@@ -180,22 +181,22 @@ def _backward_kernel(
         dv[at] = _product(w.astype(dy.dtype), dy[at], over=(1, 0)).astype(dv.dtype)
         ds = (w * (dw - jnp.sum(dw * w, axis=0, keepdims=True))).astype(q.dtype)
         dk[at] = _product(ds, q[at], over=(1, 0)).astype(dk.dtype)
-        # The small matrix is transposed, and not ds.
+        # Transposing the small matrix is cheaper than transposing ds.
         dq[at] = _product(k[at], ds, over=(0, 0)).astype(dq.dtype).T
 
 
 def _places(x: Any, length: int, size: int) -> list[Any]:
-    """Where the examples and heads of a block are."""
+    """The slices of each example and head of a block."""
     rows, lanes = x.shape
     starts = [(i, j) for i in range(0, rows, length) for j in range(0, lanes, size)]
     return [(pl.ds(i, length), pl.ds(j, size)) for i, j in starts]
 
 
 def _one_ahead(fun: Callable[[Any], Any], places: list[Any]) -> Iterator[tuple[Any, Any]]:
-    """Each place and what `fun` makes of it, when that of the next is under way.
+    """Yields each place with the result of `fun` for it, after starting `fun` for the next place.
 
-    Products of one head then fill the time of another's softmax: a tenth fewer instructions forward,
-    a sixth backward.
+    The products of one head then overlap the softmax of another: a tenth fewer instructions forward,
+    a sixth fewer backward.
     """
     made = fun(places[0])
     for at, following in zip(places, [*places[1:], None], strict=True):
@@ -205,7 +206,7 @@ def _one_ahead(fun: Callable[[Any], Any], places: list[Any]) -> Iterator[tuple[A
 
 
 def _scores(k: Array, q: Array, causal: bool) -> Array:
-    """Keys down, queries across; what a query does not see is so low that its weight is zero."""
+    """Scores with a row per key and a column per query; unseen keys get a score of weight zero."""
     s = _product(k, q, over=(1, 1))
     if not causal:
         return s
@@ -214,12 +215,12 @@ def _scores(k: Array, q: Array, causal: bool) -> Array:
 
 
 def _softmax(scores: Array) -> Array:
-    """Over the keys, which lie down: a sum across lanes is the slower one."""
+    """Softmax over the keys, which are rows, because a sum across lanes is slower."""
     e = jnp.exp(scores - jnp.max(scores, axis=0, keepdims=True))
     return e * (1 / jnp.sum(e, axis=0, keepdims=True))
 
 
 def _product(x: Array, y: Array, *, over: tuple[int, int]) -> Array:
-    """Of two matrices over an axis of each, added up in float32."""
+    """The product of two matrices over an axis of each, summed in float32."""
     axes = (((over[0],), (over[1],)), ((), ()))
     return jax.lax.dot_general(x, y, axes, preferred_element_type=jnp.float32)

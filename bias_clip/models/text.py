@@ -15,16 +15,16 @@ POOLS = ("last", "gap", "map", "argmax", "eos")
 class TextTransformer(nnx.Module):
     """Tokens `[b, length]` to `[b, out_dim or width]`, attention over all `length` tokens.
 
-    Text tower of SigLIP at `variant="B", vocab_size=32_000, length=64, out_dim=768`. Padding is
-    attended to like any token: pooling the last one relies on every text being padded to `length`.
-    A token outside the vocabulary gives NaN, so that it cannot pass unseen. The tower of CLIP has
-    `mask="causal", pool="argmax", head_bias=False, epsilon=1e-5` and an `activation`.
+    With `variant="B", vocab_size=32_000, length=64, out_dim=768` this is the text tower of SigLIP.
+    Padding is attended to like any token: pooling the last token requires every text to be padded to
+    `length`. A token outside the vocabulary gives NaN, so that the error is noticed. The text tower of
+    CLIP has `mask="causal", pool="argmax", head_bias=False, epsilon=1e-5` and an `activation`.
 
     Args:
       pool: "last" takes the last token, "gap" the mean of all, "map" attends with a learned probe,
-        "argmax" takes the token with the largest id (the end of text, where it is the last of the
-        vocabulary), "eos" the first token equal to `eos_id` (the first of all, if none is).
-      eos_id: the end of text, for pool "eos" alone.
+        "argmax" takes the token with the largest id (the end of text, if that is the last id of the
+        vocabulary), "eos" the first token equal to `eos_id` (the first token of all, if none is).
+      eos_id: the end of text, only for pool "eos".
       mask: one of `attention.MASKS`.
       head_bias: whether the projection has a bias.
       activation: of the MLPs, one of `activations.ACTIVATIONS`.
@@ -32,7 +32,7 @@ class TextTransformer(nnx.Module):
 
     Raises:
       ValueError: an unknown name, a variant with a patch, a size that is not positive, or an `eos_id`
-        that is missing, outside the vocabulary, or of no use.
+        that is missing, outside the vocabulary, or given for another pool.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class TextTransformer(nnx.Module):
         self.head = layers.head(sizes.width, out_dim, bias=head_bias)
 
     def __call__(self, text: Int[Array, "b l"], dtype: str = "float32") -> Float[Array, "b d"]:
-        """Pooled and projected, not yet normalised."""
+        """Returns the pooled and projected features, not yet normalised."""
         x = jnp.take(self.embedding[...], text, axis=0, mode="fill", fill_value=jnp.nan)
         x = (x + self.pos_embedding[...]).astype(dtype)
         if self.pool in ("argmax", "eos"):
@@ -93,7 +93,7 @@ class TextTransformer(nnx.Module):
         return x if self.head is None else self.head(x)
 
     def _end(self, text: Int[Array, "b l"]) -> Int[Array, " b"]:
-        """Where each text ends: argmax takes the first of several equal ones."""
+        """The position where each text ends; of several equal tokens, argmax takes the first."""
         return jnp.argmax(text if self.pool == "argmax" else text == self.eos_id, axis=1)
 
 

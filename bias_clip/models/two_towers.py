@@ -1,7 +1,8 @@
 """The model of this library: an image tower, a text tower, and the loss's scale and bias.
 
-Parameters are a nested dict of float32 arrays. Leaves of one block are stacked over depth. Where
-they are in the public SigLIP tree (big_vision, `{i}` a layer, absent in its scanned checkpoints):
+Parameters are a nested dict of float32 arrays. Leaves of one block are stacked over depth. The table
+gives their names in the public SigLIP tree (big_vision; `{i}` is a layer, absent in its scanned
+checkpoints):
 
 | here | there |
 |---|---|
@@ -16,8 +17,8 @@ they are in the public SigLIP tree (big_vision, `{i}` a layer, absent in its sca
 | `txt/pos_embedding`, `txt/head/*` | same |
 | `txt/encoder/...` | `txt/Encoder_0/...` |
 
-All shapes agree except for the depth axis in front and the two scalars. `img/stem/*` (the "conv" stem)
-has no counterpart there, nor have CLIP's `img/class_token` and `img/pre_norm/*`. For the names in other
+All shapes agree except for the leading depth axis and the two scalars. `img/stem/*` (the "conv" stem)
+and CLIP's `img/class_token` and `img/pre_norm/*` have no counterpart there. For the names in other
 layouts see `bias_clip.pretrained`.
 """
 
@@ -39,7 +40,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 class Outputs(NamedTuple):
-    """Unit-norm float32 embeddings, and what turns their products into logits."""
+    """Unit-norm float32 embeddings, and the scale and bias that turn their products into logits."""
 
     zimg: Float[Array, "b d"] | None
     ztxt: Float[Array, "b d"] | None
@@ -48,7 +49,7 @@ class Outputs(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What the towers give before it is normalised, in float32."""
+    """The towers' results before normalisation, in float32."""
 
     image: Float[Array, "b d"] | None
     text: Float[Array, "b d"] | None
@@ -56,7 +57,7 @@ class Features(NamedTuple):
 
 class Model(NamedTuple):
     """Pure functions: `init(key) -> params`, `apply(params, image, text) -> Outputs`, and
-    `features(params, image, text) -> Features`, which `apply` brings to unit norm.
+    `features(params, image, text) -> Features`, which `apply` scales to unit norm.
     """
 
     init: Callable[..., Any]
@@ -76,15 +77,15 @@ def make_model(
     scan: bool = True,
     attention: str = "xla",
 ) -> Model:
-    """Two towers that meet in one space: `logits = scale * zimg @ ztxt.T + bias`.
+    """Makes a model of two towers with one embedding space: `logits = scale * zimg @ ztxt.T + bias`.
 
     `image` holds the arguments of `ViT`, `text` those of `TextTransformer`. Matrix products run in
     `dtype`; parameters, norms, softmax and the embeddings' norm are float32. `remat` is one of
     `encoder.REMAT_POLICIES`; `scan` chooses between a compiled loop over depth and an unrolled one;
     `attention` is one of `attention.ATTENTIONS` (the pooling head, with its one query, is "xla").
-    An absent input leaves its embedding None, and its tower uncomputed. `bias_init=None` leaves the
-    bias out, as CLIP does; the outputs then have 0. A tower that is None is left out, and with it scale
-    and bias, which belong to pairs; the outputs then have 1 and 0.
+    If an input is None, its tower does not run and its embedding is None. `bias_init=None` leaves the
+    bias out, as in CLIP; the outputs then have bias 0. A tower that is None is left out, and so are
+    scale and bias, because they belong to pairs; the outputs then have 1 and 0.
 
     Returns:
       `Model`; its `init` works under `jax.eval_shape` and `jax.jit` with `out_shardings`.
@@ -134,7 +135,7 @@ def make_model(
             tower = nnx.merge(split["img"][0], params["img"])
             fimg = tower(image.astype(dtype)).astype(jnp.float32)
         if image is not None and text is not None:
-            # Or XLA mixes the towers' backward passes as it likes: with every regulariser on, a
+            # Without this order XLA interleaves the towers' backward passes: with all regularisers, a
             # step of B/16 on v5e then needed 9 % more memory, now 0.3 % (docs/plans.md).
             txt_params, fimg = backward_first(params["txt"], fimg)
             params = {**params, "txt": txt_params}
@@ -158,10 +159,11 @@ def make_model(
 
 @jax.custom_vjp
 def backward_first(params: Any, later: Array) -> tuple[Any, Array]:
-    """`(params, later)`; the gradient of `later` goes on when that of `params` is there.
+    """Returns `(params, later)`; the gradient of `later` waits for that of `params`.
 
-    So what computes with these `params` ends its backward pass, and its activations are gone, before
-    what made `later` begins its own. Values and gradients are the same. Reverse mode only.
+    Computations with these `params` therefore end their backward pass, and free their activations,
+    before the computation of `later` begins its own. Values and gradients do not change. Reverse mode
+    only.
     """
     return params, later
 
@@ -181,19 +183,19 @@ def unit_norm(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
     """`x / |x|` in float32; a zero row stays zero, with a zero gradient."""
     x = x.astype(jnp.float32)
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    empty = square == 0  # not `> 0` negated: a NaN must stay one
+    empty = square == 0  # not `~(square > 0)`, which would hide a NaN
     return jnp.where(empty, 0.0, x * jax.lax.rsqrt(jnp.where(empty, 1.0, square)))
 
 
 def count_parameters(params: Any) -> int:
-    """The number of numbers in a tree of arrays or of shapes."""
+    """Returns the number of parameters in a tree of arrays or of shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def _make_tower(
     what: str, module: type[Any], arguments: Mapping[str, Any], shared: Mapping[str, Any]
 ) -> Any:
-    """The module, after its arguments were checked."""
+    """Returns the module, after checking its arguments."""
     check_arguments(what, module, arguments, given=shared)
     return module(**arguments, **shared)
 
@@ -207,7 +209,7 @@ def _present(what: str, tower: Any) -> Any:
 def _check_towers(
     img: ViT | None, txt: TextTransformer | None, **scalars: float | None
 ) -> dict[str, float]:
-    """The scalars that the model has: those that are not None, if both towers are there."""
+    """Returns the scalars of the model: those that are not None, if it has both towers."""
     if img is None and txt is None:
         raise ValueError("A model needs a tower: got image=None and text=None.")
     if img is None or txt is None:

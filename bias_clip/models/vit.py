@@ -14,7 +14,7 @@ from bias_clip.models.encoder import Encoder, MapHead
 
 
 class Sizes(NamedTuple):
-    """What a variant name stands for."""
+    """The sizes that a variant name stands for."""
 
     width: int
     depth: int
@@ -45,7 +45,7 @@ STEMS = ("patch", "conv")
 
 
 def choose(what: str, got: str, valid: tuple[str, ...]) -> str:
-    """`got`, if it is one of the `valid` names of `what`; else a ValueError that lists them."""
+    """Returns `got` if it is one of the `valid` names of `what`; else raises ValueError that lists them."""
     if got not in valid:
         raise ValueError(f"Unknown {what}: got {got!r}, expected one of {', '.join(valid)}.")
     return got
@@ -59,12 +59,12 @@ def parse_variant(
     mlp_dim: int | None = None,
     num_heads: int | None = None,
 ) -> tuple[Sizes, int | None]:
-    """Sizes and patch of "B/16"; the patch is None in a plain "B".
+    """Returns the sizes and the patch of "B/16"; the patch is None for a plain "B".
 
-    Each size given overrides the variant's. A new width without a new mlp_dim brings `4 * width`.
+    Each given size overrides the variant's. A new width without a new mlp_dim sets mlp_dim to `4 * width`.
 
     Raises:
-      ValueError: no such variant, or a patch that is no positive whole number.
+      ValueError: an unknown variant, or a patch that is not a positive integer.
     """
     name, slash, patch = variant.partition("/")
     sizes = VARIANTS[choose("variant", name, tuple(VARIANTS))]
@@ -96,9 +96,9 @@ class ConvStem(nnx.Module):
     """Stride-2 3x3 convolutions, each with norm and GELU: an image as a smaller grid of features.
 
     `patch = 2 ** n` takes n convolutions; the last has `width / 2` channels, each one before it half
-    as many (at least 8). Overlapping windows learn from fewer pictures than one matrix per patch.
+    as many (at least 8). Overlapping windows need fewer training images than one matrix per patch.
     Reference: Xiao et al., Early Convolutions Help Transformers See Better, 2021; here LayerNorm
-    stands for their BatchNorm, so that the tower has no state.
+    replaces their BatchNorm, so that the tower has no state.
     """
 
     def __init__(self, patch: int, width: int):
@@ -113,7 +113,7 @@ class ConvStem(nnx.Module):
             setattr(self, f"norm{i}", layers.LayerNorm(channels[i + 1]))
 
     def __call__(self, x: Float[Array, "b s s c"]) -> Float[Array, "b h h k"]:
-        """A grid smaller by the patch."""
+        """Maps the image to a grid that is smaller by the factor `patch`."""
         for i in range(self.num):
             x = getattr(self, f"conv{i}")(_windows(x))
             x = gelu_tanh(getattr(self, f"norm{i}")(x))
@@ -138,9 +138,9 @@ def _patches(x: Float[Array, "b s s c"], patch: int) -> Float[Array, "b l p p c"
 class ViT(nnx.Module):
     """Vision Transformer: `[b, size, size, 3]` in [-1, 1] to `[b, out_dim or width]`.
 
-    Image tower of SigLIP at `variant="B/16", size=224, pool="map", out_dim=None`. That of CLIP adds
-    `pool="class", class_token=True, pre_norm=True, patch_bias=False, head_bias=False, epsilon=1e-5`,
-    an `out_dim` and an `activation`.
+    With `variant="B/16", size=224, pool="map", out_dim=None` this is the image tower of SigLIP. That of
+    CLIP has `pool="class", class_token=True, pre_norm=True, patch_bias=False, head_bias=False,
+    epsilon=1e-5`, an `out_dim` and an `activation`.
 
     Args:
       pool: "map" attends with a learned probe, "gap" is the mean of the patches after the last norm,
@@ -189,7 +189,7 @@ class ViT(nnx.Module):
         self.pool = choose("pool", pool, POOLS)
         _check_class_token(class_token, pool, posemb)
         if not learned:
-            sincos2d(side, width)  # a width without such positions is an error here, not in apply
+            sincos2d(side, width)  # raises now, and not in apply, for a bad width
         self.size, self.side, self.patch = size, side, 1 if conv else size // side
         self.stem = ConvStem(size // side, width) if conv else None
         inputs = (self.patch, self.patch, self.stem.channels if self.stem else 3)
@@ -207,7 +207,7 @@ class ViT(nnx.Module):
         self.head = layers.head(width, out_dim, bias=head_bias)
 
     def __call__(self, image: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
-        """Pooled and projected, not yet normalised."""
+        """Returns the pooled and projected features, not yet normalised."""
         x = image if self.stem is None else self.stem(image)
         x = self.embedding(_patches(x, self.patch))
         if self.class_token is not None:
@@ -219,9 +219,9 @@ class ViT(nnx.Module):
             table = self.pos_embedding[...]
         x = x + table.astype(x.dtype)
         x = x if self.pre_norm is None else self.pre_norm(x)
-        # Rows of tokens, as they are seen here, can only lie in order. Without it XLA for GPUs puts the
-        # batch innermost in all blocks, and each norm transposes what it reads. (A layout constraint
-        # does the same on one GPU; on several, XLA gathers the whole batch for it.)
+        # In a matrix with a row per token, the batch axis can only be outermost. Otherwise XLA for GPUs
+        # puts the batch innermost in all blocks, and each norm transposes what it reads. (A layout
+        # constraint has the same effect on one GPU; on several, XLA gathers the whole batch for it.)
         x = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1])).reshape(x.shape)
         x = self._pooled(x)
         return x if self.head is None else self.head(x)

@@ -1,4 +1,4 @@
-"""All parameters of a model from the tensors of a file: every one checked, then placed one by one."""
+"""All parameters of a model from the tensors of a file: all are checked, then placed one by one."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +26,7 @@ def make_leaves(
     """Every parameter of the model by path, all shapes checked."""
     try:
         model = make_model(**stored)
-    except ValueError as error:  # knows no file
+    except ValueError as error:  # add the file, which the model does not know
         file = next(iter(described.tensors.values())).file
         raise ValueError(f"{file}, with {described.source}: {error}") from error
     shapes = flat(jax.eval_shape(model.init, jax.random.key(0)))
@@ -60,7 +60,7 @@ def _check_all_used(described: Described, shapes: Mapping[str, Any], only: str |
         other = only is not None and not entry.ours.startswith(f"{only}/")
         if entry.ours in shapes:
             used |= {*_names(entry, shapes[entry.ours].shape), entry.plus or entry.theirs}
-        elif other:  # of the tower that is left alone
+        elif other:  # of the tower that is not loaded
             pattern = re.escape(entry.theirs).replace(r"\{i\}", r"\d+")
             used |= {name for name in described.tensors if re.fullmatch(pattern, name)}
     extra = [n for n in described.tensors if n not in used and not re.match(described.ignored, n)]
@@ -105,7 +105,7 @@ def _resampled(
 
 
 def flat(tree: Any) -> dict[str, Any]:
-    """Path to leaf."""
+    """Maps paths to leaves."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

@@ -35,7 +35,7 @@ _TWO_PARTS = "txt/Encoder_0/pos_embedding"
 
 
 def subtree(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters, as big_vision's own reader finds them: under "params/", or "opt/target/", or all."""
+    """The parameters, found as by big_vision's own reader: under "params/", "opt/target/", or all."""
     for prefix in ("params/", "opt/target/"):
         if any(name.startswith(prefix) for name in tensors):
             chosen = {name: t for name, t in tensors.items() if name.startswith(prefix)}
@@ -50,7 +50,7 @@ def recognises(tensors: dict[str, Tensor]) -> bool:
 
 
 def describe(tensors: dict[str, Tensor]) -> Described:
-    """All of it is in the shapes, for the file holds kernels by head, and the family has one GELU."""
+    """Reads everything from shapes: the file holds kernels by head, and the family has only one GELU."""
     tensors = subtree(tensors)
     image = _image(tensors) if "img/embedding/kernel" in tensors else None
     text = _text(tensors) if "txt/Embed_0/embedding" in tensors else None
@@ -79,7 +79,7 @@ def describe(tensors: dict[str, Tensor]) -> Described:
 
 
 def table_of_image(names: Any, *, scanned: bool, naflex: bool = False) -> list[Entry]:
-    """Of the image tower; `names` tells whether it ends in a MAP head and a projection."""
+    """The table of the image tower; `names` says whether it ends in a MAP head and a projection."""
     patch = FLAT_PATCH_FIRST if naflex else None
     found = [
         Entry("img/embedding/kernel", "img/embedding/kernel", patch),
@@ -90,7 +90,7 @@ def table_of_image(names: Any, *, scanned: bool, naflex: bool = False) -> list[E
 
 
 def table_of_text(names: Any, *, scanned: bool) -> list[Entry]:
-    """Of the text tower, whose positions may lie in two tables that are to be added."""
+    """The table of the text tower, whose positions may be the sum of two tables."""
     plus = _TWO_PARTS if _TWO_PARTS in names else None
     found = [
         Entry("txt/embedding", "txt/Embed_0/embedding"),
@@ -100,7 +100,7 @@ def table_of_text(names: Any, *, scanned: bool) -> list[Entry]:
 
 
 def table_of_scalars() -> list[Entry]:
-    """Scale and bias."""
+    """The table of scale and bias."""
     return [Entry("log_scale", "t", ONE), Entry("bias", "b", ONE)]
 
 

@@ -1,4 +1,4 @@
-"""What a file's layout says of the model in it: the common form of all layouts."""
+"""What a file's layout says about the model in it, in a form common to all layouts."""
 
 import json
 import re
@@ -14,20 +14,20 @@ SIZES = Sizes._fields
 
 
 class Described(NamedTuple):
-    """What the weights and the config beside them say.
+    """What the weights, and the config beside them, say about a model.
 
     Attributes:
       layout: "big_vision", "hugging_face" or "open_clip".
       family: "siglip" or "clip".
-      image, text: arguments of the towers, with the four sizes and the patch one by one in place of a
-        variant; None where the file has no such tower. What nothing says is absent.
-      bias: whether the logits have one.
+      image, text: arguments of the towers, with the four sizes and the patch instead of a variant; None
+        if the file has no such tower. Arguments that the files do not state are absent.
+      bias: whether the logits have a bias.
       entries: where each parameter is.
-      tensors: of the file, where the layout had to bring them to the form of `entries`.
-      ignored: a pattern of names that are no parameters.
-      resampling: names of rules of `positions` for images and texts; None: the library has none.
+      tensors: those of the file, if the layout had to convert them to the form of `entries`.
+      ignored: a pattern of names that are not parameters.
+      resampling: rules of `positions` for images and texts; None if the library does not resample.
       notes: what a user should know.
-      source: the file that says what the weights cannot, for messages.
+      source: the file that states what the weights do not show, for messages.
     """
 
     layout: str
@@ -44,10 +44,10 @@ class Described(NamedTuple):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A config.
+    """Reads a config.
 
     Raises:
-      ValueError: not a table in JSON.
+      ValueError: the file is not a JSON table.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -59,10 +59,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def section(config: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
-    """A table inside a config, empty where it is not given.
+    """A table inside a config, empty if it is absent.
 
     Raises:
-      ValueError: something else than a table.
+      ValueError: the value is not a table.
     """
     found = config.get(name) or {}
     if not isinstance(found, dict):
@@ -74,7 +74,7 @@ def whole(values: Mapping[str, Any], name: str, source: str) -> int:
     """A positive integer of a config.
 
     Raises:
-      ValueError: something else.
+      ValueError: the value is not a positive integer.
     """
     if type(values[name]) is not int or not 0 < values[name] < 2**31:
         raise ValueError(f"{source}: {name} is {values[name]!r}; expected a positive integer.")
@@ -82,10 +82,10 @@ def whole(values: Mapping[str, Any], name: str, source: str) -> int:
 
 
 def shape_of(tensors: Mapping[str, Tensor], name: str, rank: int) -> tuple[int, ...]:
-    """The shape of a tensor that sizes are read from.
+    """The shape of a tensor, to read sizes from.
 
     Raises:
-      ValueError: it is not there, or has another rank.
+      ValueError: the tensor is missing, or has another rank.
     """
     if name not in tensors:
         some = next(iter(tensors.values()))
@@ -99,7 +99,7 @@ def shape_of(tensors: Mapping[str, Tensor], name: str, rank: int) -> tuple[int, 
 
 
 def depth_of(names: Iterable[str], pattern: str) -> int:
-    """How many layers there are, by the largest number in names of a pattern with one group."""
+    """The number of layers, from the largest index in the names that match a pattern of one group."""
     numbers = (re.match(pattern, name) for name in names)
     return max((int(found[1]) + 1 for found in numbers if found), default=0)
 
@@ -108,7 +108,7 @@ def square(count: int, name: str, file: str) -> int:
     """The side of a square grid of `count` patches.
 
     Raises:
-      ValueError: it is not a square.
+      ValueError: the count is not a square.
     """
     side = round(count**0.5)
     if side < 1 or side * side != count:
@@ -120,7 +120,7 @@ def square(count: int, name: str, file: str) -> int:
 
 
 def tower_arguments(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `ViT` or `TextTransformer`: sizes become a variant, where they have a name."""
+    """Arguments of `ViT` or `TextTransformer`: sizes become a variant if one has them."""
     sizes = Sizes(*(raw[name] for name in SIZES))
     named = [name for name, known in VARIANTS.items() if known == sizes]
     variant = named[0] if named else "B"

@@ -1,7 +1,7 @@
-"""Parameters of ours as files in the layout of big_vision, Hugging Face or open_clip.
+"""Writes our parameters in the layout of big_vision, Hugging Face or open_clip.
 
-The tables of names that read these layouts are used backwards, so what is written is read again to the same
-bytes. What a layout cannot say is refused by name.
+The tables of names that read these layouts are used in reverse, so reading a written file gives the same
+bytes. An export fails with an error that names any argument which the layout cannot express.
 """
 
 import json
@@ -32,7 +32,7 @@ _DEFAULTS = {"activation": "gelu_tanh", "epsilon": 1e-6, "posemb": "learned", "s
 
 
 def export_big_vision(params: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
-    """Writes an `.npz` with layers listed and no prefix, which every reader of big_vision's files takes.
+    """Writes an `.npz` with one entry per layer and no prefix, which every big_vision reader accepts.
 
     Args:
       params: in our tree.
@@ -40,7 +40,7 @@ def export_big_vision(params: Mapping[str, Any], config: Mapping[str, Any], path
       path: of the file, which ends in ".npz".
 
     Raises:
-      ValueError: the model has what the layout cannot say, or the path does not end in ".npz".
+      ValueError: the layout cannot express the model, or the path does not end in ".npz".
     """
     if path.suffix != ".npz":
         raise ValueError(f"got the path {path}; expected one that ends in .npz.")
@@ -65,10 +65,10 @@ def export_hugging_face(params: Mapping[str, Any], config: Mapping[str, Any], fo
     Args:
       params: in our tree.
       config: the keyword arguments of `make_model`.
-      folder: that is made if it is not there.
+      folder: made if it does not exist.
 
     Raises:
-      ValueError: the model is neither, or has what the layout cannot say.
+      ValueError: the model is neither SigLIP nor CLIP, or the layout cannot express it.
     """
     image, text = complete(config)
     leaves = flat(params)
@@ -99,7 +99,7 @@ def export_hugging_face(params: Mapping[str, Any], config: Mapping[str, Any], fo
 
 
 def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of both towers, with sizes in place of the variant, and their defaults."""
+    """The arguments of both towers, with sizes instead of a variant, and with all defaults."""
     found = []
     for what in ("image", "text"):
         given = config[what]
@@ -114,7 +114,7 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def refuse(layout: str, what: str, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raises ValueError for the first argument of a tower that is not as the layout has it."""
+    """Raises ValueError for the first argument of a tower that differs from what the layout implies."""
     for name, value in expected.items():
         if (value is not None or name in ("out_dim", "bias_init")) and got.get(name) != value:
             raise ValueError(
@@ -124,7 +124,7 @@ def refuse(layout: str, what: str, got: Mapping[str, Any], expected: Mapping[str
 
 
 def one_of(layout: str, what: str, got: Mapping[str, Any], name: str, valid: tuple) -> None:
-    """Raises ValueError unless the argument is one that the layout has."""
+    """Raises ValueError unless the layout supports the argument's value."""
     if got[name] not in valid:
         raise ValueError(
             f"{name} of the {what} is {got[name]!r}; the {layout} layout can only say {' or '.join(valid)}."
@@ -132,7 +132,7 @@ def one_of(layout: str, what: str, got: Mapping[str, Any], name: str, valid: tup
 
 
 def check_projections(layout: str, *towers: Mapping[str, Any]) -> None:
-    """Raises ValueError for a CLIP one of whose towers ends at its own width."""
+    """Raises ValueError for a CLIP with a tower that has no projection."""
     if any(tower["out_dim"] is None for tower in towers):
         raise ValueError(
             f"out_dim of a tower is None; the {layout} layout of CLIP has a projection in both."
@@ -140,7 +140,7 @@ def check_projections(layout: str, *towers: Mapping[str, Any]) -> None:
 
 
 def _names_of_ends(leaves: Mapping[str, Any]) -> set[str]:
-    """The names by which `big_vision`'s tables know that a tower ends in a MAP head or a projection."""
+    """The names that tell `big_vision`'s tables whether a tower ends in a MAP head or a projection."""
     ends = {"map/probe": "MAPHead_0/probe", "head/kernel": "head/kernel"}
     return {
         f"{tower}/{theirs}"
@@ -151,7 +151,7 @@ def _names_of_ends(leaves: Mapping[str, Any]) -> set[str]:
 
 
 def _with_text_head(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """transformers' SigLIP has no form without a text head: the identity is one, exactly."""
+    """Adds an identity as text head, because transformers' SigLIP always has one."""
     if "txt/head/kernel" in leaves:
         return dict(leaves)
     width = leaves["txt/encoder/norm/scale"].shape[0]
@@ -201,7 +201,7 @@ def _hugging_face_config(
         "architectures": ["CLIPModel" if clip else "SiglipModel"],
     }
     if clip:
-        # Without an id, the largest one ends a text; transformers knows that rule by the old id 2.
+        # Without an id, the largest id ends a text; the old id 2 selects that rule in transformers.
         towers[1]["eos_token_id"] = text["eos_id"] if text["pool"] == "eos" else 2
         outer["projection_dim"] = text["out_dim"]
     else:

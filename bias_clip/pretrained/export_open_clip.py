@@ -1,7 +1,7 @@
 """CLIP as a folder of open_clip: `open_clip_config.json` and `open_clip_model.safetensors`.
 
-A SigLIP is refused: open_clip builds its image tower by a name of timm, which says the sizes, and runs some of
-those names with another GELU than they were trained with. Export it for Hugging Face.
+A SigLIP is an error: open_clip builds its image tower by a name of timm, which fixes the sizes, and runs some
+of these with another GELU than in training. Export a SigLIP for Hugging Face.
 """
 
 import json
@@ -24,10 +24,10 @@ def export_open_clip(params: Mapping[str, Any], config: Mapping[str, Any], folde
     Args:
       params: in our tree.
       config: the keyword arguments of `make_model`.
-      folder: that is made if it is not there.
+      folder: made if it does not exist.
 
     Raises:
-      ValueError: the model has what the layout cannot say.
+      ValueError: the layout cannot express the model.
     """
     image, text = complete(config)
     refuse("open_clip", "image", image, dict(class_token=True, patch_bias=False, head_bias=False))
@@ -85,7 +85,7 @@ def _text(tower: Mapping[str, Any]) -> dict[str, Any]:
 
 def _common(tower: Mapping[str, Any]) -> dict[str, Any]:
     ratio = tower["mlp_dim"] / tower["width"]
-    if int(tower["width"] * ratio) < tower["mlp_dim"]:  # open_clip cuts the fraction
+    if int(tower["width"] * ratio) < tower["mlp_dim"]:  # open_clip rounds down
         ratio = math.nextafter(ratio, math.inf)
     found = {
         "width": tower["width"],

@@ -32,7 +32,7 @@ ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
 }
 
-# Files hold what differs from these, and old ones next to nothing.
+# Configs state only what differs from these defaults, and old configs almost nothing.
 _TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
 _IMAGE = {**_TEXT, "num_attention_heads": 12, "num_channels": 3}
 _SIGLIP = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
@@ -74,7 +74,7 @@ _GRID = "vision_model.embeddings.position_embedding.weight"
 _TOKENS = "text_model.embeddings.token_embedding.weight"
 _LENGTH = "text_model.embeddings.position_embedding.weight"
 _CLASS = "vision_model.embeddings.class_embedding"
-_OLD_EOS = 2  # in old configs it stands for: the token with the largest id
+_OLD_EOS = 2  # in old configs it means: the token with the largest id
 
 
 def recognises(tensors: dict[str, Tensor]) -> bool:
@@ -83,7 +83,7 @@ def recognises(tensors: dict[str, Tensor]) -> bool:
 
 
 def describe(tensors: dict[str, Tensor], config: Mapping[str, Any] | None) -> Described:
-    """What the config says, or, without one, what the shapes say, which is not all.
+    """Describes the model by its config; without one by the shapes, which do not say everything.
 
     Raises:
       ValueError: an unknown model type or activation, a MAP head that the config leaves out.
@@ -118,14 +118,14 @@ def describe(tensors: dict[str, Tensor], config: Mapping[str, Any] | None) -> De
 
 
 def table_of_image(*, clip: bool, flat: bool, head: bool) -> list[Entry]:
-    """Of the image tower; `flat` is NaFlex's patch embedding."""
+    """The table of the image tower; `flat` is NaFlex's patch embedding."""
     top = "vision_model"
     kernel = Entry("img/embedding/kernel", _PATCHES, FLAT_PATCH if flat else PATCH)
     found = [kernel, Entry("img/pos_embedding", _GRID, POSITIONS), *_blocks("img", top)]
     found += norm("img/encoder/norm", f"{top}.post_layernorm")
     if clip:
         found += [Entry("img/class_token", _CLASS, TOKEN)]
-        found += norm("img/pre_norm", f"{top}.pre_layrnorm")  # spelt so in every file
+        found += norm("img/pre_norm", f"{top}.pre_layrnorm")  # misspelt so in all published files
         return found + [Entry("img/head/kernel", "visual_projection.weight", TURNED)] * head
     found += [Entry("img/embedding/bias", f"{top}.embeddings.patch_embedding.bias")]
     found += [Entry("img/map/probe", f"{top}.head.probe")]
@@ -140,7 +140,7 @@ def table_of_image(*, clip: bool, flat: bool, head: bool) -> list[Entry]:
 
 
 def table_of_text(*, clip: bool, head: bool) -> list[Entry]:
-    """Of the text tower."""
+    """The table of the text tower."""
     top = "text_model"
     found = [Entry("txt/embedding", _TOKENS), Entry("txt/pos_embedding", _LENGTH, POSITIONS)]
     found += _blocks("txt", top) + norm("txt/encoder/norm", f"{top}.final_layer_norm")
@@ -150,7 +150,7 @@ def table_of_text(*, clip: bool, head: bool) -> list[Entry]:
 
 
 def table_of_scalars(*, clip: bool) -> list[Entry]:
-    """Scale and bias."""
+    """The table of scale and bias."""
     axes = None if clip else ONE
     return [Entry("log_scale", "logit_scale", axes), Entry("bias", "logit_bias", axes)]
 
@@ -180,7 +180,10 @@ def _model_type(tensors: dict[str, Tensor], config: Mapping[str, Any] | None) ->
 
 
 def _section(config: Mapping[str, Any], which: str) -> dict[str, Any]:
-    """The config of a tower: in old files of CLIP the section `..._dict` wins; a lone tower has it on top."""
+    """The config of a tower: a section, or the top level for a single tower.
+
+    In old files of CLIP the section `..._dict` takes precedence.
+    """
     if str(config.get("model_type")).endswith(f"{which}_model"):
         return dict(config)
     names = (f"{which}_config", f"{which}_config_dict")
@@ -212,7 +215,9 @@ def _image(
     else:
         values = DEFAULTS[kind][0] | _section(config, "vision")
         if values.get("vision_use_head") is False:
-            raise ValueError(f"{CONFIG} has vision_use_head false: a tower that ends in no vector.")
+            raise ValueError(
+                f"{CONFIG} has vision_use_head false: such a tower does not end in one vector."
+            )
         patch = whole(values, "patch_size", CONFIG)
         if kind == "siglip2":
             side = square(whole(values, "num_patches", CONFIG), "num_patches", CONFIG)
@@ -242,7 +247,7 @@ def _sizes_by_shape(tensors: dict[str, Tensor], top: str, kind: str) -> dict[str
     hidden = shape_of(tensors, f"{top}.encoder.layers.0.mlp.fc1.weight", 2)
     sizes = {"width": hidden[1], "mlp_dim": hidden[0]}
     sizes["depth"] = depth_of(tensors, rf"{top}\.encoder\.layers\.(\d+)\.")
-    # SigLIP has one activation and one epsilon; CLIP has two activations, which no tensor tells.
+    # SigLIP has one activation and one epsilon; CLIP has two activations, which no tensor shows.
     return sizes | ({"epsilon": 1e-5} if kind == "clip" else {"activation": "gelu_tanh"})
 
 

@@ -1,4 +1,4 @@
-"""From tensors in a file to parameters of ours: checked first, read when they are placed, part by part."""
+"""From a file's tensors to our parameters: checked first, then read part by part as they are placed."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,14 +17,14 @@ from bias_clip.pretrained.table import (
 )
 from bias_clip.pretrained.tensors import Tensor
 
-CHUNK = 2**25  # bytes that are read before their pages are given back
-_ALIGNMENT = 64  # bytes; an array that begins so is taken by JAX on a CPU without a copy
+CHUNK = 2**25  # bytes that are read before their pages are released
+_ALIGNMENT = 64  # bytes; JAX on a CPU uses an array with this alignment without a copy
 
 Index = tuple[slice, ...]
 
 
 class Leaf(NamedTuple):
-    """One of our parameters: `read(index)` gives a part of it in float32."""
+    """One of our parameters: `read(index)` returns a part of it in float32."""
 
     shape: tuple[int, ...]
     read: Callable[[Index], np.ndarray]
@@ -36,10 +36,10 @@ def make_leaf(
     tensors: Mapping[str, Tensor],
     release: Callable[[], None],
 ) -> Leaf:
-    """The parameter of `entry`, which must have `shape`. Reads nothing.
+    """The parameter of `entry`, which must have `shape`. Checks it, but reads no values.
 
     Raises:
-      ValueError: a tensor that is missing, of another shape, or not of floating-point numbers.
+      ValueError: a tensor is missing, has another shape, or does not hold floating-point numbers.
     """
     names = names_in_file(entry, shape[0] if is_layered(entry) else 1)
     listed = "{i}" in entry.theirs
@@ -65,7 +65,7 @@ def make_leaf(
 
 
 def resampled(leaf: Leaf, *, what: str, class_token: bool, length: int, rule: str) -> Leaf:
-    """A position table `[1, l, width]` of `length` positions; that of the class token stays as it is."""
+    """A position table `[1, l, width]` at `length` positions; the class token's does not change."""
     first = 1 if class_token else 0
     width = leaf.shape[2]
 
@@ -84,9 +84,9 @@ def resampled(leaf: Leaf, *, what: str, class_token: bool, length: int, rule: st
 
 
 def place(leaf: Leaf, sharding: Any | None) -> jax.Array:
-    """The parameter as an array, of which each device reads its own part.
+    """The parameter as an array; each device reads its own part.
 
-    Waits for it: otherwise what was read for many of them would be in memory at once.
+    Waits until the array is ready, so that the data of only one parameter is in memory at a time.
     """
     if sharding is None:
         whole = leaf.read((slice(None),) * len(leaf.shape))
@@ -96,7 +96,7 @@ def place(leaf: Leaf, sharding: Any | None) -> jax.Array:
     def part(index: Index | None) -> np.ndarray:
         index = (slice(None),) * len(leaf.shape) if index is None else index
         key = tuple(part.indices(size) for part, size in zip(index, leaf.shape, strict=True))
-        if key not in parts:  # devices that hold the same part share one reading of it
+        if key not in parts:  # devices with the same part share one read
             parts[key] = leaf.read(index)
         return parts[key]
 
@@ -111,8 +111,8 @@ def _check(entry: Entry, name: str, own: tuple[int, ...], tensors: Mapping[str, 
     tensor, expected = tensors[name], file_shape(entry, own)
     if tensor.shape != expected and not (own == () and tensor.shape in ((), (1,))):
         raise ValueError(
-            f"{tensor.file}: tensor {name!r} has shape {tensor.shape}; expected {expected} by the other "
-            "tensors, or by the config beside it."
+            f"{tensor.file}: tensor {name!r} has shape {tensor.shape}; expected {expected}, from the other "
+            "tensors or the config beside it."
         )
     if tensor.dtype.kind != "f" and tensor.dtype != ml_dtypes.bfloat16:
         raise ValueError(
@@ -121,9 +121,9 @@ def _check(entry: Entry, name: str, own: tuple[int, ...], tensors: Mapping[str, 
 
 
 def _copy(out: np.ndarray, view: np.ndarray, index: Index, release: Callable[[], None]) -> None:
-    """In pieces along the first axis, after each of which the file's pages are given back."""
-    # A part that is a few columns may lie on all pages of the tensor. For a small one the call would
-    # take longer than the reading.
+    """Copies in pieces along the first axis, and releases the file's pages after each piece."""
+    # A part of a few columns may touch all pages of the tensor. For a small tensor, releasing would
+    # take longer than reading.
     large = view.nbytes > CHUNK // 16
     view = view[index]
     if out.ndim == 0:
@@ -137,7 +137,7 @@ def _copy(out: np.ndarray, view: np.ndarray, index: Index, release: Callable[[],
 
 
 def _empty(shape: tuple[int, ...]) -> np.ndarray:
-    """An array that JAX can take as it is."""
+    """An empty array with the alignment that JAX uses without a copy."""
     size = int(np.prod(shape, dtype=np.int64)) * 4
     raw = np.empty(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT

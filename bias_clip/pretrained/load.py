@@ -1,4 +1,4 @@
-"""Published weights as a model of ours."""
+"""Loads published weights as a model of this library."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -16,27 +16,27 @@ from bias_clip.pretrained.read import Weights, check_shards, read_weights, shard
 from bias_clip.pretrained.tensors import Tensor
 from bias_clip.pretrained.tokenizer import TOKENIZER_FILES, Tokenizer, read_tokenizer
 
-CLIP_IDS = 49_408  # of the vocabulary of CLIP
+CLIP_IDS = 49_408  # size of CLIP's vocabulary
 _NEEDED = {
     "image": ("num_heads", "activation", "pool"),
     "text": ("num_heads", "activation", "mask", "pool"),
 }
-_DEFAULTS = {"mask": "none"}  # what a layout need not say, for the models it holds have no other
+_DEFAULTS = {"mask": "none"}  # not stated by layouts whose models all have this value
 
 
 class Loaded(NamedTuple):
     """A published checkpoint.
 
     Attributes:
-      model: as `make_model` gives it.
+      model: from `make_model`.
       params: in our tree, float32.
       config: the keyword arguments of `make_model`.
       layout: "big_vision", "hugging_face" or "open_clip".
       family: "siglip" or "clip".
-      origin: the path as it was given, the files, and what tells their version, such as a commit.
-      notes: what a user should know of this checkpoint.
-      preprocess: of its images; None without an image tower.
-      tokenizer: of its texts; None without a text tower, or without a vocabulary, which a note then says.
+      origin: the given path, the files, and their version, such as a commit.
+      notes: what a user should know about this checkpoint.
+      preprocess: for its images; None without an image tower.
+      tokenizer: for its texts; None without a text tower, or without a vocabulary (a note then says so).
     """
 
     model: Model
@@ -64,24 +64,24 @@ def load_pretrained(
 ) -> Loaded:
     """Loads a SigLIP or CLIP that was published in the layout of big_vision, Hugging Face or open_clip.
 
-    The layout and the format are recognised by what the files hold. All shapes are compared before any
-    number is read; then parameters are made one by one, and each device reads only its part.
+    Layout and format are recognised by the files' contents. All shapes are checked before any values are
+    read. Then parameters are made one by one, and each device reads only its part.
 
     Args:
       path: of a file or a folder: on a disk, "gs://bucket/folder", "hf://owner/name" or
         "hf://owner/name@revision". A suffix ":img" or ":txt" loads that tower alone.
-      image, text: arguments of `ViT` and `TextTransformer` that the files do not say, such as
-        `num_heads`, `activation`, `mask` and `pool`, or that are to differ. Another `size` or `length` than
-        that of the checkpoint resamples its positions, as the layout's library does (`positions`).
-      tokenizer: a vocabulary in place of the one beside the weights, see `read_tokenizer`.
-      shardings: from a tree of shapes to one of shardings, such as
+      image, text: arguments of `ViT` and `TextTransformer` that the files do not state, such as
+        `num_heads`, `activation`, `mask` and `pool`, or that are to differ. If `size` or `length` differs
+        from the checkpoint's, positions are resampled as by the layout's library (`positions`).
+      tokenizer: a vocabulary to use instead of the one beside the weights, see `read_tokenizer`.
+      shardings: maps a tree of shapes to a tree of shardings, such as
         `lambda tree: tree_shardings(tree, config.sharding, mesh)`. None: the default device.
       dtype, remat, scan, attention: of `make_model`.
 
     Raises:
-      ValueError: nothing is there; a file is damaged, hostile, or of no known layout; a tensor is missing,
-        superfluous, or of another shape; an activation is unknown; or the files do not say what is needed,
-        which the message then names.
+      ValueError: nothing is found; a file is damaged, hostile, or of no known layout; a tensor is missing,
+        superfluous, or of another shape; an activation is unknown; or the files do not state a needed
+        argument, which the message names.
 
     Example:
       loaded = load_pretrained("hf://google/siglip2-base-patch16-224")
@@ -132,12 +132,12 @@ def _tokenizer(
     config: Mapping[str, Any],
     given: str | None,
 ) -> tuple[Tokenizer | None, tuple[str, ...]]:
-    """The tokenizer, or a note that there is no vocabulary, as beside a lone file."""
+    """The tokenizer; or a note that there is no vocabulary, as with a single file of weights."""
     if config["text"] is None:
         return None, ()
     sizes = {name: config["text"][name] for name in ("length", "vocab_size")}
     beside = any(name in files for names in vocabulary_names() for name in names)
-    # CLIP's is built in; what has fewer rows, as models made for tests, was trained with another.
+    # CLIP's vocabulary is built in; a model with fewer rows, as in tests, was trained with another.
     built_in = described.family == "clip" and sizes["vocab_size"] >= CLIP_IDS
     if given is None and not beside and not built_in:
         return None, ("There is no vocabulary beside the weights: give tokenizer='path'.",)
@@ -148,7 +148,7 @@ def _tokenizer(
 
 
 def _choose(place: Place) -> tuple[str, Weights]:
-    """The file of weights: of several, the one with the names of a known layout."""
+    """The file of weights; if there are several, the one with the names of a known layout."""
     names = find_weights(place)
     found = [(name, _read(place, name)) for name in names]
     if len(names) > 1:
@@ -178,7 +178,7 @@ def _read(place: Place, name: str) -> Weights:
 
 
 def _describe(place: Place, name: str, tensors: dict[str, Tensor]) -> Described:
-    """By the layout whose names the tensors have."""
+    """Describes the model by the layout whose names the tensors have."""
     if big_vision.recognises(tensors):
         return big_vision.describe(tensors)
     for layout in (hugging_face, open_clip):
@@ -200,7 +200,7 @@ def _configs(
     name: str,
     rest: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of `make_model` for the file as it is, and for what the user asked for."""
+    """Arguments of `make_model` for the file itself, and for the model that the user asked for."""
     stored: dict[str, Any] = {}
     wanted: dict[str, Any] = {}
     for what, tower in TOWERS.items():
@@ -216,7 +216,7 @@ def _configs(
         fixed = {key: value for key, value in overrides[what].items() if key != resized}
         raw = (_DEFAULTS if what == "text" and described.family == "siglip" else {}) | raw | fixed
         _check_known(what, raw, described, name)
-        if raw["depth"] > len(described.tensors):  # or the table alone would take memory
+        if raw["depth"] > len(described.tensors):  # or its table could fill memory
             raise ValueError(
                 f"{described.source} claims {raw['depth']} layers; {name} has fewer tensors."
             )
@@ -232,6 +232,6 @@ def _check_known(what: str, raw: Mapping[str, Any], described: Described, name: 
     if missing := [key for key in _NEEDED[what] if key not in raw]:
         given = ", ".join(f"{key}=..." for key in missing)
         raise ValueError(
-            f"{name} does not say {', '.join(missing)} of the {what} tower: put its {described.source} "
+            f"{name} does not state {', '.join(missing)} of the {what} tower: put its {described.source} "
             f"beside it, or give {what}=dict({given})."
         )

@@ -1,4 +1,4 @@
-"""NumPy's `.npz` archives, member by member, with no pickle ever."""
+"""NumPy's `.npz` archives, read member by member and never with pickle."""
 
 import math
 import re
@@ -17,7 +17,7 @@ _HEADER = re.compile(
     r"'shape': \((?P<shape>(\d{1,18}, ?)*(\d{1,18})?)\), ?\}\s*"
 )
 _KINDS = re.compile(r"[<|=][biuf]\d+")
-_BFLOAT16 = ("|V2", "<V2")  # NumPy knows no bfloat16, and stores it as two bytes of nothing
+_BFLOAT16 = ("|V2", "<V2")  # NumPy has no bfloat16, and stores it as two untyped bytes
 
 
 class _Header(NamedTuple):
@@ -30,11 +30,11 @@ class _Header(NamedTuple):
 def read(mapped: Mapped) -> dict[str, Tensor]:
     """All arrays by name, without ".npy"; bytes of type `V2` are bfloat16, as big_vision stores it.
 
-    Members that are stored plainly, as `np.savez` stores them, are views of the file. Packed ones are
+    Uncompressed members, as `np.savez` writes them, are views of the file. Compressed members are
     unpacked when they are used.
 
     Raises:
-      ValueError: a member that is not an array, holds Python objects, or has another size than its shape.
+      ValueError: a member is not an array, holds Python objects, or has a size that contradicts its shape.
     """
     tensors = {}
     for member_name, member in zips.members(mapped).items():
@@ -49,7 +49,7 @@ def read(mapped: Mapped) -> dict[str, Tensor]:
 
 def _tensor(mapped: Mapped, name: str, member: zips.Member) -> Tensor:
     where = f"{mapped.path}: array {name!r}"
-    # A packed member is unpacked for its header alone: the first bytes, not all.
+    # Of a compressed member only the first bytes are unpacked here, for its header.
     begin = member._replace(size=min(member.size, _MAX_HEADER + 12))
     start = mapped.bytes(member.start, begin.size) if member.stored else _inflate(mapped, begin)
     header = _header(where, start)
@@ -75,7 +75,7 @@ def _tensor(mapped: Mapped, name: str, member: zips.Member) -> Tensor:
 
 
 def _inflate(mapped: Mapped, begin: zips.Member) -> bytes:
-    """The first bytes of a packed member."""
+    """The first bytes of a compressed member."""
     inflate = zlib.decompressobj(-15)
     try:
         return inflate.decompress(mapped.bytes(begin.start, begin.packed), begin.size)
@@ -84,9 +84,9 @@ def _inflate(mapped: Mapped, begin: zips.Member) -> bytes:
 
 
 def _header(where: str, start: bytes) -> _Header:
-    """Reads it without NumPy's reader, which evaluates what it finds as an expression."""
+    """Reads the header without NumPy's reader, which evaluates it as a Python expression."""
     if start[:6] != b"\x93NUMPY" or start[6:7] not in (b"\x01", b"\x02", b"\x03"):
-        raise ValueError(f"{where} does not begin as an array does. Download the file again.")
+        raise ValueError(f"{where} does not begin like an array. Download the file again.")
     width = 2 if start[6:7] == b"\x01" else 4
     length = int.from_bytes(start[8 : 8 + width], "little")
     text = start[8 + width : 8 + width + length].decode("latin1")

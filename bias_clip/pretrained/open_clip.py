@@ -44,10 +44,10 @@ def recognises(tensors: dict[str, Tensor]) -> bool:
 
 
 def describe(tensors: dict[str, Tensor], config: Mapping[str, Any] | None) -> Described:
-    """Sizes are in the shapes; heads, activation, mask and pooling in the config, if there is one.
+    """Reads sizes from shapes; heads, activation, mask and pooling from the config, if there is one.
 
     Raises:
-      ValueError: a config with something that our towers do not have.
+      ValueError: the config has a feature that our towers do not have.
     """
     model = None if config is None else section(config, "model_cfg", CONFIG)
     kind = "siglip" if _is_siglip(tensors) else "clip"
@@ -83,7 +83,7 @@ def describe(tensors: dict[str, Tensor], config: Mapping[str, Any] | None) -> De
 
 
 def table_of_image(*, pre_norm: bool, head: bool) -> list[Entry]:
-    """Of CLIP's image tower."""
+    """The table of CLIP's image tower."""
     found = [
         Entry("img/embedding/kernel", _PATCHES["clip"], PATCH),
         Entry("img/class_token", "visual.class_embedding", TOKEN),
@@ -96,7 +96,7 @@ def table_of_image(*, pre_norm: bool, head: bool) -> list[Entry]:
 
 
 def table_of_text(*, prefix: str, head: bool, head_bias: bool) -> list[Entry]:
-    """Of the text tower; `prefix` is "text." in models with `custom_text`."""
+    """The table of the text tower; `prefix` is "text." in models with `custom_text`."""
     found = [
         Entry("txt/embedding", f"{prefix}token_embedding.weight"),
         Entry("txt/pos_embedding", f"{prefix}positional_embedding", POSITIONS),
@@ -111,7 +111,7 @@ def table_of_text(*, prefix: str, head: bool, head_bias: bool) -> list[Entry]:
 
 
 def table_of_timm() -> list[Entry]:
-    """Of SigLIP's image tower."""
+    """The table of SigLIP's image tower."""
     top = "visual.trunk"
     at = layers("img", f"{top}.blocks.{{i}}")
     found = [
@@ -148,13 +148,13 @@ def _blocks(ours: str, theirs: str) -> list[Entry]:
 
 
 def _prefix(tensors: dict[str, Tensor]) -> str | None:
-    """What stands before the names of the text tower, or None where there is none."""
+    """The prefix of the text tower's names, or None without a text tower."""
     found = [prefix for prefix in ("text.", "") if f"{prefix}token_embedding.weight" in tensors]
     return found[0] if found else None
 
 
 def _is_siglip(tensors: dict[str, Tensor]) -> bool:
-    """timm's image tower; of a text tower alone, the projection with a bias."""
+    """Whether it has timm's image tower; or, for only a text tower, a projection with a bias."""
     return _PATCHES["siglip"] in tensors or (
         _PATCHES["clip"] not in tensors and "text.text_projection.bias" in tensors
     )
@@ -197,7 +197,7 @@ def _clip_image(tensors: dict[str, Tensor], model: Mapping[str, Any] | None) -> 
     if "visual.proj" in tensors:
         raw["out_dim"] = shape_of(tensors, "visual.proj", 2)[1]
     if model is None:
-        # Only CLIPA and its kin have no norm in front; how they pool is in the config.
+        # Only CLIPA and related models have no norm in front; the config says how they pool.
         return raw | ({"pool": "class"} if raw["pre_norm"] else {})
     values = section(model, "vision_cfg", CONFIG)
     if values.get("attentional_pool"):

@@ -14,7 +14,7 @@ from bias_clip.core.storage import in_bucket, run_folder
 WEIGHTS = (".safetensors", ".npz", ".bin", ".pt", ".pth")
 INDEX = ".safetensors.index.json"
 
-# Of several in one folder; open_clip's own reader has the same order.
+# The order of preference if a folder has several; that of open_clip's own reader.
 _PREFERRED = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -29,14 +29,14 @@ _HUB = re.compile(rf"hf://(?P<repo>{_NAME}/{_NAME})(@(?P<revision>[^@]+))?")
 
 
 class Place(NamedTuple):
-    """A folder of files, wherever it is.
+    """A folder of files, on a disk or elsewhere.
 
     Attributes:
-      label: as the user wrote it.
+      label: the path as the user wrote it.
       names: of the files.
-      fetch: gives a file of this disk, by name.
-      chosen: the file that the user named, if one.
-      facts: what tells this version from others, such as a revision.
+      fetch: returns the local path of a file, by its name.
+      chosen: the file that the user named, if any.
+      facts: what identifies this version, such as a revision.
     """
 
     label: str
@@ -53,10 +53,10 @@ def split_tower(path: str) -> tuple[str, str | None]:
 
 
 def open_place(path: str, stack: ExitStack) -> Place:
-    """The folder of `path`; copies of what is elsewhere go when `stack` is closed, or into the Hub's cache.
+    """The folder of `path`; copies of remote files are deleted with `stack`, or stay in the Hub's cache.
 
     Raises:
-      ValueError: there is nothing, an address that is not understood, or a package is not installed.
+      ValueError: nothing is found, the address is not understood, or a package is not installed.
     """
     if path.startswith("hf://"):
         return _hub(path)
@@ -75,7 +75,7 @@ def open_place(path: str, stack: ExitStack) -> Place:
 
 
 def find_weights(place: Place) -> list[str]:
-    """The names of files that may be the weights, or of the index of their shards: one, if a name tells.
+    """The names of files that may be the weights, or the index of their shards; one if a name decides.
 
     Raises:
       ValueError: there is none.
@@ -134,7 +134,7 @@ def _hub(path: str) -> Place:
     commit = info.sha or revision or "main"
 
     def fetch(name: str) -> Path:
-        # Of one commit, whatever is pushed meanwhile.
+        # All files of one commit, even if another is pushed meanwhile.
         return Path(huggingface_hub.hf_hub_download(repo, name, revision=commit))
 
     names = tuple(

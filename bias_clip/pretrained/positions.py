@@ -1,8 +1,8 @@
-"""Position tables at another length, resampled as each reference library does it.
+"""Position tables at another length, resampled as in each reference library.
 
-A new position is a weighted mean of old ones, along each axis by itself: `weights @ table`. The libraries differ
-in the weights. With `c` the place of a new position among the old ones, in half pixels
-(`(i + 1/2) old / new - 1/2`), and `s = max(1, old / new)` where antialiased, else 1:
+A new position is a weighted mean of old ones, along each axis separately: `weights @ table`. The libraries
+differ in the weights. Let `c = (i + 1/2) old / new - 1/2` be the coordinate of new position `i` among the old
+ones (half-pixel centres), and `s = max(1, old / new)` with antialiasing, else 1:
 
 | rule | weight of old position `j` | as in |
 |---|---|---|
@@ -22,7 +22,7 @@ RULES = ("corners", "bicubic", "bicubic_antialias", "linear_antialias", "linear"
 def resample_grid(
     table: Float[np.ndarray, "l d"], *, old: int, new: int, rule: str
 ) -> Float[np.ndarray, "m d"]:
-    """Positions of an `old` x `old` grid, row by row, as those of a `new` x `new` one, in float32."""
+    """Resamples the positions of an `old` x `old` grid, row by row, to a `new` x `new` grid, in float32."""
     weights = _weights(old, new, rule)
     grid = table.reshape(old, old, -1).astype(np.float64)
     grid = np.einsum("ai,bj,ijd->abd", weights, weights, grid, optimize=True)
@@ -32,7 +32,7 @@ def resample_grid(
 def resample_line(
     table: Float[np.ndarray, "l d"], *, new: int, rule: str
 ) -> Float[np.ndarray, "m d"]:
-    """Positions of a text as those of one of `new` tokens, in float32."""
+    """Resamples the positions of a text to `new` tokens, in float32."""
     return (_weights(len(table), new, rule) @ table.astype(np.float64)).astype(np.float32)
 
 
@@ -49,7 +49,7 @@ def _weights(old: int, new: int, rule: str) -> Float[np.ndarray, "m l"]:
         weights = kernel((np.arange(old) - centre) / spread)
         return weights / np.sum(weights, axis=1, keepdims=True)
     kernel = _triangle if rule == "linear" else _cubic(-0.75)
-    # Places beyond the border take the border's value: their weights are added to it.
+    # Positions beyond the border take the border's value: their weights are added to its weight.
     places = np.floor(centre).astype(int) + np.arange(-1, 3)
     weights = np.zeros((new, old))
     np.add.at(weights, (i, np.clip(places, 0, old - 1)), kernel(places - centre))

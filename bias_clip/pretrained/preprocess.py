@@ -1,8 +1,7 @@
-"""What a published checkpoint says of its images: size, crop, interpolation, mean and deviation.
+"""How a published checkpoint preprocesses images: size, crop, interpolation, mean and deviation.
 
 The result is an op-string of `bias_clip.data.image`, so that a config, an evaluation and a report name
-it the same way. Where no file says, the defaults of the library whose layout it is hold, and `stated`
-says so.
+it the same way. If no file states it, the defaults of the layout's library apply, and `stated` says so.
 """
 
 import json
@@ -22,7 +21,7 @@ PREPROCESS_FILES = (
     "config.json",
     "open_clip_config.json",
 )
-# CLIP's statistics of its training images, which all of its descendants took over.
+# CLIP's statistics of its training images, which all its successors use.
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _HALF = (0.5, 0.5, 0.5)
@@ -30,15 +29,15 @@ _FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 class Preprocess(NamedTuple):
-    """How a checkpoint sees an image.
+    """How a checkpoint preprocesses an image.
 
     Attributes:
-      ops: from the encoded image to what the image tower takes, an op-string.
+      ops: an op-string, from the encoded image to the image tower's input.
       size: height and width of the result.
       resize: "squash", "shortest" (and crop) or "longest" (and pad).
       interpolation: "bilinear", "bicubic" or "lanczos", with antialias except in big_vision's.
       mean, std: per channel, of images scaled to 0..1.
-      stated: where this is said, and what was assumed or overridden.
+      stated: the files that state this, and what was assumed or overridden.
     """
 
     ops: str
@@ -70,11 +69,11 @@ def read_preprocess(files: Files, layout: str, *, family: str, size: int) -> Pre
       files: of the checkpoint's folder by name, as paths or bytes; `PREPROCESS_FILES` suffice.
       layout: "big_vision", "hugging_face" or "open_clip".
       family: "siglip" or "clip", for what no file says.
-      size: of the image tower's input. Where the files say another, this one holds, and `stated` has
-        both: the model is used at another resolution than it was published with.
+      size: of the image tower's input. If the files state another size, this one is used, and `stated`
+        has both: the model then runs at another resolution than the published one.
 
-    Raises: ValueError, with the file, for values that are of another type or that this package has no
-      operation for; for an unknown layout or family.
+    Raises: ValueError, with the file, for values of another type, or without an operation in this
+      package; for an unknown layout or family.
     Reference: transformers 5.24 (SiglipImageProcessor, CLIPImageProcessor, Siglip2ImageProcessor),
       open_clip 3.3 (transform.py) and big_vision (configs/proj/image_text).
 
@@ -92,7 +91,7 @@ def read_preprocess(files: Files, layout: str, *, family: str, size: int) -> Pre
 
 
 def read_table(files: Files, name: str) -> dict[str, Any] | None:
-    """Returns a file of JSON as a dict, or None where there is none of that name.
+    """Returns a JSON file as a dict, or None if there is no file of that name.
 
     Raises: ValueError, with the name, when it is not JSON, or not a table.
     """
@@ -199,19 +198,19 @@ def _ops(rule: _Rule) -> str:
         ),
         "longest": f"resize_inside({rule.size},{method},fill={rule.fill!r})",
     }[rule.resize]
-    # Published processors take Pillow's RGB of an image, which shows what lies beneath transparency.
+    # Published processors use Pillow's conversion to RGB, which shows the colours beneath transparency.
     return f"decode|drop_alpha|{resize}|{_scaling(rule.mean, rule.std)}"
 
 
 def _scaling(mean: tuple[float, ...], std: tuple[float, ...]) -> str:
-    """A range where all channels are alike, which a device can apply; else mean and deviation."""
+    """`value_range` if all channels are equal, because a device can apply it; else `normalize`."""
     if len(set(mean)) == len(set(std)) == 1 and (mean[0], std[0]) in ((0.5, 0.5), (0.0, 1.0)):
         return f"value_range({0 - mean[0] / std[0]},{(1 - mean[0]) / std[0]})"
     return f"normalize({mean},{std})"
 
 
 def _edges(name: str, given: Any, default: int, shortest: bool) -> tuple[int, bool]:
-    """(side, whether height and width are both given) of the forms that configs have."""
+    """Returns (side, whether height and width are both given), from any form that configs use."""
     if given is None:
         return default, not shortest
     if isinstance(given, Mapping) and "shortest_edge" in given:

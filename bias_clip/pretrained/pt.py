@@ -1,9 +1,9 @@
-"""Archives of `torch.save` without torch and without pickle: a reader that knows tensors and nothing else.
+"""Reads archives of `torch.save` without torch and without pickle: only tensors, nothing else.
 
-An archive is a zip: a pickle that describes, and plain files of numbers. A pickle is a program. Here it is
-run by an interpreter of its own, which knows the instructions that build numbers, strings, lists and
-dictionaries, and the few names in `_CALLS` and `_STORAGES`. At any other name or instruction it stops, before
-anything is built of it.
+An archive is a zip of a pickle, which describes the tensors, and plain files of numbers. A pickle is a
+program. Here a separate interpreter runs it, which knows only the instructions that build numbers, strings,
+lists and dictionaries, and the few names in `_CALLS` and `_STORAGES`. It stops at any other name or
+instruction, before it builds anything from it.
 """
 
 import math
@@ -33,11 +33,11 @@ _STORAGES = {
     }.items()
 }
 _USE_ANOTHER = "Use the safetensors file of the same weights, or save the state_dict alone."
-_OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch before 1.6 begins a file
+_OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch < 1.6 begin
 
 
 class _Name(NamedTuple):
-    """What the pickle refers to by name; it is never looked up."""
+    """A name in the pickle; it is never imported."""
 
     text: str
 
@@ -49,7 +49,7 @@ class _Storage(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Of the interpreter."""
+    """The state of the interpreter."""
 
     stack: list[Any]
     marks: list[int]
@@ -59,7 +59,7 @@ class _State(NamedTuple):
 
 
 def looks_like(mapped: Mapped) -> bool:
-    """Whether the file begins as a pickle does: the form of torch before 1.6, or hostile."""
+    """Whether the file begins like a pickle: the format of torch before 1.6, or hostile."""
     return mapped.bytes(0, 1) == b"\x80"
 
 
@@ -73,12 +73,12 @@ def refuse_pickle(mapped: Mapped) -> None:
 
 
 def read(mapped: Mapped) -> dict[str, Tensor]:
-    """The tensors of a state_dict by name: the file's own, or the one it holds beside an optimiser's.
+    """The tensors of a state_dict by name: the file's own, or one stored beside an optimiser's.
 
-    A leading "module.", which training on several devices adds to all names, is taken off.
+    A leading "module.", which training on several devices adds to all names, is removed.
 
     Raises:
-      ValueError: TorchScript, a whole module, any name beside those of tensors, a tensor outside its
+      ValueError: TorchScript, a whole module, any name except those of tensors, a tensor outside its
         storage, or a storage outside the archive.
     """
     members = zips.members(mapped)
@@ -118,7 +118,7 @@ def _state_dict(mapped: Mapped, found: Any) -> dict[str, Tensor]:
 
 
 def _run(mapped: Mapped, program: bytes, members: dict[str, zips.Member], folder: str) -> Any:
-    """What the pickle describes, with views of the archive as tensors."""
+    """Builds what the pickle describes, with views of the archive as tensors."""
 
     def storage(reference: Any) -> _Storage:
         return _checked_storage(mapped, members, folder, reference)
@@ -161,7 +161,7 @@ def _checked_storage(
 def _checked_tensor(
     mapped: Mapped, storage: Any, offset: Any, size: Any, stride: Any, *_: Any
 ) -> Tensor:
-    """A view; the strides matter, for tensors may be transposed, sliced, expanded or tied."""
+    """A view with the given strides, because tensors may be transposed, sliced, expanded or tied."""
     numbers = (offset, *size, *stride)
     if not isinstance(storage, _Storage) or not all(type(x) is int and x >= 0 for x in numbers):
         raise ValueError(f"a tensor of offset {offset!r}, size {size!r}, stride {stride!r}")
@@ -200,7 +200,7 @@ def _since_mark(state: _State) -> list[Any]:
 
 def _take(state: _State, count: int) -> tuple[Any, ...]:
     if count > len(state.stack):
-        raise IndexError("the description takes more than it has")
+        raise IndexError("the description takes more values than there are")
     values = tuple(state.stack[len(state.stack) - count :])
     del state.stack[len(state.stack) - count :]
     return values
@@ -247,7 +247,7 @@ def _reduce(state: _State, _: Any) -> None:
 
 
 def _build(state: _State, _: Any) -> None:
-    state.stack.pop()  # `_metadata` of a state_dict, of which only torch makes use
+    state.stack.pop()  # `_metadata` of a state_dict, which only torch uses
     if type(state.stack[-1]) is not dict:
         raise ValueError("it sets attributes of what is not a dictionary")
 

@@ -1,4 +1,4 @@
-"""Weights of any format, recognised by their first bytes."""
+"""Reads weights of any known format, recognised by the first bytes of the file."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from bias_clip.pretrained.tensors import Mapped, Tensor
 
 
 class Weights(NamedTuple):
-    """The tensors of one or several files, by name, and what gives back the memory of reading them."""
+    """The tensors of one or several files, by name, and a function that releases the memory they took."""
 
     tensors: dict[str, Tensor]
     release: Callable[[], None]
@@ -20,7 +20,7 @@ def read_weights(paths: list[Path]) -> Weights:
     """All tensors of `paths`: one file, or the shards of one checkpoint.
 
     Raises:
-      ValueError: a file of no known format, or that is damaged; a tensor that two of them have.
+      ValueError: a file of unknown format, or a damaged one; a tensor that is in two files.
     """
     maps = [Mapped(path) for path in paths]
     tensors: dict[str, Tensor] = {}
@@ -40,10 +40,10 @@ def read_weights(paths: list[Path]) -> Weights:
 
 
 def shard_names(index: Path) -> dict[str, str]:
-    """Tensor to file name, of a `model.safetensors.index.json`.
+    """Maps tensors to file names, from a `model.safetensors.index.json`.
 
     Raises:
-      ValueError: not such an index, or a name that leads out of the folder.
+      ValueError: the file is not such an index, or a name leads out of the folder.
     """
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -58,7 +58,7 @@ def shard_names(index: Path) -> dict[str, str]:
 
 
 def check_shards(index: Path, names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless each tensor of the index is in the file that it says, and no other."""
+    """Raises ValueError unless the files hold exactly the tensors that the index lists for each."""
     for name in sorted(set(names) | set(tensors)):
         got = tensors[name].file if name in tensors else "no file"
         if names.get(name) != got:
@@ -76,4 +76,4 @@ def _read(mapped: Mapped) -> dict[str, Tensor]:
         return safetensors.read(mapped)
     if pt.looks_like(mapped):
         pt.refuse_pickle(mapped)
-    return safetensors.read(mapped)  # says what is wrong with it as such a file
+    return safetensors.read(mapped)  # the default: raises if the file is not of this format

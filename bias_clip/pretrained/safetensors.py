@@ -1,7 +1,8 @@
 """The safetensors format: 8 bytes of length, that many of JSON, then the numbers.
 
-Written here and not taken from the package of that name: it maps the file itself and copies from it, so a
-process that loads 800 MB holds 1,600, and it has no view that can be given back (`Mapped.release`).
+This does not use the package of that name, because that package copies from its own mapping of the file: a
+process that loads 800 MB then holds 1,600 MB. It also has no view whose memory can be released
+(`Mapped.release`).
 """
 
 import json
@@ -36,16 +37,16 @@ _AGAIN = "Download the file again, or ask whoever wrote it."
 
 
 def looks_like(mapped: Mapped) -> bool:
-    """Whether the file begins as one of this format does."""
+    """Whether the file begins like one of this format."""
     return mapped.bytes(8, 1) == b"{"
 
 
 def read(mapped: Mapped) -> dict[str, Tensor]:
-    """All tensors by name. Only the header is read, after its length was compared with the file's.
+    """All tensors by name. Only the header is read, after comparing its length with the file's.
 
     Raises:
       ValueError: a header that is longer than the file, or is not JSON of this form; a tensor of an
-        unknown type, or whose place is not that of its shape, lies outside the file, or overlaps another.
+        unknown type, whose bytes do not fit its shape, lie outside the file, or overlap another's.
     """
     start, header = _header(mapped)
     header.pop("__metadata__", None)
@@ -64,7 +65,7 @@ def read(mapped: Mapped) -> dict[str, Tensor]:
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes `tensors`, largest type first as the format's own library does, names in order."""
+    """Writes `tensors` sorted by size of type, largest first as in the format's own library, then by name."""
     names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -113,7 +114,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(
     mapped: Mapped, name: str, entry: Any
 ) -> tuple[np.dtype, tuple[int, ...], tuple[int, int]]:
-    """Type, shape and place of one tensor, as far as they can be checked without the others."""
+    """Type, shape and place of one tensor, with all checks that do not need the other tensors."""
     where = f"{mapped.path}: tensor {name!r}"
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise ValueError(f"{where} is without dtype, shape or data_offsets. {_AGAIN}")
@@ -137,7 +138,7 @@ def _sizes(value: Any) -> bool:
 
 
 def _check_places(mapped: Mapped, places: list[tuple[int, int, str]], size: int) -> None:
-    """Every byte belongs to one tensor: what the format's own library checks too."""
+    """Raises ValueError unless every byte belongs to one tensor, as the format's own library does."""
     last, before = 0, "the header"
     for begin, end, name in places:
         if begin != last:

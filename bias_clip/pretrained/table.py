@@ -1,9 +1,9 @@
-"""Tables of names: where each of our parameters is in a file, and with which axes. Used both ways.
+"""Tables of names: where each of our parameters is in a file, and with which axes. Loading and export use them.
 
-An `Entry` says of one parameter how its file holds it. `axes` lists the axes of the file's tensor, each as
-the axes of ours that are merged into it: our query kernel `[in, heads, size]` is the file's matrix
-`[heads * size, in]` by `((1, 2), (0,))`. So reading splits axes and then turns them, which NumPy does without
-a copy; writing turns and then merges.
+An `Entry` says how a file holds one parameter. `axes` lists, for each axis of the file's tensor, which of our
+axes are merged into it: our query kernel `[in, heads, size]` is the file's matrix `[heads * size, in]` by
+`((1, 2), (0,))`. Reading therefore splits axes and then transposes, which NumPy does without a copy; writing
+transposes and then merges.
 """
 
 import math
@@ -33,10 +33,10 @@ class Entry(NamedTuple):
 
     Attributes:
       ours: its path, "img/embedding/kernel".
-      theirs: its name in the file; with "{i}" one tensor for each layer, else one for all.
+      theirs: its name in the file; with "{i}" there is one tensor per layer, else one for all layers.
       axes: see above; None where they are the same.
-      part, parts: which of how many equal parts of the tensor's first axis it is.
-      plus: a second tensor of the file that is added, if it is there.
+      part, parts: the number of this part among equal parts of the tensor's first axis, and their count.
+      plus: a second tensor to add, if the file has it.
     """
 
     ours: str
@@ -61,7 +61,7 @@ def norm(ours: str, theirs: str) -> list[Entry]:
 
 
 def joined(ours: str, names: Sequence[str], weight: str, bias: str) -> list[Entry]:
-    """Several projections to heads, such as query, key and value, that torch holds in one matrix."""
+    """Several projections to heads, such as query, key and value, which torch stores in one matrix."""
     found = []
     for part, name in enumerate(names):
         found += [
@@ -82,14 +82,14 @@ def is_layered(entry: Entry) -> bool:
 
 
 def names_in_file(entry: Entry, depth: int) -> list[str]:
-    """The tensors of the file that make up our parameter."""
+    """The names of the file's tensors that make up our parameter."""
     if "{i}" not in entry.theirs:
         return [entry.theirs]
     return [entry.theirs.replace("{i}", str(i)) for i in range(depth)]
 
 
 def file_shape(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in the file of a parameter of ours that has `shape`, which is of one layer where each has its own."""
+    """The shape in the file of our parameter of `shape`; that of one layer if each layer has its own tensor."""
     lead, own = _split_layer(entry, shape)
     merged = (
         own
@@ -126,6 +126,6 @@ def to_file(entry: Entry, array: np.ndarray) -> np.ndarray:
 
 
 def _split_layer(entry: Entry, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axis of layers, where the file has it too, and the others, which `axes` counts from 0."""
+    """Splits off the layer axis, if the file has it too; `axes` counts the remaining axes from 0."""
     lead = 1 if is_layered(entry) and "{i}" not in entry.theirs else 0
     return shape[:lead], shape[lead:]

@@ -1,4 +1,4 @@
-"""Files of tensors as views of the file itself: nothing is read until its numbers are used."""
+"""Tensors as views of their file: values are read only when they are used."""
 
 import mmap
 import os
@@ -13,10 +13,10 @@ class Tensor(NamedTuple):
     """A tensor in a file.
 
     Attributes:
-      file: its name in messages.
-      shape: as it lies there.
-      dtype: as it lies there.
-      array: gives the numbers; mostly a view, whose pages are read when they are used.
+      file: the file's name in messages.
+      shape: in the file.
+      dtype: in the file.
+      array: returns the values; mostly a view, whose pages are read when they are used.
     """
 
     file: str
@@ -26,7 +26,7 @@ class Tensor(NamedTuple):
 
 
 class Mapped:
-    """A file in the address space of this process, for as long as a view of it lives."""
+    """A file that is memory-mapped for as long as a view of it exists."""
 
     def __init__(self, path: Path):
         """Maps `path`.
@@ -42,7 +42,7 @@ class Mapped:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def bytes(self, start: int, size: int) -> bytes:
-        """A copy of `size` bytes from `start` on, or fewer where the file ends."""
+        """A copy of `size` bytes from `start` on, or fewer if the file ends before."""
         return self._map[start : start + size]
 
     def view(
@@ -52,18 +52,18 @@ class Mapped:
         start: int,
         strides: tuple[int, ...] | None = None,
     ) -> np.ndarray:
-        """An array over the file's bytes from `start` on; the caller has checked that they are there."""
+        """An array over the file's bytes from `start` on; the caller must check that the file has them."""
         return np.ndarray(shape, dtype, buffer=self._map, offset=start, strides=strides)
 
     def release(self) -> None:
-        """Gives back the memory of all pages that were read; views stay valid and read them again.
+        """Releases the memory of all pages that were read; views stay valid and read pages again.
 
-        Otherwise the process would seem to hold the file beside what was made of it.
+        Otherwise the pages would count as memory of the process, in addition to the arrays made of them.
         """
         if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def as_tensor(file: str, array: np.ndarray) -> Tensor:
-    """The tensor whose numbers are `array`."""
+    """A tensor with the values of `array`."""
     return Tensor(file, array.shape, array.dtype, lambda: array)

@@ -1,8 +1,8 @@
-"""What a published checkpoint says of its texts: vocabulary, case, punctuation, padding, length.
+"""How a published checkpoint reads texts: vocabulary, case, punctuation, padding, length.
 
-A model that reads texts by another rule than it was trained with loses 2 to 50 points silently. So the
-checkpoint decides, by the files that it brings and by the library whose layout they have, and a
-vocabulary that does not fit the model's table is refused.
+A model that reads texts by other rules than in training loses 2 to 50 points without an error. Therefore
+the checkpoint's files and their layout's library decide, and a vocabulary that does not fit the model's
+table is an error.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ TOKENIZER_FILES = (
 )
 # Ids may be fewer than the table's rows, which some round up; 32,000 for BERT's 30,522 in CLIPA.
 _LEAST_SHARE = 0.9
-_OLD_EOS = 2  # in configs of transformers of before 2023, and then without a meaning
-# What open_clip's `clean` does to a text before its tokenizer.
+_OLD_EOS = 2  # in configs of transformers from before 2023, where it has no meaning
+# The forms that open_clip's `clean` applies to a text before its tokenizer.
 _CLEAN = {"lower": "clip", "whitespace": "open_clip", "canonicalize": "open_clip_canonical"}
 _OPEN_CLIP_KEYS = ("clean", "strip_sep_token")
 
@@ -45,7 +45,7 @@ class Tokenizer(NamedTuple):
       length: of a text, in tokens.
       vocab_size: number of ids of the vocabulary.
       rules: arguments of `make_text_fn`, `tokenizer` and `length` among them, for a config.
-      stated: where this is said, and what was assumed or overridden.
+      stated: the files that state this, and what was assumed or overridden.
     """
 
     encode: Callable[[Sequence[str]], Int32[np.ndarray, "n l"]]
@@ -78,12 +78,12 @@ def read_tokenizer(
       family: "siglip" or "clip".
       length: of the model's texts, the rows of its position table.
       vocab_size: rows of the model's table of tokens.
-      tokenizer: a path as `load_vocabulary` takes it, in place of what the folder has; the rules stay
-        those of the layout and family.
+      tokenizer: a path as `load_vocabulary` takes it, to use instead of the folder's; the rules are
+        still those of the layout and family.
 
-    Raises: ValueError for a folder without a tokenizer where the layout has none of its own (give
+    Raises: ValueError for a folder without a tokenizer, if the layout has no default (give
       `tokenizer`); for a vocabulary that does not fit `vocab_size` or the end-of-text id of
-      `config.json`; for a rule that is not known here, with the file.
+      `config.json`; for an unknown rule, with the file.
     Reference: transformers 5.24, open_clip 3.3 (tokenizer.py), big_vision (pp/ops_text.py).
 
         read_tokenizer({}, "open_clip", family="clip", length=77, vocab_size=49408).rules["form"]
@@ -129,7 +129,7 @@ def _find(files: Files, layout: str, family: str, tokenizer: str | None) -> _Fou
 
 
 def _big_vision(files: Files, family: str, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Lower case of A to Z alone; Gemma's vocabulary is padded with 0, the others with EOS."""
+    """Lower case of A to Z only; Gemma's vocabulary is padded with 0, the others with EOS."""
     pad = 0 if _is_gemma(vocabulary) else vocabulary.eos
     return {"form": "ascii_lower", "lower": False, "pad": pad}
 
@@ -198,7 +198,7 @@ def _check_end(files: Files, found: _Found) -> None:
     if _OLD_EOS not in ends and found.vocabulary.eos not in ends:
         raise ValueError(
             f"config.json says that a text ends with id {stated}, {found.stated} ends it with "
-            f"{found.vocabulary.eos}; expected the same, as the model looks at that place."
+            f"{found.vocabulary.eos}; expected the same, because the model pools at that position."
         )
 
 
@@ -207,7 +207,7 @@ def _bytes(given: Path | bytes) -> bytes:
 
 
 def _path(files: Files, names: tuple[str, ...]) -> str:
-    """The path by which a config can name the vocabulary; of bytes, the name of the file."""
+    """The path by which a config can name the vocabulary; for bytes, the name of the file."""
     first = files[names[0]]
     if isinstance(first, bytes):
         return names[0]

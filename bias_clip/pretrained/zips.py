@@ -1,4 +1,4 @@
-"""Where the members of a zip archive lie in the file, so that what is stored plainly can be mapped."""
+"""Where the members of a zip archive are in the file, so that uncompressed members can be mapped."""
 
 import zipfile
 import zlib
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bias_clip.pretrained.tensors import Mapped
 
 _LOCAL_HEADER = 30  # bytes before the name
-_MAX_RATIO = 1032  # of deflate: more is a claim, not a compression
+_MAX_RATIO = 1032  # the most that deflate can compress: a larger claim is false
 
 
 class Member(NamedTuple):
@@ -15,9 +15,9 @@ class Member(NamedTuple):
 
     Attributes:
       start: of its bytes in the archive.
-      packed: how many there are.
-      size: how many it has when unpacked.
-      stored: whether they are the same bytes.
+      packed: its number of bytes in the archive.
+      size: its number of bytes when unpacked.
+      stored: whether it is not compressed.
     """
 
     start: int
@@ -27,7 +27,7 @@ class Member(NamedTuple):
 
 
 def looks_like(mapped: Mapped) -> bool:
-    """Whether the file begins as a zip archive does."""
+    """Whether the file begins like a zip archive."""
     return mapped.bytes(0, 4) == b"PK\x03\x04"
 
 
@@ -35,8 +35,8 @@ def members(mapped: Mapped) -> dict[str, Member]:
     """All members by name; nothing is unpacked.
 
     Raises:
-      ValueError: not an archive, or a member that is twice there, encrypted, packed in an unusual way,
-        outside the file, or claims more than its bytes can hold.
+      ValueError: the file is not an archive; or a member occurs twice, is encrypted, compressed in an
+        unusual way, outside the file, or claims a larger size than its bytes can hold.
     """
     try:
         with zipfile.ZipFile(mapped.path) as archive:
@@ -55,10 +55,10 @@ def members(mapped: Mapped) -> dict[str, Member]:
 
 
 def unpack(mapped: Mapped, member: Member) -> bytes:
-    """The bytes of a member, never more than its size says.
+    """The bytes of a member, never more than its stated size.
 
     Raises:
-      ValueError: they are not what the archive says.
+      ValueError: the bytes are not those that the archive states.
     """
     packed = mapped.bytes(member.start, member.packed)
     if member.stored:
@@ -78,7 +78,7 @@ def unpack(mapped: Mapped, member: Member) -> bytes:
 def _member(mapped: Mapped, info: zipfile.ZipInfo) -> Member:
     where = f"{mapped.path}: member {info.filename!r}"
     if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{where} is encrypted, or packed by another method than deflate.")
+        raise ValueError(f"{where} is encrypted, or compressed by another method than deflate.")
     stored = info.compress_type == zipfile.ZIP_STORED
     header = mapped.bytes(info.header_offset, _LOCAL_HEADER) if info.header_offset >= 0 else b""
     if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
@@ -90,6 +90,6 @@ def _member(mapped: Mapped, info: zipfile.ZipInfo) -> Member:
         raise ValueError(f"{where} is cut off. Download the file again.")
     if info.file_size > (1 if stored else _MAX_RATIO) * info.compress_size + (not stored) * 1024:
         raise ValueError(
-            f"{where} claims {info.file_size} bytes, and has {info.compress_size}: more than can be."
+            f"{where} claims {info.file_size} bytes, more than its {info.compress_size} can hold."
         )
     return Member(start, info.compress_size, info.file_size, stored)
