@@ -1,4 +1,4 @@
-"""What makes a record bad: the one boundary between what strangers' records hold and the run."""
+"""What makes a record bad: the only boundary between the contents of records and the run."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -9,14 +9,14 @@ from bias_clip.core.visible import is_blank
 
 @contextlib.contextmanager
 def record_fault(what: str = "", *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Makes whatever reading one record raises a ValueError, after `what` failed where that is given.
+    """Turns any error of reading one record into a ValueError, with `what` in front if it is given.
 
-    This is the boundary between a record and the run. Codecs and tokenizers raise what they like on
-    damaged bytes: RuntimeError, AssertionError, struct.error, errors of their own. None of it may end
-    a run, so the caller of a record handles ValueError and nothing else.
+    This is the boundary between a record and the run. On damaged bytes, codecs and tokenizers raise
+    RuntimeError, AssertionError, struct.error and errors of their own. None of them may end a run, so
+    whoever reads a record only has to handle ValueError.
 
-    MemoryError passes, because the host is short of memory and not the record at fault; so do
-    KeyboardInterrupt and the other exceptions that are no `Exception`, and those of `passing`.
+    MemoryError passes, because then the host and not the record is at fault. KeyboardInterrupt and
+    others that are not an `Exception` pass too, and so do those of `passing`.
 
         with record_fault("the caption of record 7"):
             tokens = encode(caption)
@@ -24,7 +24,7 @@ def record_fault(what: str = "", *, passing: tuple[type[Exception], ...] = ()) -
     where = f"{what}: " if what else ""
     try:
         yield
-    except Exception as error:  # broad here and nowhere else: the boundary of a record
+    except Exception as error:  # broad here and nowhere else: see above
         if isinstance(error, (MemoryError, *passing)):
             raise
         said = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -34,8 +34,8 @@ def record_fault(what: str = "", *, passing: tuple[type[Exception], ...] = ()) -
 def captions(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the captions of a record, empty ones included.
 
-    Raises: ValueError where they are one string, which would be taken letter by letter, or where one
-      is not a string: None or a number is a fault of the table and not a caption.
+    Raises: ValueError if they are one string, which would be read letter by letter, or if one of them
+      is not a string: None or a number is an error of the table and not a caption.
     """
     given = record["captions"]
     if not isinstance(given, list | tuple) or not all(isinstance(text, str) for text in given):
@@ -44,5 +44,5 @@ def captions(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def visible_captions(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the captions in which a reader sees something; raises ValueError as `captions`."""
+    """Returns the captions with visible text; raises ValueError like `captions`."""
     return tuple(text for text in captions(record) if not is_blank(text))

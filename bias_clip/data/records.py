@@ -17,25 +17,25 @@ Record = dict[str, Any]
 # An array of fixed-width text takes 4 bytes per character of its longest value for every row: one
 # cell of 100 kB in 60,000 rows is 22 GiB. Above this many bytes the array holds Python strings.
 MAX_FIXED_WIDTH = 2**28
-# The largest integer up to which float64 holds every integer.
+# float64 holds every integer up to this one.
 _EXACT = 2**53
 
 
 class Source(Protocol):
     """Random access to records.
 
-    May have `columns`, all attributes as arrays by name, and `read_many`, see the function.
+    A source may have `columns`, all attributes as arrays by name, and `read_many`, see the function.
     """
 
     def __len__(self) -> int:
         """Returns the number of records."""
 
     def __getitem__(self, index: int, /) -> Record:
-        """Returns one record; raises ValueError when it is broken."""
+        """Returns one record; raises ValueError if it is broken."""
 
 
 class LazyColumns(Mapping[str, np.ndarray]):
-    """Arrays by name, each made when it is first asked for; `take` selects rows of all of them."""
+    """Arrays by name, each made on first use; `take` selects rows of all of them."""
 
     def __init__(self, names: Sequence[str], make: Callable[[str], np.ndarray]):
         self._names = tuple(names)
@@ -55,19 +55,19 @@ class LazyColumns(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def __contains__(self, name: object) -> bool:  # the mixin would make the array
+    def __contains__(self, name: object) -> bool:  # the inherited one would make the array
         return name in self._names
 
     def take(self, rows: np.ndarray) -> "LazyColumns":
-        """Returns the same columns of some rows."""
+        """Returns the columns for some of the rows."""
         return LazyColumns(self._names, lambda name: self[name][rows])
 
 
 def read_record(source: Source, index: int) -> Record:
-    """Returns `source[index]`; raises ValueError for whatever it raises, except errors of storage.
+    """Returns `source[index]`; turns any error into ValueError, except errors of storage.
 
-    A source may parse what it reads, and msgpack, JSON and tar raise errors of their own. OSError is
-    not the record's fault: a bucket that does not answer would make all of them bad.
+    A source may parse what it reads, and msgpack, JSON and tar raise errors of their own. OSError
+    passes, because it is not the record's fault: if a bucket does not answer, all records would be bad.
     """
     with record_fault(passing=(OSError,)):
         return source[index]
@@ -76,7 +76,7 @@ def read_record(source: Source, index: int) -> Record:
 def read_many(source: Source, indices: Sequence[int]) -> list[Record | ValueError]:
     """Returns several records; in place of a broken one, the error that reading it raises.
 
-    By `source.read_many` where there is one, which reads them at the same time, else one by one.
+    Uses `source.read_many` if the source has it, which reads them concurrently; else one by one.
     """
     if hasattr(source, "read_many"):
         return source.read_many(indices)
@@ -92,7 +92,7 @@ def read_many(source: Source, indices: Sequence[int]) -> list[Record | ValueErro
 def column(source: Source, name: str) -> np.ndarray:
     """Returns one attribute (or "id") of all records as an array, see `as_array`.
 
-    From `source.columns` where there is one, else by reading every record.
+    Uses `source.columns` if the source has it; else reads every record.
 
     Raises: ValueError for an unknown attribute, listing the valid ones.
     """
@@ -110,9 +110,10 @@ def attributes(record: Record) -> dict[str, Any]:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value says nothing: None, the empty string, or a number that is NaN.
+    """Whether a value is missing: None, the empty string, or NaN.
 
-    The one definition, for captions, attributes, labels and groups. `missing` is the same for arrays.
+    This is the only definition, for captions, attributes, labels and groups. `missing` is the same for
+    arrays.
     """
     if value is None or (isinstance(value, str) and value == ""):
         return True
@@ -120,12 +121,12 @@ def is_missing(value: Any) -> bool:
 
 
 def missing(values: np.ndarray, *, codes: bool = False) -> Bool[np.ndarray, " n"]:
-    """Where a column says nothing, by `is_missing`.
+    """Where the values of a column are missing, by `is_missing`.
 
     Args:
       values: of one attribute, a value per record.
-      codes: the column holds labels or groups, so that a negative number is missing too (-1 is how
-        data sets write an unknown class). It is not for scores, which may be negative.
+      codes: the column holds labels or groups, so a negative number is missing too (data sets write an
+        unknown class as -1). Not for scores, which may be negative.
     """
     kind = values.dtype.kind
     if kind == "O":
@@ -140,10 +141,10 @@ def missing(values: np.ndarray, *, codes: bool = False) -> Bool[np.ndarray, " n"
 
 
 def as_array(values: Sequence[Any], name: str = "") -> np.ndarray:
-    """Makes the array of one column. Its type is decided by all of the values together.
+    """Makes the array of one column. All values together decide its type.
 
         text               str; a missing value is ""
-        integers           int64, or uint64 where one needs it; with missing values Python integers
+        integers           int64, or uint64 if one needs it; with missing values Python integers
                            and None, because float64 would make large ones equal
         numbers            float64; a missing value is NaN
         booleans           bool; with missing values Python booleans and None
@@ -176,7 +177,7 @@ def as_array(values: Sequence[Any], name: str = "") -> np.ndarray:
 
 
 def text_array(values: Sequence[str]) -> np.ndarray:
-    """Text as an array: of fixed width, or of Python strings where that would take too much memory."""
+    """Text as an array: of fixed width, or of Python strings if that would take too much memory."""
     width = max(map(len, values), default=0)
     if 4 * width * len(values) > MAX_FIXED_WIDTH:
         return _objects(values)

@@ -95,14 +95,14 @@ def _parser() -> argparse.ArgumentParser:
         type=_at_least(float, 1.0),
         default=300.0,
         metavar="SECONDS",
-        help="how long to wait for all processes to start (default: 300)",
+        help="wait so long for all to start (default: 300)",
     )
     add(
         "--lost_host_after",
         type=_at_least(float, 5.0),
         default=100.0,
         metavar="SECONDS",
-        help="how long a host may be silent before the run ends (default: 100)",
+        help="silence of a host that ends the run (default: 100)",
     )
     add(
         "--profiler_port",

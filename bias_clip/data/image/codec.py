@@ -15,13 +15,13 @@ from bias_clip.data.image.samples import eight_bit
 Pixels = UInt8[np.ndarray, "h w c"]
 MODES = {3: "RGB", 4: "RGBA"}
 
-# Pillow opens some forty formats; most of their readers see no untrusted bytes anywhere else.
+# Pillow opens some forty formats; most of their readers are hardly tested on untrusted bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # 33 million: above what phones and most cameras store (24 million). An animated WebP takes the most
 # memory while it is decoded, 17 bytes per pixel: 570 MB per thread.
 MAX_PIXELS = 2**25
 MAX_BYTES = 2**28
-# 4096 x 4096: what an operation may make of an image, or hold between two passes over it.
+# 4096 x 4096: the most that an operation may return, or hold between two passes over an image.
 MAX_BETWEEN = 2**24
 # Progressive JPEG has ten scans; each costs a pass over the whole image, and an empty one 16 bytes.
 _MAX_SCANS, _SCAN = 100, b"\xff\xda"
@@ -38,23 +38,23 @@ def decode(
     max_bytes: int = MAX_BYTES,
     exif: bool = True,
 ) -> Pixels:
-    """Decodes an encoded image to RGB, or to RGBA where it has transparency; arrays pass.
+    """Decodes an encoded image to RGB, or to RGBA if it has transparency; arrays pass unchanged.
 
-    The first frame counts. Samples wider than 8 bits are scaled to 8, see `eight_bit`.
+    Of several frames the first is used. Samples wider than 8 bits are scaled to 8, see `eight_bit`.
 
     Args:
-      at_least: a JPEG whose sides are both twice that or more is decoded at 1/2, 1/4 or 1/8 of its
-        size, the smallest of which both sides have `at_least` pixels: means over blocks, taken from
-        the coefficients, which costs a fraction of all pixels. What follows then resizes less.
-      formats: Pillow's names of the formats that are read, told by content; no other is opened.
-      max_pixels, max_bytes: of one image; the header is checked before memory is taken.
-      exif: turns the image as its Exif orientation says. Published recipes differ: false gives the
+      at_least: a JPEG whose sides both have at least twice as many pixels is decoded at 1/2, 1/4 or 1/8
+        of its size: the smallest at which both sides still have `at_least` pixels. The decoder computes
+        means over blocks from the coefficients, at a fraction of the full cost.
+      formats: Pillow's names of the formats to read, recognised by content; no other is opened.
+      max_pixels, max_bytes: of one image; the header is checked before memory is allocated.
+      exif: turns the image by its Exif orientation. Published recipes differ: false gives the
         stored pixels (a TIFF file is always turned, by Pillow).
 
     Returns: a uint8 array [h,w,3 or 4].
-    Raises: ValueError when the bytes are not a whole image of one of `formats` within the bounds,
-      whatever Pillow raises on them; when an array has another type or shape; `at_least` is below 1;
-      `formats` has an unknown name or one whose reader starts a program.
+    Raises: ValueError if the bytes are not a complete image of one of `formats` within the bounds,
+      whatever Pillow raises; if an array has another type or shape; if `at_least` is below 1; or if
+      `formats` has an unknown name, or one whose reader starts a program.
     """
     if at_least is not None and at_least < 1:
         raise ValueError(f"decode got at_least={at_least}, expected at least 1.")
@@ -71,21 +71,21 @@ def decode(
         if opened.format in ("JPEG", "MPO") and (scans := bytes(image).count(_SCAN)) > _MAX_SCANS:
             raise ValueError(f"a JPEG of {scans} scans, expected {_MAX_SCANS} at most")
         if at_least is not None:
-            opened.draft(opened.mode, (at_least, at_least))  # of another format: does nothing
+            opened.draft(opened.mode, (at_least, at_least))  # does nothing for other formats
         opened.load()
         pil = eight_bit(opened)
         if exif:
             pil = upright(pil, opened.info.get("exif"))
         mode = "RGBA" if pil.has_transparency_data else "RGB"
-        # `convert` copies even where there is nothing to convert.
+        # `convert` copies even if there is nothing to convert.
         return np.asarray(pil if pil.mode == mode else pil.convert(mode))
 
 
 def encode_png(image: Pixels) -> bytes:
-    """Encodes a uint8 array [h,w,3 or 4] as PNG, without loss.
+    """Encodes a uint8 array [h,w,3 or 4] losslessly as PNG.
 
     Returns: the bytes of the file.
-    Raises: ValueError when `image` is not a uint8 array of three or four channels.
+    Raises: ValueError if `image` is not a uint8 array of three or four channels.
     """
     buffer = io.BytesIO()
     to_pil(image).save(buffer, format="PNG")
@@ -93,14 +93,14 @@ def encode_png(image: Pixels) -> bytes:
 
 
 def to_pil(image: Pixels) -> Image.Image:
-    """Returns the array as Pillow's image, RGB or RGBA; raises ValueError for another form."""
+    """Returns the array as a Pillow image, RGB or RGBA; raises ValueError for another shape."""
     h, w, c = _checked(image).shape
     pixels = np.ascontiguousarray(image)
     return Image.frombuffer(MODES[c], (w, h), pixels, "raw", MODES[c], 0, 1)
 
 
 def check_pixels(name: str, height: int, width: int, max_pixels: int = MAX_BETWEEN) -> None:
-    """Raises ValueError when operation `name` would hold more than `max_pixels` pixels."""
+    """Raises ValueError if operation `name` would hold more than `max_pixels` pixels."""
     if height * width > max_pixels:
         raise ValueError(
             f"{name} would hold {height}x{width} pixels, more than max_pixels={max_pixels}: the image "
@@ -111,14 +111,14 @@ def check_pixels(name: str, height: int, width: int, max_pixels: int = MAX_BETWE
 def _open(image: bytes, formats: tuple[str, ...]) -> Image.Image:
     try:
         return Image.open(io.BytesIO(image), formats=formats)
-    except Image.UnidentifiedImageError as error:  # its own message has an object's address
+    except Image.UnidentifiedImageError as error:  # its message has an address
         raise ValueError(f"no known format, expected one of {list(formats)}") from error
 
 
 def _check_header(opened: Image.Image, max_pixels: int) -> None:
-    """Raises ValueError for an image, or a tile of it, of too many pixels, before they are decoded."""
+    """Raises ValueError for an image or a tile with too many pixels, before they are decoded."""
     sides = [opened.size]
-    if tags := getattr(opened, "tag_v2", None):  # of TIFF alone
+    if tags := getattr(opened, "tag_v2", None):  # only TIFF has tags
         sides.append((int(tags.get(_TILE_SIDES[0], 1)), int(tags.get(_TILE_SIDES[1], 1))))
     for width, height in sides:
         if not 0 < width * height <= max_pixels:
@@ -130,9 +130,9 @@ def _check_header(opened: Image.Image, max_pixels: int) -> None:
 
 @functools.cache
 def _known_formats(formats: tuple[str, ...]) -> tuple[str, ...]:
-    """The names in capitals; raises ValueError for an unknown or a dangerous one."""
+    """Returns the names in upper case; raises ValueError for an unknown or a dangerous one."""
     if formats != FORMATS:
-        Image.init()  # imports all readers, so that their names are known
+        Image.init()  # imports all readers, which registers their names
     for name in formats:
         if formats != FORMATS and name.upper() not in Image.OPEN:
             raise ValueError(f"decode got format {name!r}, expected some of {sorted(Image.OPEN)}.")

@@ -16,7 +16,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 def background(
     image: Pixels, color: str = "white", probability: float = 1.0, *, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Composites an image with transparency over one colour; an opaque image passes.
+    """Composites an image with transparency over one colour; an opaque image passes unchanged.
 
     `alpha * image + (1 - alpha) * color`, rounded. `color` is "white", "black", "#rrggbb" (quoted in
     an op-string), or "random": uniform in RGB for a share `probability` of the images, white for
@@ -24,7 +24,7 @@ def background(
 
     Raises: ValueError for another colour.
     """
-    # The draws come first, so that what follows sees the same stream whatever the image is.
+    # Draw first, so that later operations see the same random stream for every image.
     fill = _random_color(rng, probability) if color == "random" else parse_color(color)
     if image.shape[2] == 3:
         return image
@@ -45,9 +45,9 @@ def color_jitter(
     """Scales brightness, contrast and saturation by factors uniform in `[1 - x, 1 + x]`.
 
     Brightness scales towards black, contrast towards the mean grey of the image, saturation
-    towards each pixel's grey, in this order; alpha stays.
+    towards each pixel's grey, in this order; alpha does not change.
     """
-    check_pixels("color_jitter", *image.shape[:2])  # floats take 12 bytes per pixel, several times
+    check_pixels("color_jitter", *image.shape[:2])  # several float arrays of 12 bytes per pixel
     widths = np.array([brightness, contrast, saturation], np.float32)
     factors = 1 + widths * (2 * rng.random(3, dtype=np.float32) - 1)
     color = image[..., :3] * factors[0]
@@ -59,7 +59,7 @@ def color_jitter(
 
 
 def gray(image: Pixels, probability: float = 1.0, *, rng: np.random.Generator) -> Pixels:
-    """Takes the colour out of a share `probability` of the images; alpha stays.
+    """Makes a share `probability` of the images grey; alpha does not change.
 
     `grey = 0.299 r + 0.587 g + 0.114 b` in all three channels.
     """
@@ -74,7 +74,7 @@ def value_range(
 ) -> Float32[np.ndarray, "h w 3"]:
     """Maps 0..255 to `low`..`high`: `image * (high - low) / 255 + low` in float32.
 
-    Raises: ValueError when the image still has transparency.
+    Raises: ValueError if the image still has transparency.
     """
     check_pixels("value_range", *image.shape[:2])
     return to_range(opaque(image), low, high)
@@ -87,8 +87,8 @@ def normalize(
 ) -> Float32[np.ndarray, "h w 3"]:
     """Maps 0..255 to `(image / 255 - mean) / std` in float32; one number, or one per channel.
 
-    Raises: ValueError when the image still has transparency; for a number that is not finite, a
-      `std` of 0 or below, or another count than one or three.
+    Raises: ValueError if the image still has transparency; for a number that is not finite, a
+      `std` of 0 or below, or a count other than one or three.
     """
     check_pixels("normalize", *image.shape[:2])
     middle, spread = _channels("mean", mean), _channels("std", std)
@@ -98,12 +98,12 @@ def normalize(
 
 
 def drop_alpha(image: Pixels) -> UInt8[np.ndarray, "h w 3"]:
-    """Cuts off transparency, so that the colours beneath it show, as published processors do."""
+    """Drops the alpha channel, so that the colours beneath it show, as published processors do."""
     return image[..., :3]
 
 
 def opaque(image: Pixels) -> Pixels:
-    """The image as it is; raises ValueError when it still has transparency."""
+    """Returns the image unchanged; raises ValueError if it still has transparency."""
     if image.shape[2] != 3:
         raise ValueError(
             f"got {image.shape[2]} channels, expected 3: put background(white) or drop_alpha before "
@@ -113,7 +113,7 @@ def opaque(image: Pixels) -> Pixels:
 
 
 def to_range(image: Any, low: float, high: float) -> Any:
-    """`image * (high - low) / 255 + low` in float32, of uint8 arrays of NumPy or, on a device, of JAX."""
+    """Returns `image * (high - low) / 255 + low` in float32, for uint8 arrays of NumPy or JAX."""
     return image * np.float32((high - low) / 255) + np.float32(low)
 
 

@@ -1,4 +1,4 @@
-"""The orientation that a camera notes in Exif, and the image turned by it."""
+"""The orientation that a camera stores in Exif, and the image turned accordingly."""
 
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ _TURNS = {
 
 
 def upright(image: Image.Image, exif: Any) -> Image.Image:
-    """Returns the image as it was seen, see `orientation`; the same object where it already is."""
+    """Returns the image turned upright, see `orientation`; the same object if it already is upright."""
     turn = _TURNS.get(orientation(exif)) if isinstance(exif, bytes) else None
     return image if turn is None else image.transpose(turn)
 
@@ -27,8 +27,8 @@ def upright(image: Image.Image, exif: Any) -> Image.Image:
 def orientation(exif: bytes) -> int:
     """Returns the orientation, 1 (upright) to 8, that a block of Exif states.
 
-    A block that is damaged or states none gives 1: its pixels are whole all the same, and damaged
-    Exif is common in images of the web. That is why Pillow's reader, which raises, is not used.
+    A damaged block, or one without an orientation, gives 1: the pixels are intact, and damaged Exif is
+    common in web images. Pillow's reader is not used because it raises an error for such blocks.
 
     Reference: CIPA DC-008, Exif 2.32, section 4.6: a TIFF header, then entries of 12 bytes.
     """

@@ -28,14 +28,14 @@ def resize(
     antialias: bool = False,
     max_pixels: int = MAX_BETWEEN,
 ) -> Pixels:
-    """Squashes the image to `size` x `size` (or `size`, `width`), pixel centres at halves.
+    """Resizes the image to `size` x `size` (or `size`, `width`), with half-pixel centres.
 
-    Without antialias: two-tap bilinear interpolation at `(i + 0.5) * h_in / h_out - 0.5`, clamped,
-    as TensorFlow's and JAX's; the fraction is cut when back to uint8. With antialias the triangle
-    widens by the reduction, and the result is rounded.
+    The aspect ratio may change. Without antialias: two-tap bilinear interpolation at
+    `(i + 0.5) * h_in / h_out - 0.5`, clamped, as in TensorFlow and JAX; the result is truncated to
+    uint8. With antialias the triangle widens by the reduction, and the result is rounded.
 
-    Raises: ValueError for an unknown method, or one other than bilinear without antialias; for an
-      image that would take more than `max_pixels`, between the passes or as the result.
+    Raises: ValueError for an unknown method, or a method other than bilinear without antialias; for
+      an image with more than `max_pixels`, between the passes or as the result.
     Reference: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023, use the form
       without antialias.
     """
@@ -68,10 +68,10 @@ def resize_small(
 ) -> Pixels:
     """Resizes so that the shorter side is `smaller`, keeping the aspect ratio.
 
-    The longer side is `smaller * long / short`, rounded to the "nearest" integer or cut to the one
-    "below" (`longer`). CLIP's published processors cut, which moves half of all images by a pixel.
+    The longer side is `smaller * long / short`, rounded to the "nearest" integer or to the one "below"
+    (`longer`). CLIP's published processors round down, which changes half of all images by a pixel.
 
-    Raises: ValueError for an unknown `longer`, and as `resize`.
+    Raises: ValueError for an unknown `longer`, and what `resize` raises.
     """
     if longer not in _LONGER:
         raise ValueError(f"resize_small got longer={longer!r}, expected one of {list(_LONGER)}.")
@@ -89,10 +89,10 @@ def resize_inside(
 ) -> Pixels:
     """Resizes with antialias so that the longer side is `size`, and pads to `size` x `size`.
 
-    The image keeps its aspect ratio and stands in the middle; an odd pixel of padding is at the
-    right or the bottom. `fill` is a colour, see `parse_color`; padding is opaque.
+    The image keeps its aspect ratio and is centred; an odd pixel of padding is at the right or the
+    bottom. `fill` is a colour, see `parse_color`; padding is opaque.
 
-    Raises: as `resize` and `parse_color`.
+    Raises: what `resize` and `parse_color` raise.
     """
     h, w = image.shape[:2]
     ratio = max(h, w) / size
@@ -108,12 +108,12 @@ def resize_inside(
 def central_crop(
     image: Pixels, size: int | Sequence[int], width: int | None = None, *, middle: str = "below"
 ) -> Pixels:
-    """Cuts the middle `size` x `size` (or `size`, `width`).
+    """Crops the central `size` x `size` (or `size`, `width`).
 
-    Where an odd number of pixels is to spare, the window begins at the half "below", or at the
-    "even" one of the two (`middle`), as torchvision's, and with it open_clip's, does.
+    If the number of spare pixels is odd, the window starts at half of it, rounded down ("below") or to
+    an even number ("even"; `middle`). The latter is the rule of torchvision and therefore of open_clip.
 
-    Raises: ValueError when the image is smaller; for an unknown `middle`.
+    Raises: ValueError if the image is smaller; for an unknown `middle`.
     """
     if middle not in _MIDDLE:
         raise ValueError(f"central_crop got middle={middle!r}, expected one of {list(_MIDDLE)}.")
@@ -131,9 +131,9 @@ def random_crop(
     *,
     rng: np.random.Generator,
 ) -> Pixels:
-    """Cuts a window of `size` x `size` (or `size`, `width`) at a uniform place.
+    """Crops a window of `size` x `size` (or `size`, `width`) at a uniformly random position.
 
-    Raises: ValueError when the image is smaller.
+    Raises: ValueError if the image is smaller.
     """
     height, width = _height_width(size, width)
     rows, columns = _spare("random_crop", image, height, width)
@@ -151,7 +151,7 @@ def inception_crop(
     antialias: bool = False,
     rng: np.random.Generator,
 ) -> Pixels:
-    """Cuts a window of random area and aspect ratio, then resizes to `size` if given.
+    """Crops a window of random area and aspect ratio, then resizes to `size` if given.
 
     The share of the area is uniform in `area`, the ratio width / height log-uniform in `aspect`;
     after ten draws that do not fit, the whole image is taken.
@@ -181,12 +181,12 @@ def affine(
     fill: str = "corner",
     rng: np.random.Generator,
 ) -> Pixels:
-    """Zooms, moves and turns the image about its centre, and resizes, in one interpolation.
+    """Zooms, shifts and rotates the image about its centre, and resizes, in one interpolation.
 
     The zoom is log-uniform in `scale` (2 makes things twice as large), the shift uniform in
-    `[-shift, shift]` of each side, the angle uniform in `[-rotate, rotate]` degrees. What comes in
-    from outside is transparent in an image with transparency, else `fill`: a colour or "corner",
-    that of the first pixel. Bilinear, without antialias: with `size` it takes the place of `resize`.
+    `[-shift, shift]` of each side, the angle uniform in `[-rotate, rotate]` degrees. Pixels from outside
+    the image are transparent if the image has transparency. Otherwise they are `fill`: a colour, or
+    "corner" for that of the first pixel. Bilinear, without antialias: with `size` it replaces `resize`.
 
     Raises: ValueError for a scale that is not positive.
     """
@@ -203,7 +203,9 @@ def _height_width(size: int | Sequence[int], width: int | None) -> tuple[int, in
         tuple(size) if isinstance(size, list | tuple) else (size, size if width is None else width)
     )
     if len(pair) != 2 or not all(isinstance(x, int) and x > 0 for x in pair):
-        raise ValueError(f"got size={size!r}, width={width!r}, expected one or two positive int.")
+        raise ValueError(
+            f"got size={size!r}, width={width!r}, expected one or two positive integers."
+        )
     return pair[0], pair[1]
 
 
@@ -247,7 +249,7 @@ def _affine_matrix(
     rotate: float,
     draws: np.ndarray,
 ) -> tuple[float, ...]:
-    """Pillow's six numbers: the input point (x, y) of each output point, centres at halves."""
+    """Pillow's six numbers, which map output to input points (x, y), with half-pixel centres."""
     if min(scale) <= 0:
         raise ValueError(f"affine got scale={scale}, expected two positive numbers.")
     u, v, turn, zoom = draws.tolist()

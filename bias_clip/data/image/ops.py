@@ -1,7 +1,7 @@
-"""Pictures: small pure operations on uint8 arrays, and the op-strings that chain them.
+"""Images: small pure operations on uint8 arrays, and the op-strings that chain them.
 
-`"decode|background(white)|resize(48)|value_range(-1,1)"` reads left to right. Every operation is a
-public function `f(image, ...)`; the random ones take `rng` as a keyword and nothing else is random.
+`"decode|background(white)|resize(48)|value_range(-1,1)"` applies from left to right. Every operation is a
+public function `f(image, ...)`. The random ones take `rng` as a keyword; nothing else is random.
 Pillow does the interpolation, NumPy the arithmetic.
 """
 
@@ -39,7 +39,7 @@ ImageFn = Callable[[Any, np.random.Generator], np.ndarray]
 
 
 class PixelRange(NamedTuple):
-    """What 0 and 255 become."""
+    """The values that 0 and 255 map to."""
 
     low: float
     high: float
@@ -86,14 +86,14 @@ def make_image_fn(ops: str) -> ImageFn:
 
 
 def make_pixel_fn(ops: str) -> tuple[ImageFn, PixelRange | None]:
-    """As `make_image_fn`, but a last `value_range(low, high)` is left to the device.
+    """Like `make_image_fn`, except that a final `value_range(low, high)` is left to the device.
 
-    An image on its way to the device is then uint8, a quarter of float32: less to copy, to join and
-    to transfer, and the arithmetic costs a device nothing.
+    Images are then transferred to the device as uint8, a quarter of float32: less to copy, to
+    concatenate and to transfer. On the device, the arithmetic takes almost no time.
 
-    Returns: the function without that operation, and its arguments, for `image_color.to_range`; or
-      `make_image_fn(ops)` and None where another operation is the last.
-    Raises: as `make_image_fn`.
+    Returns: the function without that operation, and its arguments, for `color.to_range`; or
+      `make_image_fn(ops)` and None if the last operation is another one.
+    Raises: what `make_image_fn` raises.
     """
     steps = [_bind(ops.strip(), node) for node in _op_nodes(ops.strip())]
     op, arguments, _ = steps[-1]
@@ -113,7 +113,7 @@ def _chain(steps: list) -> ImageFn:
 
 
 def _op_nodes(ops: str) -> list[ast.expr]:
-    """Splits "a|b|c" by Python's own grammar, so that quotes and brackets need no rules here."""
+    """Splits "a|b|c" with Python's parser, which already knows quotes and brackets."""
     try:
         node = ast.parse(ops, mode="eval").body
     except SyntaxError as error:

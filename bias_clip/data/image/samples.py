@@ -1,4 +1,4 @@
-"""Samples wider than 8 bits, brought to 8."""
+"""Scales samples wider than 8 bits to 8 bits."""
 
 import numpy as np
 from PIL import Image
@@ -10,14 +10,14 @@ _FLOAT_TOPS = (1.0, 255.0, 65535.0)
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """Returns a grey image of 16-bit, integer or float samples in 8 bits; any other as it is.
+    """Returns a grey image of 16-bit, integer or float samples in 8 bits; any other unchanged.
 
-    Pillow's own conversion clips at 255, so that almost every such image becomes white.
+    Pillow's own conversion clips at 255, so almost every such image becomes white.
 
-    16-bit samples keep their upper byte, as Pillow treats 16-bit colour (those of 12 bits their
-    upper eight). Integers of 32 bits and floats have no stated range, so that of the customary ones
-    counts which is the smallest that holds all samples: 255, 65535, 2^31 - 1 and 2^32 - 1 for
-    integers; 1, 255 and 65535 for floats.
+    16-bit samples keep their upper byte, as in Pillow's 16-bit colour; 12-bit samples keep their upper
+    eight bits. 32-bit integers and floats have no stated range. The range is then the smallest common
+    one that holds all samples: up to 255, 65535, 2^31 - 1 or 2^32 - 1 for integers; up to 1, 255 or
+    65535 for floats.
 
     Raises: ValueError for samples below 0, above all of these, or not finite.
     """
@@ -32,7 +32,7 @@ def eight_bit(image: Image.Image) -> Image.Image:
     else:
         return image
     grey = grey.astype(np.uint8)
-    # Pillow inverts samples of 8 bits itself, and no others.
+    # Pillow itself inverts only samples of 8 bits.
     return Image.fromarray(~grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey)
 
 
@@ -44,7 +44,7 @@ def _integers(image: Image.Image, tags: dict) -> np.ndarray:
 
 
 def _scaled(samples: np.ndarray, tops: tuple[float, ...]) -> np.ndarray:
-    low, high = samples.min(), samples.max()  # NaN if one sample is
+    low, high = samples.min(), samples.max()  # NaN if any sample is
     top = next((top for top in tops if high <= top), None)
     if top is None or not low >= 0:
         raise ValueError(f"samples from {low} to {high}, expected 0 to one of {list(tops)}")

@@ -1,4 +1,4 @@
-"""ArrayRecord files of our own encoding, read at random and written from any source."""
+"""ArrayRecord files in our own encoding: random access to their records, and writing any source."""
 
 import contextlib
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ def array_record_source(*, path: str | Sequence[str]) -> Source:
     """Reads ArrayRecord files written by `write_array_record`.
 
     `path` is a file, a folder (its `*.array_record` files by name), a glob, or a list of those; a
-    bucket has to be mounted.
+    bucket must be mounted.
 
-    Raises: ValueError when nothing matches or a file is not an ArrayRecord; a broken record raises
+    Raises: ValueError if nothing matches or a file is not an ArrayRecord; a broken record raises
       ValueError when it is read.
 
         source = array_record_source(path="emoji.array_record")
@@ -85,9 +85,9 @@ def pack_record(record: Record) -> bytes:
 
 
 def unpack_record(data: bytes) -> Record:
-    """Decodes a record of `pack_record`; pictures stay encoded.
+    """Decodes a record of `pack_record`; images stay encoded.
 
-    Raises: ValueError when the bytes are not such a record.
+    Raises: ValueError if the bytes are not such a record.
     """
     try:
         fields = msgpack.unpackb(data)

@@ -1,4 +1,4 @@
-"""A folder of images: captions in files beside them, in a metadata file, or the names of class folders."""
+"""A folder of images, with captions in files beside them, in a metadata file, or from class folders."""
 
 import json
 import logging
@@ -33,22 +33,22 @@ def folder_source(
 ) -> Source:
     """Reads all images within a folder, in the order of their paths; hidden files are left out.
 
-    Captions are, whichever there is:
+    Captions come from the first of these that exists:
 
-        metadata.csv, metadata.jsonl   rows with file_name, as of Hugging Face's image folders; then
+        metadata.csv, metadata.jsonl   rows with file_name, as in Hugging Face's image folders; then
                                        images without a row are left out
-        a.txt or a.caption by a.jpg    the whole text; attributes come from a.json, where it is there
+        a.txt or a.caption by a.jpg    the whole text; attributes come from a.json, if it exists
         class folders                  the name of the folder is the caption, and the attribute "label"
 
     Args:
       path: the folder.
-      split: the folder "train", "val", "validation" or "test" to read, where there are several.
+      split: the folder "train", "val", "validation" or "test" to read, if there are several.
       captions: columns or templates, such as ("a photo of a {label}",).
       lines: each line of a caption file is a caption.
-      roots: further folders that images may be in, where links lead out of `path`.
+      roots: further folders that images may be in, if links lead out of `path`.
 
-    Raises: ValueError for a folder without images, one with several splits where none is named, or a
-      row of the metadata whose image is not there.
+    Raises: ValueError for a folder without images, for one with several splits if none is named, or
+      for a row of the metadata whose image does not exist.
 
         folder_source(path="frogs")
     """
@@ -76,7 +76,7 @@ def folder_source(
 
 
 class FolderRows:
-    """A row per image file: `file`, `label` (its folder), `captions`, and what a .json beside it says."""
+    """A row per image file: `file`, `label` (its folder), `captions`, and the fields of its .json file."""
 
     def __init__(self, folder: Path, roots: Roots, *, lines: bool):
         """Lists the folder, and reads the .json files; captions are read with their record."""
@@ -139,12 +139,10 @@ def read_text(name: str, roots: Roots) -> str:
 
 def _with_metadata(path: Path, captions: Sequence[str] | None, roots: Sequence[str]) -> Source:
     source = table_source(path=str(path), captions=captions, roots=roots)
-    # As the reader of Hugging Face: such a table promises that all of its images are there.
+    # Like Hugging Face's reader: a missing image means that the folder was not copied completely.
     lost = [name for name in source.image_names() if not (path.parent / name).exists()]
     if lost:
-        raise ValueError(
-            f"{path} names {len(lost)} images that are not there, such as {lost[0]!r}."
-        )
+        raise ValueError(f"{path} names {len(lost)} images that do not exist, such as {lost[0]!r}.")
     return source
 
 

@@ -1,7 +1,7 @@
-"""Loose image files, and the tables (CSV, JSON, JSON lines) that say what is in each.
+"""Image files, and tables (CSV, JSON, JSON lines) that describe them.
 
-So most benchmarks are published. A table has one row per record. Its columns become attributes; those
-that are named make the image's path and the captions, as for the published layouts of sets of pairs:
+Most benchmarks are published in this form. A table has one row per record. Its columns become attributes;
+the arguments say which columns give the image's path and the captions. For published sets of pairs:
 
     MMVP-VLM     CSV with id, type and statement; images in a folder of each type
         directory="...", tables="questions.csv", image="{type}/{id}.jpg", captions=("statement",)
@@ -11,8 +11,8 @@ that are named make the image's path and the captions, as for the published layo
     Winoground   two images and captions in an example: write a row for each of the two, with a
                  column that is equal for both
 
-What a downloaded set calls its columns and folders is best looked up there, and given here. `table`
-reads the same tables with more choices, and finds the columns itself.
+Look up the names of columns and folders in the downloaded data. The source `table` reads the same tables
+with more options, and finds the columns itself.
 """
 
 from collections.abc import Sequence
@@ -36,20 +36,20 @@ def image_files_source(
 ) -> Source:
     """Reads records from tables beside images, in the order of the tables and of their rows.
 
-    All attributes of CSV stay text, and blanks after a comma are left out.
+    All attributes from CSV stay text; blanks after a comma are dropped.
 
     Args:
-      directory: that paths start from.
-      tables: names or patterns of the tables; those of a pattern come by name.
-      image: where a row's image is; "{column}" stands for its value.
+      directory: the folder that paths start from.
+      tables: names or patterns of the tables; files that match a pattern are sorted by name.
+      image: the path of a row's image; "{column}" stands for the column's value.
       captions: the columns that are captions, in this order; missing values are left out.
-      identity: makes the id of a record from its columns, and "{table}", the table's name without
-        its ending, and "{row}", from 0.
-      roots: further folders that images may be in, where paths lead out of `directory`.
+      identity: a template of the record's id from its columns, "{table}" (the table's name without
+        its ending), and "{row}" (from 0).
+      roots: further folders that images may be in, if paths lead out of `directory`.
 
-    Raises: ValueError for no tables or rows, a table that cannot be read, a column that is not there,
-      ids that come twice. An image that is missing, or outside of the folders, raises ValueError when
-      it is read.
+    Raises: ValueError if there are no tables or rows, a table cannot be read, a column does not exist,
+      or two records have the same id. An image that is missing, or outside of the folders, raises
+      ValueError when it is read.
 
         image_files_source(directory="mmvp", tables="q.csv", image="{type}/{id}.jpg",
                            captions=("statement",))

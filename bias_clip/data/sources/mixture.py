@@ -1,4 +1,4 @@
-"""Several sources in given rates, as one source whose records are found by arithmetic."""
+"""Several sources mixed at given rates into one source, whose records are found by arithmetic."""
 
 import logging
 from bisect import bisect_right
@@ -20,7 +20,7 @@ from bias_clip.data.records import (
 )
 from bias_clip.stages._bijection import permute
 
-OWN = "mixture"  # the attribute that tells which source a record is of
+OWN = "mixture"  # the attribute that holds the name of a record's source
 
 
 def make_mixture(
@@ -31,7 +31,7 @@ def make_mixture(
     records: int | None = None,
     seed: int = 0,
 ) -> Source:
-    """Mixes sources that `make_source` makes of their arguments; see `mixture_source`."""
+    """Mixes sources, which `make_source` makes from their arguments; see `mixture_source`."""
     _check(sources, rates, records, seed)
     made = {name: make_source(**arguments) for name, arguments in sources.items()}
     return Mixture(made, rates, records=records, seed=seed)
@@ -40,13 +40,13 @@ def make_mixture(
 class Mixture:
     """Records of several sources; `n_i = rate_i N / sum(rates)` of each, rounded to a sum of N.
 
-    A source that gives more records than it has repeats: whole passes over it, then a seeded choice of
-    the rest. Without `records`, N is as large as no source needs to leave a record out. Record v of the
-    mixture is found by arithmetic, so a mixture of any size takes no memory; the shuffle of the stream
-    makes of it an order in which the sources alternate at random.
+    If a source must give more records than it has, it repeats: whole passes, then a seeded choice for
+    the rest. Without `records`, N is the smallest number at which every source gives all its records.
+    Record v of the mixture is found by arithmetic, so a mixture of any size takes no memory. The
+    stream's shuffle then alternates the sources at random.
 
-    A repeated record has an id of its own, "name/id" and then "name/id#2", so that tables of weights,
-    cells or annotations made from the mixture fit it.
+    Each repetition of a record has its own id, "name/id" and then "name/id#2", so that tables of
+    weights, cells or annotations made from the mixture fit it.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Mixture:
         return record
 
     def read_many(self, indices: Sequence[int]) -> list[Record | ValueError]:
-        """Reads several records, those of one source together."""
+        """Reads several records; those of the same source together."""
         places = [self.find(range(len(self))[index]) for index in indices]
         found: dict[tuple[int, int], Record | ValueError] = {}
         for number in sorted({number for number, _, _ in places}):
@@ -105,7 +105,7 @@ class Mixture:
     def _own(
         self, record: Record | ValueError, number: int, turn: int, row: int
     ) -> Record | ValueError:
-        """A record of a source as it is in the mixture."""
+        """A source's record, with the id and the attribute that it has in the mixture."""
         name = self._names[number]
         if isinstance(record, ValueError):
             error = ValueError(f"record {row} of {name!r}: {record}")
@@ -115,7 +115,7 @@ class Mixture:
         return {**record, "id": _id(name, record["id"], turn), OWN: own}
 
     def find(self, index: int) -> tuple[int, int, int]:
-        """The source of a record, which pass over it (from 0), and the row in it."""
+        """The source of a record, the pass over that source (from 0), and the row in it."""
         number = bisect_right(self._starts, index) - 1
         size = self._sizes[number]
         turn, place = divmod(index - self._starts[number], size)
@@ -124,13 +124,13 @@ class Mixture:
         return number, turn, int(self._chosen(number, np.array([place]))[0])
 
     def _chosen(self, number: int, places: np.ndarray) -> np.ndarray:
-        """The rows at places of the seeded order in which the last pass over a source goes."""
+        """The rows at some places of the seeded order of the last, partial pass over a source."""
         key = make_key("mixture", self._seed, self._names[number])
         shape = len(places)
         return permute(places, np.full(shape, self._sizes[number]), np.full(shape, key))
 
     def _rows(self, number: int) -> np.ndarray:
-        """The row of each record that is of one source."""
+        """The rows of all records that come from one source."""
         whole, rest = divmod(self._counts[number], self._sizes[number])
         last = self._chosen(number, np.arange(rest))
         return np.concatenate([np.tile(np.arange(self._sizes[number]), whole), last])
@@ -142,7 +142,7 @@ class Mixture:
         return as_array([value for part in parts for value in part.tolist()], name)
 
     def _part(self, number: int, name: str) -> np.ndarray:
-        """One column of the records that are of one source; None where it has none."""
+        """One column of the records from one source; None if the source does not have it."""
         own, columns = self._names[number], self._sources[number].columns  # type: ignore[attr-defined]
         if name == OWN and OWN not in columns:
             return np.repeat(text_array([own]), self._counts[number])
@@ -160,7 +160,7 @@ class Mixture:
 
 
 def describe(name: str, drawn: int, size: int) -> str:
-    """How much of a source a mixture draws, in words."""
+    """Describes how much of a source a mixture draws."""
     if drawn == size:
         return f"{name}: each of {size} records once"
     if drawn > size:
@@ -171,7 +171,7 @@ def describe(name: str, drawn: int, size: int) -> str:
 def _counts(
     shares: Sequence[Fraction], sizes: Sequence[int], records: int | None
 ) -> tuple[int, ...]:
-    """How many records each source gives: at least one, and by the rates up to rounding."""
+    """The number of records from each source: at least one, and by the rates up to rounding."""
     total = sum(shares)
     if records is None:
         exact = max(Fraction(size) / share for size, share in zip(sizes, shares, strict=True))
@@ -196,7 +196,7 @@ def _check(
 ) -> None:
     if set(sources) != set(rates) or not sources:
         raise ValueError(
-            f"mixture: got rates for {sorted(rates)} and sources {sorted(sources)}; expected one each."
+            f"mixture: got rates for {sorted(rates)} and sources {sorted(sources)}; expected one rate per source."
         )
     lacks = [name for name, arguments in sources.items() if "name" not in arguments]
     if lacks:

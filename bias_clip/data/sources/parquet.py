@@ -1,4 +1,4 @@
-"""Parquet shards, and Arrow files of `save_to_disk`, read at random by row group."""
+"""Parquet shards and Arrow files of `save_to_disk`, with random access by row group."""
 
 import itertools
 import logging
@@ -22,9 +22,9 @@ from bias_clip.data.sources.tabular.contained import make_roots
 from bias_clip.data.sources.tabular.places import OWN, Places
 from bias_clip.data.sources.tabular.rows import RowRecords, columns_of, make_layout, plain
 
-# A random record reads its whole row group; above this many bytes it is said how slow that is.
+# A random record reads its whole row group; above this many bytes a warning says how slow that is.
 LARGE_GROUP = 2**22
-_FOOTERS = 16  # that are read at the same time
+_FOOTERS = 16  # read at the same time
 _SCALARS = ("text", "integer", "number", "boolean", "time", "decimal")
 _STATUS, _SUCCESS = "status", "success"  # of img2dataset, whose failed rows have no image
 
@@ -45,26 +45,26 @@ def parquet_source(
 
     Images are bytes, {bytes, path} of Hugging Face data sets, lists of those, or paths of files. A
     class label becomes its name. Rows that img2dataset marks as failed are left out, and counted in
-    the log. Files may differ in the order of columns, in the kinds of text, in integers beside
-    fractions and in columns that are missing.
+    the log. Files may differ in the order of columns, in how they store text, in whether a column has
+    integers or fractions, and in which columns they have.
 
     Args:
       path: a file, a folder, a pattern, or a list of those; `save_to_disk` folders, and addresses of
         Parquet files, too.
-      split: which one, where file names or folders tell several apart.
-      image, captions, identity, roots: as of `table_source`.
+      split: which split to read, if file names or folders distinguish several.
+      image, captions, identity, roots: as for `table_source`.
       attributes: the columns to keep; None keeps text, numbers, booleans and times.
-      root: the folder that paths of images start from; that of the first file unless given.
+      root: the folder that paths of images start from; by default that of the first file.
       cache_bytes: of recent row groups that each thread keeps.
 
-    Raises: ValueError for nothing found, a file that cannot be read, columns that are not there or
-      whose types differ between the files, and no rows. A row without an image raises ValueError when
-      it is read.
+    Raises: ValueError if nothing is found, a file cannot be read, a column does not exist or has
+      different types in the files, or there are no rows. A row without an image raises ValueError
+      when it is read.
 
         parquet_source(path="data", split="train", captions=("text",))
     """
     files = find_shards(path, split)
-    with ThreadPoolExecutor(_FOOTERS) as pool:  # each footer of an object waits for three answers
+    with ThreadPoolExecutor(_FOOTERS) as pool:  # a remote footer takes three requests
         shards = list(pool.map(open_shard, files))
     rows = ShardRows(shards, [table_name(Path(file)) for file in files], cache_bytes)
     if not len(rows):
@@ -93,7 +93,7 @@ class ShardRows:
     """The rows of some shards as one table."""
 
     def __init__(self, shards: Sequence[Shard], tables: Sequence[str], cache_bytes: int):
-        """Takes the shards, and the name of each."""
+        """Takes the shards and their names."""
         self._shards = tuple(shards)
         self._reader = ShardReader(cache_bytes)
         self._there = [frozenset(shard.schema.names) for shard in shards]
@@ -122,13 +122,13 @@ class ShardRows:
         return len(self._places)
 
     def image_column(self) -> str | None:
-        """The column that can only be of images, by its type; None where there is not exactly one."""
+        """The column of a type that only images have; None unless there is exactly one."""
         found = [name for name, kinds in self.kinds.items() if kinds & {"image", "list of image"}]
         found = found or [name for name, kinds in self.kinds.items() if "bytes" in kinds]
         return found[0] if len(found) == 1 else None
 
     def use(self, names: Iterator[str]) -> None:
-        """Reads these columns together whenever one of them is asked for.
+        """Sets the columns that are read together.
 
         Raises: ValueError for columns whose types differ, or that a file has twice.
         """
@@ -148,7 +148,8 @@ class ShardRows:
         place = row if kept is None else int(kept[row])
         shard, starts = self._shards[number], self._groups[number]
         group = bisect_right(starts, place) - 1
-        # One set of columns for all calls: a record asks twice, and the second finds its group read.
+        # All calls read the same set of columns: a record asks twice, and the second call then finds
+        # the group in the cache.
         wanted = self._together if set(names) <= {*self._together, *OWN} else tuple(names)
         there = self._there[number]
         table = self._reader.group(shard.path, group, [n for n in wanted if n in there])
@@ -160,7 +161,7 @@ class ShardRows:
         }
 
     def attributes(self, index: int, names: Sequence[str]) -> dict[str, Any]:
-        """Returns some columns of a row, of the types of their columns."""
+        """Returns some columns of a row, with the types of these columns."""
         return {name: plain(value) for name, value in self.row(index, names).items()}
 
     def values(self, name: str) -> list[Any]:
@@ -196,7 +197,7 @@ class ShardRows:
         return value.hex() if kinds == {"fixed bytes"} else value
 
     def _find_kept(self) -> list[np.ndarray | None]:
-        """Of each shard the rows that did not fail; None where all are."""
+        """The rows of each shard that did not fail; None if no row failed."""
         kept, lost = list[np.ndarray | None](), 0
         for shard in self._shards:
             rows = None

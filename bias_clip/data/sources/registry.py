@@ -1,8 +1,8 @@
-"""Where records come from: one random-access interface over every format.
+"""Where records come from: one interface of random access to every format.
 
 A source has `__len__` and `__getitem__(int) -> Record`, cheap, pure and safe to call from threads.
-A broken record raises ValueError when it is read, which the pipeline counts and replaces; a broken
-source raises ValueError when it is made.
+A broken record raises ValueError when it is read; the pipeline counts and replaces it. A broken source
+raises ValueError when it is made.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,17 +31,17 @@ def mixture_source(
     records: int | None = None,
     seed: int = 0,
 ) -> Source:
-    """Mixes several sources: of N records each gives the share that its rate says, up to rounding.
+    """Mixes several sources: each gives the share of N records that its rate says, up to rounding.
 
-    Ids get the name of their source in front, and the attribute "mixture" is that name. A source that
-    gives more records than it has repeats; the log says so. The mixture is one source, of which weights,
-    cells and columns are made as of any other. Changed rates make another stream: a restart with them
-    is refused.
+    Ids start with the name of their source, which is also the attribute "mixture". If a source must
+    give more records than it has, it repeats, and the log says so. The mixture is one source: weights,
+    cells and columns are made for it as for any other. Other rates make another stream, so a restart
+    with other rates is an error.
 
     Args:
-      sources: the arguments of `make_source`, by a name of yours.
+      sources: the arguments of `make_source`, by names of your choice.
       rates: positive numbers by the same names, of any sum.
-      records: N. None: as many as no source needs to leave a record out; fewer make a seeded choice.
+      records: N. None: so many that every source gives all its records. With fewer, a seeded choice.
       seed: of that choice.
 
     Raises: ValueError for rates that do not fit the sources, an empty source, and what the sources

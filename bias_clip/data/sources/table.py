@@ -50,35 +50,35 @@ def table_source(
 ) -> RowRecords:
     """Reads records from tables, in the order of the tables and of their rows.
 
-    Forms, told by ending and content, also where compressed with gzip, bzip2 or xz: CSV, TSV and other
-    separated text; JSON (a list of rows, rows by name, an object with one list of rows, lists by
-    column); JSON lines; COCO's captions, Karpathy's splits and Flickr30k's files, which give one
-    record per image with all its captions. Cells that are empty, null or NaN are missing values; a
-    list holds several captions.
+    The form is recognised by ending and content, also if compressed with gzip, bzip2 or xz: CSV, TSV
+    and other separated text; JSON (a list of rows, rows by name, an object with one list of rows, lists
+    by column); JSON lines; or COCO's captions, Karpathy's splits and Flickr30k's files, which give one
+    record per image with all its captions. Empty cells, null and NaN are missing values; a list
+    holds several captions.
 
     Args:
-      path: a file, an address, a pattern, or a list of those; the files of a pattern come by name.
-      root: the folder, or its address, that paths of images start from; that of the (first) table
-        unless given.
+      path: a file, an address, a pattern, or a list of those; files of a pattern are sorted by name.
+      root: the folder, or its address, that paths of images start from; by default that of the (first)
+        table.
       image: the column of the path, or a template such as "{type}/{id}.jpg"; several of them give a
-        record several images. None: a column that is usually called so, see `rows.IMAGES`.
-      captions: columns or templates, in this order; None: a column that is usually called so.
+        record several images. None: the first column with a usual name, see `rows.IMAGES`.
+      captions: columns or templates, in this order; None: the first column with a usual name.
       identity: a template of the id, of columns, "{table}" (the table's name without its ending) and
         "{row}" (from 0). None: the column id, uid or key, else "{table}/{row}".
       attributes: the columns to keep; None keeps all others.
-      split: of a file with several, those to read.
-      separator: None: a tab for .tsv, else the one that the first line has.
-      quoting: "strict", or "none" where quotes are characters like others.
-      encoding: None: UTF-8, or UTF-16 where the file says so.
-      header: the names of the columns, where the first line does not hold them.
+      split: the splits to read, if a file has several.
+      separator: None: a tab for .tsv, else the one in the first line.
+      quoting: "strict", or "none" if quotes are ordinary characters.
+      encoding: None: UTF-8, or UTF-16 if the file says so.
+      header: the names of the columns, if the first line does not hold them.
       bad_rows: "refuse", or "skip" leaves out lines that are not JSON and says so in the log.
       numbers: columns of separated text in which every value is a number become numbers.
       roots: further folders, and beginnings of addresses, that images may be in, for paths that lead
         out of `root`, as ["https://host/images/"].
 
-    Raises: ValueError for a table that is missing, damaged or empty, an unknown column, ids that come
-      twice. A record whose image is missing, outside of the folders, or not a file, raises ValueError
-      when it is read.
+    Raises: ValueError for a table that is missing, damaged or empty, an unknown column, or an id that
+      occurs twice. A record whose image is missing, outside of the folders, or not a file, raises
+      ValueError when it is read.
 
         table_source(path="captions.tsv", captions=("title",))
     """
@@ -113,7 +113,7 @@ def table_source(
 def find_tables(path: str | Sequence[str]) -> tuple[list[Path], str | Path]:
     """The files of a path, an address, a pattern, or several of them; and the folder of the first.
 
-    Raises: ValueError where there is none.
+    Raises: ValueError if there is none.
     """
     names = [str(path)] if isinstance(path, str | Path) else [str(name) for name in path]
     found = list[str]()
@@ -152,12 +152,12 @@ def table_name(path: Path) -> str:
 
 
 def checked(source: RowRecords) -> RowRecords:
-    """Returns the source; raises ValueError for ids that come twice."""
+    """Returns the source; raises ValueError if an id occurs twice."""
     if not source.numbered() and len(set(source.columns["id"].tolist())) < len(source):
         values, counts = np.unique(source.columns["id"], return_counts=True)
         raise ValueError(
-            f"ids come twice, such as {values[counts > 1][:3].tolist()}; give an `identity` that tells "
-            "the rows apart, such as '{table}/{row}'."
+            f"ids come twice, such as {values[counts > 1][:3].tolist()}; give an `identity` that differs "
+            "for each row, such as '{table}/{row}'."
         )
     return source
 

@@ -1,4 +1,4 @@
-"""Which kinds of values the columns of Arrow schemas hold, and whether those of several files agree."""
+"""The kinds of values in the columns of Arrow schemas, and whether several files agree on them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from pyarrow import types
 
 from bias_clip.data.sources.arrow.shards import Shard
 
-# Kinds that may stand beside each other in one column, and what both then are.
+# Kinds that one column may mix, and the kind of the result.
 _TOGETHER = (
     {"integer", "number"},
     {"text", "list of text"},
@@ -19,7 +19,7 @@ _TOGETHER = (
 
 
 def kind_of(type_: pa.DataType) -> str:
-    """The kind of a type: all the ways to store text are text, all integers are integers."""
+    """The kind of a type: all ways to store text are one kind, and so are all integer types."""
     if types.is_dictionary(type_):
         return kind_of(type_.value_type)
     if types.is_struct(type_):
@@ -35,7 +35,7 @@ def kind_of(type_: pa.DataType) -> str:
 
 
 def reconcile(name: str, shards: Sequence[Shard]) -> None:
-    """Raises ValueError, with both files, where a column's types cannot be read as one."""
+    """Raises ValueError, with both files, if a column's types cannot be read as one type."""
     seen = dict[str, Shard]()
     for shard in shards:
         if name in shard.schema.names:
@@ -55,7 +55,7 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
     try:
         features = json.loads(raw)["info"]["features"] if raw else {}
     except (ValueError, KeyError, TypeError):
-        return {}  # another use of the key; the integers stay as they are
+        return {}  # another use of the key: keep the integers
     if not isinstance(features, Mapping):
         return {}
     return {name: labels for name, feature in features.items() if (labels := _names(feature))}

@@ -1,4 +1,4 @@
-"""Which files make a data set of Parquet or Arrow: of a folder, a pattern, one split of several."""
+"""Which files make up a data set of Parquet or Arrow: a folder, a pattern, or one of several splits."""
 
 import json
 import re
@@ -15,16 +15,16 @@ _SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "te
 
 
 def find_shards(path: str | Sequence[str], split: str | None) -> list[str]:
-    """The files of a data set in their order.
+    """The files of a data set in order.
 
     Args:
-      path: a file, a folder (also one of `save_to_disk`), a pattern, or a list of those; addresses of
-        files, and of prefixes and patterns in buckets, too.
-      split: which files, where their names or folders tell several splits apart.
+      path: a file, a folder (also one of `save_to_disk`), a pattern, or a list of those. Addresses of
+        files, and of prefixes and patterns in buckets, are valid too.
+      split: which split to read, if names or folders distinguish several.
 
-    Raises: ValueError for nothing found, a shard that is missing (of "00001-of-00003"), an unknown
-      split, and several splits where none is named: an evaluation's data must not be trained on by
-      accident.
+    Raises: ValueError if nothing is found, a shard is missing (of "00001-of-00003"), the split is
+      unknown, or there are several splits and none is named: nobody should train on evaluation data
+      by accident.
     """
     names = [str(path)] if isinstance(path, str | Path) else [str(name) for name in path]
     files = [file for name in names for file in (_remote(name) or map(str, _files(Path(name))))]

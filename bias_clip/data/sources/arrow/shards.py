@@ -16,13 +16,13 @@ _MAGIC = b"PAR1"
 
 
 class Shard(NamedTuple):
-    """What is known of a file after its footer was read.
+    """What a file's footer says about it.
 
     Attributes:
       path: of the file.
       schema: of its columns.
       groups: the rows of each row group (of Parquet) or record batch (of Arrow).
-      most_bytes: of the largest group, not compressed; 0 for Arrow files, which are memory-mapped.
+      most_bytes: uncompressed size of the largest group; 0 for Arrow files, which are memory-mapped.
     """
 
     path: str
@@ -32,10 +32,10 @@ class Shard(NamedTuple):
 
 
 def open_shard(path: str) -> Shard:
-    """Reads what a file holds; of an object, its footer.
+    """Reads the footer of a file or object.
 
-    Raises: ValueError for a file that is neither, or was cut; RemoteError for an object that cannot be
-      read.
+    Raises: ValueError for a file that is neither format, or was cut; RemoteError for an object that
+      cannot be read.
     """
     try:
         file = _open(path)
@@ -43,7 +43,7 @@ def open_shard(path: str) -> Shard:
         if isinstance(error, RemoteError):
             raise
         raise ValueError(
-            f"{path} cannot be read as Parquet or Arrow: {error}; it was cut, or is of another form."
+            f"{path} cannot be read as Parquet or Arrow: {error}; it was cut, or has another format."
         ) from error
     if isinstance(file, pa.Table):
         return Shard(path, file.schema, tuple(map(len, file.to_batches())), 0)
@@ -53,7 +53,7 @@ def open_shard(path: str) -> Shard:
 
 
 class RemoteBytes:
-    """An object as a file that pyarrow reads ranges of."""
+    """A remote object as a file, for pyarrow, which reads ranges of it."""
 
     closed = False
 
@@ -63,12 +63,12 @@ class RemoteBytes:
         self._place = 0
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Goes to a place, counted from the start, from here (1) or from the end (2)."""
+        """Moves to a position, counted from the start (0), from here (1) or from the end (2)."""
         self._place = offset + (0, self._place, self._file.size)[whence]
         return self._place
 
     def tell(self) -> int:
-        """Returns the place."""
+        """Returns the position."""
         return self._place
 
     def read(self, count: int = -1) -> bytes:
@@ -82,15 +82,15 @@ class RemoteBytes:
 
 
 class ShardReader:
-    """Groups of rows of some files; each thread has its own open files and its recent groups."""
+    """Groups of rows of some files; each thread keeps its own open files and recent groups."""
 
     def __init__(self, cache_bytes: int = CACHE_BYTES):
-        """Takes how many bytes of recent groups a thread may keep; the last is always kept."""
+        """Takes the bytes of recent groups that a thread may keep; the last group is always kept."""
         self._cache_bytes = cache_bytes
         self._local = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_cache_bytes": self._cache_bytes}  # open files stay in their process
+        return {"_cache_bytes": self._cache_bytes}  # open files cannot be pickled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["_cache_bytes"])  # type: ignore[misc]
@@ -123,7 +123,7 @@ class ShardReader:
                 handles.popitem(last=False)
             return read(handles[path])
         except (pa.ArrowException, OSError) as error:
-            if isinstance(error, RemoteError):  # of the storage, not of a record
+            if isinstance(error, RemoteError):  # the storage is at fault, not a record
                 raise
             raise ValueError(f"{path} cannot be read: {error}; it is damaged.") from error
 
@@ -145,7 +145,7 @@ def _open(path: str) -> pq.ParquetFile | pa.Table:
 
 
 def _arrow(path: str) -> pa.Table:
-    """The table of an Arrow file or stream; its memory is the file's unless it is compressed."""
+    """The table of an Arrow file or stream, memory-mapped unless it is compressed."""
     mapped = pa.memory_map(path)
     try:
         return pa.ipc.open_file(mapped).read_all()
