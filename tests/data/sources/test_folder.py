@@ -76,7 +76,7 @@ def test_metadata_name_the_images(tmp_path):
     assert [source[i]["captions"] for i in range(2)] == [("a dog",), ()]
     assert column(source, "score").tolist() == [0.5, 1.0]
     (tmp_path / "2.jpg").unlink()
-    with pytest.raises(ValueError, match=r"1 images that are not there, such as '2\.jpg'"):
+    with pytest.raises(ValueError, match=r"1 images that do not exist, such as '2\.jpg'"):
         read(tmp_path)
 
 
