@@ -44,13 +44,13 @@ def get_config(arguments="siglip,balanced,100"):
             first="plain" if last else "balanced",
             switch=None if percent == "100" and not last else f"{percent}%",
         )
-    # Not a cosine: its last tenth hardly trains, so a second stage there would change nothing.
+    # Not a cosine: its last tenth hardly trains, so a second phase there would change nothing.
     config.schedule = dict(name="constant", warmup="3%", cooldown="10%")
     with config.unlocked():
         if loss == "clip":
             config.objective = dict(softmax=dict(coef=1.0))
-        # Neutral figures of the thinned roles were fed to no run: in the styles that it knows, a model
-        # recognises the roles (85 %), and what it makes of the figure is a matter of the data's bias.
+        # No run trains on neutral figures of the thinned roles. In known styles a model recognises the
+        # roles (85 %), so how it reads the figure depends on the bias of the data.
         config.evals.known = bias(people("train"))
         config.evals.style_bias = bias(emoji("style"))
     return config

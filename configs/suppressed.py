@@ -18,8 +18,8 @@ from configs.emoji import get_config as get_emoji
 from configs.emoji_stages import set_stage
 
 SIZE = 32
-# 240 pairs of colours: they alone answer two of three in a batch of 128. A cluster of ten holds so few
-# of them that there the drawing decides.
+# 240 pairs of colours: alone they identify two of three captions in a batch of 128. A cluster of ten
+# contains so few pairs that the emoji decides there.
 NAMES, COLOURS = 16, 16
 
 

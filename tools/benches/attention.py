@@ -1,9 +1,9 @@
-"""Attention: values, gradients and time of a fused kernel beside XLA's, on the device that is here.
+"""Attention: values, gradients and time of a fused kernel against XLA's, on the device of this machine.
 
 Run it once on a new kind of chip before `config.model.attention` names a kernel. All forms get the same
-numbers in bfloat16; errors are the largest difference to float32, over the largest number of the exact
-array. A few roundings to bfloat16's 8 bits, 0.4 % each, are to be expected of a kernel; more than 2 % end
-with status 1. On a CPU the kernel for TPUs is interpreted, so that its time says nothing.
+numbers in bfloat16. Errors are the largest difference to float32, relative to the largest exact number.
+Expect a few roundings to the 8 bits of bfloat16, 0.4 % each; the benchmark exits with status 1 above 2 %. On a
+CPU the kernel for TPUs is interpreted, so its time has no meaning.
 """
 
 import argparse
@@ -56,7 +56,8 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         record["seconds"] = {kind: statistics.median(each) for kind, each in times.items()}
         xla, fused = record["seconds"]["xla"], record["seconds"][kernel]
         print(f"value and gradients: {kernel} {1e3 * fused:.3f} ms, XLA {1e3 * xla:.3f} ms")
-    bad = [name for name in ARRAYS if not errors[kernel][name] < TOLERANCE]  # NaN is bad
+    # Not `error >= TOLERANCE`: a NaN error must count as bad.
+    bad = [name for name in ARRAYS if not errors[kernel][name] < TOLERANCE]
     if bad:
         sys.exit(f"error: {kernel} is more than {TOLERANCE:.0%} off in {', '.join(bad)}")
     return record
@@ -79,7 +80,7 @@ def value_and_grads(kind: str) -> Callable[..., tuple[jax.Array, ...]]:
 
 
 def largest_errors(got: tuple[jax.Array, ...], exact: list[np.ndarray]) -> dict[str, float]:
-    """The largest difference of each array, over the largest number that should be there."""
+    """The largest difference of each array, relative to its largest exact number."""
     return {
         name: float(np.abs(np.asarray(x, np.float32) - y).max() / np.abs(y).max())
         for name, x, y in zip(ARRAYS, got, exact, strict=True)

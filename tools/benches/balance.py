@@ -1,19 +1,19 @@
-"""M4 solved on counted rows: against a QP solver on rows, the paper's stream of updates, and raking.
+"""M4 solved on counted rows, against a QP solver on rows, the paper's stream of updates, and raking.
 
-Rows are drawn: two attributes (60 and 25 %), each unknown for two rows in three, and 18 labels of
-0.2 to 20 %, each more frequent in one group by up to a factor of two. At each size
+Rows are random: two attributes (60 and 25 %), each unknown for two of three rows, and 18 labels of
+0.2 to 20 %, each more frequent in one group by up to a factor of two. The methods at each size:
 
   exact     counted and solved (`count`, `solve`), both timed
   clarabel  the same quadratic program on the rows, by Clarabel through CVXPY, at most --limit seconds;
-            what CVXPY takes to state it is not timed
+            the time of CVXPY to state it is not included
   stream    the paper's updates, 25 passes in batches of 1,024; compilation is not timed
   raking    margins fitted in turn until every moment is below a millionth (iterative proportional
-            fitting): no tolerance, no largest weight
+            fitting), without tolerances and without a largest weight
 
-Columns: rms of the weights' difference to the exact ones, objective relative to the exact one, the
-largest excess over a tolerance, the largest weight, the effective share of the rows. Then `--most`
-rows, exactly. And a billion: `--shards` tables of a million rows each, drawn as counts,
-are merged and solved, and must be the table of their sum. Needs `pip install 'bias_clip[test]'`.
+Columns: rms difference to the exact weights, objective relative to the exact one, the largest excess over
+a tolerance, the largest weight, the effective share of the rows. After that `--most` rows are solved exactly.
+Last, for a billion rows: `--shards` tables of a million rows each, drawn as counts, are merged and solved, and
+must equal the table of their sum. Needs `pip install 'bias_clip[test]'`.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Prints and returns a row per size and method."""
+    """Prints and returns one row per size and method."""
     print(f"{'rows':>13}  {'method':<9}{'seconds':>10}{'x exact':>9}{'rms':>10}{'objective':>11}"
           f"{'excess':>10}{'largest':>9}{'ESS':>7}")  # fmt: skip
     found: list[dict[str, Any]] = []
@@ -88,7 +88,7 @@ def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def draw(n: int, seed: int) -> Rows:
-    """Rows whose labels go with the attributes, independent given them."""
+    """Rows whose labels are associated with the attributes, and independent given them."""
     random = np.random.default_rng(seed)
     shares = np.geomspace(0.2, 0.002, LABELS)
     pull = random.uniform(-0.7, 0.7, (2, LABELS))  # of log odds, by group
@@ -113,7 +113,7 @@ def by_counts(rows: Rows) -> tuple[float, Float[np.ndarray, " n"]]:
 
 
 def by_qp(rows: Rows, *, limit: float) -> tuple[float, Float[np.ndarray, " n"] | None]:
-    """The program as its formula stands, rows for variables; None where it took longer."""
+    """Solves the program as its formula says, with a variable per row; None if it took too long."""
     try:
         import cvxpy as cp
     except ImportError as error:
@@ -159,7 +159,7 @@ def by_stream(rows: Rows) -> tuple[float, Float[np.ndarray, " n"]]:
 
 
 def by_raking(rows: Rows) -> tuple[float, Float[np.ndarray, " n"]]:
-    """Scales each label's rows of a group, and the others', until all shares are the targets."""
+    """Scales the rows of each label inside and outside a group until all shares meet the targets."""
     columns = [*(rows.labels.T == 1), np.ones(len(rows.labels), bool)]
     pairs = [
         (np.flatnonzero(y & (s == 1)), np.flatnonzero(y & (s == 0)), target)
@@ -268,7 +268,7 @@ def _moments(rows: Rows) -> Any:
 
 
 def _rows_of(table: CountTable, seen: np.ndarray, counts: np.ndarray) -> CountTable:
-    """Some rows of a table, with other counts."""
+    """Selected rows of a table, with other counts."""
     return CountTable(table.attributes[seen], table.labels[seen], table.utility[seen], counts[seen])
 
 

@@ -1,8 +1,8 @@
-"""Input: photographs per second from JPEG to batches, by threads and processes, beside a torch DataLoader.
+"""Input: images per second from JPEG to batches, by threads and processes, against a torch DataLoader.
 
-The same bytes, sizes and operations for both: decode, resize to a square, range; captions to tokens. The
-photographs are crops of the two that scikit-learn ships, from 350 to 640 pixels wide. So many chips can a host
-feed: its cores times the number of one, over the pictures that a chip takes in a second.
+Both get the same bytes, sizes and operations: decode, resize to a square, range; captions to tokens. The images
+are crops of the two photographs that scikit-learn ships, from 350 to 640 pixels wide. The number of chips that a
+host can feed is its cores times the images per second of one core, over the images per second of one chip.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from bias_clip.data.stream.pipeline import make_train_iterator
 from bias_clip.data.text import make_text_fn
 
 PEERS = ("torch", "torchvision", "open_clip")
-COUNT = 512  # photographs, in memory as they are in the page cache
+COUNT = 512  # photographs, kept in memory, as a page cache would
 WORDS = "a photo of the old temple and a red flower by the water in spring".split()
 
 
@@ -30,7 +30,7 @@ class Photos:
     """JPEGs with a caption each, as a source."""
 
     def __init__(self, quality: int = 90):
-        """Cuts and encodes them."""
+        """Crops and encodes the photographs."""
         from sklearn.datasets import load_sample_image
 
         whole = [Image.fromarray(load_sample_image(f"{name}.jpg")) for name in ("china", "flower")]
@@ -57,7 +57,7 @@ class Photos:
 
 
 class Contestant(NamedTuple):
-    """Batches without end, and what closes them."""
+    """Endless batches, and the function that closes them."""
 
     batches: Iterator[Any]
     close: Callable[[], None]
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
-    """Measures in turns and prints; returns pictures per second by contestant."""
+    """Measures all contestants in turns and prints; returns images per second by contestant."""
     missing = [name for name in PEERS if find_spec(name) is None]
     if missing and not args.alone:
         print(f"without {', '.join(missing)}: ours alone")
@@ -96,13 +96,13 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     )
     for name, speed in result.items():
         number = int(name.split()[1])
-        print(f"{name:20} {speed:8.0f} pictures/s  {speed / number:6.0f} each")
+        print(f"{name:20} {speed:8.0f} images/s  {speed / number:6.0f} each")
     return result
 
 
 def _time(contestant: Contestant) -> float:
-    """Seconds of two batches, when the first ones have been made."""
-    for _ in range(4):  # what was made ahead does not count
+    """Seconds for two batches, after the first ones."""
+    for _ in range(4):  # batches that were prefetched before the clock started do not count
         next(contestant.batches)
     start = time.perf_counter()
     for _ in range(2):
@@ -129,7 +129,7 @@ def _ours(photos: Photos, args: argparse.Namespace, threads: int, workers: int) 
 
 
 def _torch(photos: Photos, args: argparse.Namespace, workers: int) -> Contestant:
-    """As open_clip's loader: Pillow and torchvision in processes, its own BPE for the captions."""
+    """Like open_clip's loader: Pillow and torchvision in processes, its own BPE for the captions."""
     import open_clip
     import torch
     from torchvision import transforms

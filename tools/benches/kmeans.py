@@ -1,11 +1,11 @@
-"""k-means: seconds of a Lloyd iteration and of an assignment for a million rows, beside scikit-learn.
+"""k-means: seconds of a Lloyd iteration and an assignment for a million rows, against scikit-learn.
 
-Both are timed in one process, in turns, on the same unit rows: an iteration is 1/24 of what a
-fit of 25 iterations takes beyond one of 1, so that what a fit does once is left out; an assignment is `assign` and
-`predict`. Rows are random: no structure helps, and none of the fits comes to rest before its end.
+Both are timed in one process, in turns, on the same unit-norm rows. An iteration is 1/24 of the time by which
+a fit of 25 iterations exceeds a fit of 1, so one-time work is left out. An assignment is `assign` or `predict`.
+Rows are random, so that no structure helps and no fit converges early.
 
-With `--topology v5e:16x16` (see bias_clip/plan/topology.py) an iteration over `--rows` rows of each chip is
-compiled for all of them instead: memory by the compiler's plan, FLOPs by count, nothing is run.
+With `--topology v5e:16x16` (see bias_clip/plan/topology.py) an iteration over `--rows` rows per chip is compiled
+for all chips instead: memory from the compiler's plan, FLOPs by counting. Nothing is run.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Prints and returns a row per number of rows and of clusters."""
+    """Prints and returns one row per number of rows and of clusters."""
     devices = None if args.topology is None else get_devices(args.topology)
     rows = []
     for number in args.rows:
@@ -62,7 +62,7 @@ def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def measure(number: int, k: int, args: argparse.Namespace) -> dict[str, float]:
-    """Seconds for a million rows, by what was done and by whom."""
+    """Seconds for a million rows, by operation and library."""
     x = np.random.default_rng(0).normal(size=(number, args.width)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     steps = _ours(x, k, args) | _sklearn(x, k)
@@ -136,7 +136,7 @@ def _ours(x: np.ndarray, k: int, args: argparse.Namespace) -> dict[str, Callable
 
 
 def _sklearn(x: np.ndarray, k: int) -> dict[str, Callable[[], Any]]:
-    """The same of scikit-learn; nothing where it is not installed."""
+    """The same for scikit-learn; empty if it is not installed."""
     try:
         from sklearn.cluster import KMeans
         from sklearn.exceptions import ConvergenceWarning

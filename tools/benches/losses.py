@@ -2,14 +2,14 @@
 
 Each form is jitted value-and-gradient in the embeddings, the scale and the bias:
 
-  plain    the textbook form, one matrix of all logits, written here: what one has without a library
+  plain    the textbook form, one matrix of all logits, written here: the code without a library
   dense    ours without `chunk_size`
   chunked  ours with `--chunk-size`
   ring     ours on `--devices` devices, whose blocks of texts go round; chunked too with `ring chunked`
-  open_clip  its loss in PyTorch, time only, where it is installed
+  open_clip  its loss in PyTorch, time only, if it is installed
 
-Memory is what the compiler plans for temporaries on each device; times are medians, taken in turns,
-of the forms whose temporaries stay below `--most-gib`. With `--topology v5e:4x4` (or h100:1, see
+Memory is the compiler's plan for temporaries on each device. Times are medians, measured in turns, of the
+forms whose temporaries stay below `--most-gib`. With `--topology v5e:4x4` (or h100:1, see
 bias_clip/plan/topology.py) everything is compiled for those chips instead, one or all, and nothing is run.
 """
 
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Prints and returns a row per loss and batch: GiB of temporaries and seconds by form."""
+    """Prints and returns one row per loss and batch: GiB of temporaries and seconds by form."""
     devices = _devices(args)
     rows = []
     for loss in args.losses:
@@ -104,14 +104,14 @@ def make_forms(
 
 
 def plain_sigmoid(zimg: Any, ztxt: Any, scale: Any, bias: Any) -> Any:
-    """SigLIP's loss, written down."""
+    """SigLIP's loss, written directly."""
     logits = scale * zimg @ ztxt.T + bias
     signs = 2 * jnp.eye(len(logits)) - 1
     return -jnp.mean(jnp.sum(jax.nn.log_sigmoid(signs * logits), axis=1))
 
 
 def plain_softmax(zimg: Any, ztxt: Any, scale: Any, bias: Any) -> Any:
-    """CLIP's loss, written down."""
+    """CLIP's loss, written directly."""
     del bias
     logits = scale * zimg @ ztxt.T
     own = jnp.diagonal(logits)
@@ -144,7 +144,7 @@ def measure(loss: str, forms: dict[str, Form], args: argparse.Namespace) -> dict
 
 
 def open_clip_step(loss: str, inputs: tuple[jax.Array, ...]) -> Callable[[], Any] | None:
-    """Value and gradient of open_clip's loss on the same inputs; None where it has none."""
+    """Value and gradient of open_clip's loss on the same inputs; None if it has no such loss."""
     try:
         import open_clip
         import torch
@@ -204,7 +204,7 @@ def _inputs(batch: int, width: int, mesh: Mesh) -> tuple[jax.ShapeDtypeStruct, .
 
 
 def _arrays(inputs: tuple[jax.ShapeDtypeStruct, ...]) -> tuple[jax.Array, ...]:
-    """Random unit rows, scale 10 and bias -10, where the inputs are to lie."""
+    """Random unit-norm rows, scale 10 and bias -10, with the placement of the inputs."""
     random = np.random.default_rng(0)
     arrays = [random.normal(size=x.shape).astype(np.float32) for x in inputs[:2]]
     arrays = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in arrays]

@@ -1,7 +1,7 @@
-"""Train step: pictures per second beside open_clip's, and where the time goes.
+"""Train step: images per second against open_clip, and where the time goes.
 
 Both towers, sigmoid loss, gradients and AdamW with the same architecture, sizes, batch and precision,
-in turns; then each of our parts by itself, with its share of the machine's matrix-product peak.
+in turns. Then each of our parts alone, with its share of the machine's matrix-product peak.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
 
 
 class Ours(NamedTuple):
-    """Our train step, and what it is made of."""
+    """Our train step, and its parts."""
 
     step: Callable[[], float]
     parameters: int
@@ -101,14 +101,14 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     if peer is not None:
         pairs = zip(seconds["bias_clip"], seconds["open_clip"], strict=True)
         record["ratio"] = statistics.median(theirs / mine for mine, theirs in pairs)
-        print(f"bias_clip does {record['ratio']:.2f} times the pictures per second of open_clip")
+        print(f"bias_clip does {record['ratio']:.2f} times the images per second of open_clip")
     if args.parts:
         record |= explain(ours, sizes, args.rounds)
     return record
 
 
 def take_turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call of each contestant, after two calls that are not counted."""
+    """Seconds of each call of each contestant, after two uncounted calls."""
     for step in steps.values():
         step(), step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -137,7 +137,7 @@ def make_ours(sizes: Sizes, *, scan: bool, remat: str, attention: str) -> Ours:
         for tower in (config.model.image, config.model.text):
             tower.update(width=sizes.width, depth=sizes.depth, num_heads=sizes.heads)
     config.batch_size = sizes.batch
-    config.total = config.log_every = "1_000_000 steps"  # no metrics but the loss
+    config.total = config.log_every = "1_000_000 steps"  # no metrics except the loss
     config.optimizer.clip_norm = None  # open_clip's default
     setup = make_setup(config, mesh=make_mesh(), examples_per_epoch=None)
     image, text = _inputs(sizes)
@@ -157,7 +157,7 @@ def make_ours(sizes: Sizes, *, scan: bool, remat: str, attention: str) -> Ours:
 def make_open_clip(sizes: Sizes, *, compiled: bool) -> Peer | None:
     """The same model in PyTorch: open_clip's text tower and loss, timm's SigLIP ViT; or None.
 
-    On a GPU as its users run it: `--precision amp_bf16 --torchcompile`, TF32 allowed.
+    On a GPU it runs as its users run it: `--precision amp_bf16 --torchcompile`, TF32 allowed.
     """
     try:
         import open_clip
@@ -223,7 +223,7 @@ def explain(ours: Ours, sizes: Sizes, rounds: int) -> dict[str, Any]:
     times = take_turns({"whole step": ours.step} | calls, rounds)
     peak = flops.pop("matrix product") / min(times.pop("matrix product"))
     ms = {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
-    for tower in ("image", "text"):  # a gradient's time holds its forward pass
+    for tower in ("image", "text"):  # the time of a gradient includes its forward pass
         ms[f"{tower} backward"] -= ms[f"{tower} forward"]
         flops[f"{tower} backward"] -= flops[f"{tower} forward"]
     flops["whole step"] = sum(flops.values())

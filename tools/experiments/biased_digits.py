@@ -1,13 +1,13 @@
-"""Epsilon-SupInfoNCE and FairKL on digits whose background gives them away: does the model look twice?
+"""Epsilon-SupInfoNCE and FairKL on digits whose background reveals the class: does the model use it?
 
 python -m tools.experiments.biased_digits [--seeds 3] [--jobs 2] [--json FILE] [--plot docs/biased_digits.png]
 
-The protocol of Biased-MNIST on the handwritten digits that scikit-learn ships (1,797 pictures of 8 x 8,
-from the UCI repository). Each training digit stands for `--copies` pictures, moved by up to a pixel.
-A picture's background has its class's colour with probability rho, else one of the nine others; in
-the test, which shows other digits, every colour is equally likely. An encoder is trained with each
-loss on those colours as bias labels; a linear layer learns the classes from its detached embeddings
-at the same time (Barbano et al. 2023, as in their code; here the last accuracy counts, not the best).
+The protocol of Biased-MNIST on the handwritten digits that scikit-learn ships (1,797 images of 8 x 8,
+from the UCI repository). Each training digit gives `--copies` images, shifted by up to one pixel. The
+background of an image has the colour of its class with probability rho, else one of the nine others. In the
+test, which shows other digits, all colours are equally likely. Each loss trains an encoder with these colours
+as bias labels. At the same time a linear layer learns the classes from the detached embeddings (Barbano et al.
+2023, as in their code; here the last accuracy counts, not the best).
 
 Needs `pip install -e ".[experiments]"`. It is also the shortest example of our losses in a plain optax loop: see `train_one`.
 """
@@ -36,12 +36,12 @@ Run = tuple[int, float, str]  # seed, rho, method
 
 RHOS = (0.999, 0.997, 0.995, 0.99)
 CLASSES, TEMPERATURE, EPSILON = 10, 0.1, 0.5
-WIDTHS = (3, 8, 16, 32, 64)  # of the encoder, half the protocol's
+WIDTHS = (3, 8, 16, 32, 64)  # of the encoder; half that of the protocol
 TEST_SHARE = 0.3
 
 
 def cross_entropy(z: Any, logits: Any, labels: Any, bias: Any) -> Any:
-    """The baseline: the linear layer's own loss, here with its gradient into the encoder."""
+    """The baseline: the loss of the linear layer, here with its gradient into the encoder."""
     del z, bias
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
@@ -79,7 +79,7 @@ METHODS: dict[str, Callable[..., Any]] = {
 
 
 def load_digits(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training pictures and labels, test pictures and labels: grey, in [0, 1], split by the seed."""
+    """Training images and labels, test images and labels: grey, in [0, 1], split by the seed."""
     from sklearn import datasets
 
     digits = datasets.load_digits()
@@ -90,19 +90,19 @@ def load_digits(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
 
 
 def colours() -> np.ndarray:
-    """Ten colours that are easy to tell apart, one a class, [10, 3]."""
+    """Ten clearly different colours, one per class, [10, 3]."""
     grid = np.array([[r, g, b] for r in (0, 0.5, 1) for g in (0, 0.5, 1) for b in (0, 0.5, 1)])
     return grid[[2, 6, 18, 8, 20, 24, 4, 10, 12, 22]]
 
 
 def draw_colours(labels: np.ndarray, rho: float, random: np.random.Generator) -> np.ndarray:
-    """The colour of each picture: its class's with probability rho, else one of the others."""
+    """The colour of each image: that of its class with probability rho, else another one."""
     other = (labels + random.integers(1, CLASSES, len(labels))) % CLASSES
     return np.where(random.random(len(labels)) < rho, labels, other)
 
 
 def paint(images: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """White ink on a coloured ground: [n, 8, 8, 3]."""
+    """White digits on a coloured background: [n, 8, 8, 3]."""
     ink = images[..., None]
     return (ink + (1 - ink) * colours()[colour][:, None, None, :]).astype(np.float32)
 
@@ -117,9 +117,9 @@ def move(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def init(key: jax.Array) -> dict[str, jax.Array]:
-    """Four convolutions with batch normalisation, and the linear layer that is judged.
+    """Four convolutions with batch normalisation, and the linear layer that is evaluated.
 
-    The encoder of the protocol at half its width, with kernels of 3 for pictures of 8 x 8.
+    The encoder of the protocol at half its width, with kernels of 3 for images of 8 x 8.
     """
     make = jax.nn.initializers.he_normal()
     params = {}
@@ -131,7 +131,7 @@ def init(key: jax.Array) -> dict[str, jax.Array]:
 
 
 def encode(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Unit-norm embeddings [b, 64] of pictures [b, 8, 8, 3]; normalises over the batch."""
+    """Unit-norm embeddings [b, 64] of images [b, 8, 8, 3]; normalises over the batch."""
     for i, stride in enumerate((1, 2, 1, 2)):
         x = neighbours(x, stride) @ params[f"conv{i}"]
         centred = x - x.mean((0, 1, 2))
@@ -142,7 +142,7 @@ def encode(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 
 
 def neighbours(x: jax.Array, stride: int) -> jax.Array:
-    """The 3 x 3 around each place, as channels: a product with them is a convolution, and faster."""
+    """The 3 x 3 patch around each pixel as channels; a product with them is a faster convolution."""
     size, before = x.shape[1] // stride, 1 if stride == 1 else 0
     x = jnp.pad(x, ((0, 0), (before, 1), (before, 1), (0, 0)))
     at = [slice(i, i + stride * (size - 1) + 1, stride) for i in range(3)]
@@ -150,7 +150,7 @@ def neighbours(x: jax.Array, stride: int) -> jax.Array:
 
 
 def train_one(loss: Callable[..., Any], rho: float, seed: int, args: argparse.Namespace) -> float:
-    """Returns the accuracy on unbiased test pictures after training with a loss."""
+    """Returns the accuracy on unbiased test images after training with a loss."""
     train_images, train_labels, test_images, test_labels = load_digits(seed)
     random = np.random.default_rng((seed, round(1e4 * rho)))
     labels = np.tile(train_labels, args.copies)
@@ -180,7 +180,7 @@ def train_one(loss: Callable[..., Any], rho: float, seed: int, args: argparse.Na
             order = random.permutation(len(labels))
         rows = order[place * args.batch : (place + 1) * args.batch]
         params, state = step(params, state, images[rows], labels[rows], bias[rows])
-    shown = np.repeat(test_images, CLASSES, axis=0)  # in every colour, in one batch
+    shown = np.repeat(test_images, CLASSES, axis=0)  # in every colour, as one batch
     x = jnp.asarray(paint(shown, np.tile(np.arange(CLASSES), len(test_images))))
     guess = np.argmax(encode(params, x) @ params["linear"], axis=1)
     return float(np.mean(guess == np.repeat(test_labels, CLASSES)))
@@ -218,7 +218,7 @@ def make_parser() -> Parser:
 
 
 def train_all(runs: list[Run], args: argparse.Namespace) -> dict[Run, float]:
-    """Returns the accuracy of every run, those in `args.json` included; adds the others to it.
+    """Returns the accuracy of every run, including those in `args.json`; adds the others to it.
 
     Raises:
       ValueError: the file is of other epochs, batches or copies.
@@ -263,7 +263,7 @@ def table(
 def plot(
     cells: dict[tuple[str, float], list[float]], rhos: list[float], methods: list[str], path: Path
 ) -> None:
-    """Draws accuracy by correlation, a line a method, a dot a seed."""
+    """Plots accuracy by correlation, with a line per method and a dot per seed."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -275,8 +275,8 @@ def plot(
             x = [place + 0.03 * (i - len(methods) / 2)] * len(cell)
             axes.plot(x, [100 * a for a in cell], ".", color=line.get_color())
     axes.set_xticks(list(places), [str(rho) for rho in rhos])
-    axes.set_xlabel("share of training pictures whose colour is that of their class")
-    axes.set_ylabel("accuracy on unbiased pictures, %")
+    axes.set_xlabel("share of training images whose colour is that of their class")
+    axes.set_ylabel("accuracy on unbiased images, %")
     axes.set_ylim(0, 100)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)

@@ -2,10 +2,10 @@
 
     python -m tools.experiments.m4_ablation --jobs 2 --out docs/m4
 
-{no balancing, a random part of the data, balanced, balanced with proxies} x {10, 90, 100 % of the
-training on it, before the plain data} x {SigLIP, CLIP} x seeds, and the plain data before the
-balanced: runs of `configs/m4_people.py` under runs/m4_people, a minute or two each. Start the same
-line again after an interruption: what is finished is kept. Needs `pip install -e ".[experiments]"`.
+The grid is {no balancing, a random part of the data, balanced, balanced with proxies} x {10, 90, 100 % of the
+training on it, before the plain data} x {SigLIP, CLIP} x seeds, and the plain data before the balanced. Runs of
+`configs/m4_people.py` are under runs/m4_people and take a minute or two each. After an interruption, repeat the
+same command: finished runs are kept. Needs `pip install -e ".[experiments]"`.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ from bias_clip.cli.flags import Parser
 
 CONFIG = "configs/m4_people.py"
 SHARES = (10, 90, 100)
-LAST = 90  # percent of the plain data in the runs that have them first
+LAST = 90  # percent of the plain data, in the runs that begin with them
 BALANCED = ("--eta", "max", "--min-per-side", "3")
 
 
@@ -56,7 +56,7 @@ def variants() -> list[str]:
 
 
 def make_tables(workdir: Path) -> None:
-    """Annotates and solves, where the tables of weights are not there yet.
+    """Annotates and solves, unless the tables of weights exist.
 
     Raises:
       RuntimeError: a tool failed; its message is above.
@@ -71,7 +71,7 @@ def make_tables(workdir: Path) -> None:
 
 
 def _annotate_flags() -> list[str]:
-    """Gender and the role from the columns, so that no error of matching is in the comparison."""
+    """Gender and role from the columns, so that matching errors do not affect the comparison."""
     from bias_clip.data.emoji.splits import MEN_ROLES, WOMEN_ROLES
     from bias_clip.data.sources import column, make_source
     from configs.m4_people import get_config

@@ -1,7 +1,7 @@
-"""What the ablation of M4 shows: tables, paired tests and figures from its finished runs.
+"""The results of the M4 ablation: tables, paired tests and figures from its finished runs.
 
-`tools/experiments/m4_ablation.py` calls it; it reads what the runs' evaluators wrote, and computes nothing of its own
-but means, deviations and Wilcoxon's signed-rank test on pairs of runs of one loss and one seed.
+`tools/experiments/m4_ablation.py` calls it. It reads the results of the runs' evaluators and computes only means,
+deviations and Wilcoxon's signed-rank test on pairs of runs with the same loss and seed.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from bias_clip.cli.compare import Group, read_group
 
 LOSSES = {"siglip": "SigLIP", "clip": "CLIP"}
-METRICS = {  # evaluator/metric: what the tables call it
+METRICS = {  # evaluator/metric to its name in the tables
     "known/representation": "RB, roles",
     "known/representation_objects": "RB, objects",
     "known/association_mean": "AB, recognition",
@@ -29,7 +29,7 @@ METRICS = {  # evaluator/metric: what the tables call it
     "retrieval/t2i_r5": "picture of caption, in five",
 }
 BIAS, QUALITY = list(METRICS)[:8], list(METRICS)[8:]
-PAIRS = (  # (what it asks, one variant, the other, metrics)
+PAIRS = (  # (question, one variant, the other, metrics)
     ("balanced - plain", "balanced,100", "plain,0", list(METRICS)),
     ("balanced - random part", "balanced,100", "random,100", list(METRICS)),
     ("with proxies - balanced", "proxies,100", "balanced,100", BIAS),
@@ -52,13 +52,13 @@ def write_report(workdir: Path, variants: Sequence[str], seeds: int, out: Path) 
     """Writes results.json, results.md and the figures to `out`; returns the text.
 
     Args:
-      workdir: of the sweep, a run `<variant>_<seed>` in it.
+      workdir: folder of the sweep, with a run `<variant>_<seed>` each.
       variants: "loss,data,percent".
-      seeds: number of runs of each.
-      out: is made if it is not there.
+      seeds: number of runs per variant.
+      out: output folder, made if it is missing.
 
     Raises:
-      ValueError: a run is not finished, or runs measured different things.
+      ValueError: a run is not finished, or runs measured different metrics.
     """
     groups = {v: read_group([workdir / f"{v}_{s}" for s in range(seeds)]) for v in variants}
     gaps = {v: _role_gaps([workdir / f"{v}_{s}" for s in range(seeds)]) for v in variants}
@@ -78,7 +78,7 @@ def write_report(workdir: Path, variants: Sequence[str], seeds: int, out: Path) 
 
 
 def difference(groups: Mapping[str, Group], one: str, other: str, metric: str) -> Difference:
-    """Compares two variants over all losses and seeds, each run with its pair.
+    """Compares two variants over all losses and seeds, in pairs of runs.
 
     Raises:
       ValueError: a metric without a value in some run.
@@ -134,7 +134,7 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _role_gaps(workdirs: Sequence[Path]) -> dict[str, float]:
-    """Of each role: how much better a man in it is recognised than a woman, mean over runs."""
+    """Per role, how much better men are recognised in it than women, as a mean over runs."""
     found: dict[str, list[float]] = {}
     for workdir in workdirs:
         details = json.loads((workdir / "evals" / "known.json").read_text())["details"]
@@ -145,7 +145,7 @@ def _role_gaps(workdirs: Sequence[Path]) -> dict[str, float]:
 
 
 def _plot_stages(groups: Mapping[str, Group], path: Path) -> None:
-    """RB and AB over the length of the first stage: a line a variant, a dot a run."""
+    """RB and AB by the length of the first phase, with a line per variant and a dot per run."""
     import matplotlib.pyplot as plt
 
     shown = [f"known/{m}" for m in ("representation", "association_mean")]
@@ -171,7 +171,7 @@ def _plot_stages(groups: Mapping[str, Group], path: Path) -> None:
 
 
 def _plot_quality(groups: Mapping[str, Group], path: Path) -> None:
-    """Changes of quality against the plain data, all losses and seeds: a bar a metric."""
+    """Changes of quality against the plain data, over all losses and seeds, with a bar per metric."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
@@ -194,7 +194,7 @@ def _plot_quality(groups: Mapping[str, Group], path: Path) -> None:
 
 
 def _plot_roles(gaps: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """A heat map: roles by variants, of the gap of recognition, man minus woman."""
+    """A heat map of the recognition gap, man minus woman, by role and variant."""
     import matplotlib.pyplot as plt
 
     variants = [v for v in gaps if v.split(",")[2] in ("0", "100")]

@@ -1,11 +1,10 @@
-"""Names drawings by the nearest training drawings in pixels: what a model has to beat.
+"""Names images by the nearest training images in pixels: a baseline that a model must beat.
 
 python -m tools.experiments.pixel_baseline --config=configs/emoji.py
 
-For each zero-shot evaluator of the config, the share of its pictures whose own name is that of the
-nearest training picture (top1), and is among those of the five nearest names (top5), by Euclidean
-distance of the pixels that the evaluator would show to the model. A name that has no training
-picture cannot be found this way.
+For each zero-shot evaluator of the config it prints the share of images whose own name is that of the nearest
+training image (top1), or among the five nearest names (top5). Distances are Euclidean, between the pixels that
+the evaluator would pass to the model. A name without a training image cannot be found in this way.
 """
 
 import sys
@@ -43,7 +42,7 @@ def print_baseline(path: Path) -> None:
     config = load_config(path)
     train_source = make_source(**{**config.data.source.to_dict(), "unit": "image"})
     train = pixels(train_source, config.evaluation.image)
-    print(f"{len(train):,} training pictures of {train.shape[1]:,} values")
+    print(f"{len(train):,} training images of {train.shape[1]:,} values")
     for name, evaluator in config.evals.to_dict().items():
         if evaluator["type"] != "zeroshot":
             continue
@@ -55,13 +54,13 @@ def print_baseline(path: Path) -> None:
             np.asarray(column(train_source, evaluator["label"])),
         )
         top1, top5 = np.mean(ranks < 1), np.mean(ranks < 5)
-        print(f"{name:<10} {len(source):>6,} pictures  top1 {top1:6.1%}  top5 {top5:6.1%}")
+        print(f"{name:<10} {len(source):>6,} images  top1 {top1:6.1%}  top5 {top5:6.1%}")
 
 
 def pixels(source: Source, ops: str) -> Float[np.ndarray, "n d"]:
-    """Every picture of a source as one row of values."""
+    """Every image of a source as one row of values."""
     image_fn = make_image_fn(ops)
-    random = np.random.default_rng(0)  # evaluation draws nothing
+    random = np.random.default_rng(0)  # evaluation uses no random draws
     return np.stack(
         [image_fn(first_picture(source[i]), random).ravel() for i in range(len(source))]
     )
@@ -73,10 +72,10 @@ def nearest_ranks(
     names: Shaped[np.ndarray, " n"],
     train_names: Shaped[np.ndarray, " m"],
 ) -> Int[np.ndarray, " n"]:
-    """Place of each query's name when names are ordered by the distance of their nearest picture.
+    """The rank of each query's name when names are sorted by distance of their nearest image.
 
     Returns:
-      0 for the nearest; the number of names for a name without a training picture.
+      0 for the nearest; the number of names for a name without a training image.
     """
     order = np.argsort(train_names, kind="stable")
     known, first = np.unique(train_names[order], return_index=True)
@@ -86,7 +85,8 @@ def nearest_ranks(
     found = known[np.minimum(own, len(known) - 1)] == names
     ranks = np.full(len(queries), len(known))
     for block in row_blocks(len(queries), len(train)):
-        distance = square - 2.0 * (queries[block] @ train.T)  # without the query's own square
+        # The square of the query is left out: it does not change the order.
+        distance = square - 2.0 * (queries[block] @ train.T)
         by_name = np.minimum.reduceat(distance, first, axis=1)
         mine = np.take_along_axis(by_name, np.minimum(own[block], len(known) - 1)[:, None], axis=1)
         ranks[block] = np.sum(by_name < mine, axis=1)

@@ -1,10 +1,10 @@
-"""The table of docs/plans.md: compiles every row that is not in the file yet, then prints them all.
+"""The table of docs/plans.md: compiles all rows that are not in the file yet, then prints all rows.
 
     python -m tools.experiments.plan_table docs/plans.json [--only v5e] [--programs DIR] > table.md
 
-A row is a call of `compile_plan` in a process of its own, and is kept as soon as it is there. It takes
-one to three minutes of two cores and 2 to 4 GiB; all of them about an hour. Delete a row from the file, or the file, to
-compile it again; --programs keeps what was compiled, as text. Rows of TPUs need the extra `tpu`, those of GPUs the extra `cuda`.
+A row is a call of `compile_plan` in a separate process and is saved at once. It takes one to three minutes on two
+cores and 2 to 4 GiB; all rows take about an hour. To compile a row again, delete it from the file; --programs keeps
+the compiled programs as text. Rows of TPUs need the extra `tpu`, those of GPUs the extra `cuda`.
 """
 
 import json
@@ -21,7 +21,7 @@ CHUNKED, CUDNN = "objective.sigmoid.chunk_size={}", 'model.attention="cudnn"'
 PALLAS, DOTS = 'model.attention="pallas"', 'model.remat="dots"'
 REPLICATED, FSDP8, FSDP16 = "mesh.fsdp=1", "mesh.fsdp=8", "mesh.fsdp=16"
 IN_TWO = ('accumulation.mode="cached"', "accumulation.steps=2")
-# What it is called, config, topology, overrides, and the form of the loss.
+# Name, config, topology, overrides, and the form of the loss.
 ROWS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
     ("B/16, **the default**: ring, replicated", B16, "v5e:16x16", (), "ring"),
     ("ring, fsdp 16", B16, "v5e:16x16", (FSDP16,), "ring"),
@@ -79,7 +79,7 @@ HEAD = (
 
 
 def main() -> None:
-    """Compiles what is missing, keeps each row, prints the table."""
+    """Compiles the missing rows, saves each one, prints the table."""
     args = make_parser().parse_args()
     rows = json.loads(args.file.read_text()) if args.file.exists() else {}
     for number in args.rows or range(1, len(ROWS) + 1):
@@ -115,7 +115,7 @@ def command(config: str, topology: str, overrides: tuple[str, ...], loss: str) -
 
 
 def compile_row(words: list[str]) -> dict[str, Any]:
-    """Returns the record of `compile_plan`, of a step that does not fit as well.
+    """Returns the record of `compile_plan`, also of a step that does not fit.
 
     Raises:
       RuntimeError: it printed none.
@@ -128,7 +128,7 @@ def compile_row(words: list[str]) -> dict[str, Any]:
 
 
 def make_table(rows: dict[str, Any]) -> list[str]:
-    """Returns the rows that are there, in Markdown, numbered as in `ROWS`."""
+    """Returns the existing rows in Markdown, numbered as in `ROWS`."""
     lines = ["| | " + " | ".join(HEAD) + " |", "|" + "---|" * (len(HEAD) + 1)]
     for number, (what, config, topology, overrides, loss) in enumerate(ROWS, 1):
         record = rows.get(" ".join(command(config, topology, overrides, loss)))

@@ -1,12 +1,11 @@
-"""Feature suppression: stages (MCL) beside as much training spent otherwise, over seeds; tables and a figure.
+"""Feature suppression: stages (MCL) against other uses of as much training; tables and a figure.
 
     python -m tools.experiments.suppression --workdir=runs/suppressed --out docs/suppressed --jobs 2
 
-For each seed, of `configs/suppressed.py`: three stages, each within the cells of those before, the
-later ones from stage 0's weights as in the authors' code, and again from new weights; one run three
-times as long; and two more plain runs, which with stage 0 are three that know nothing of each other.
-What joins several runs is `--concat raw`. Start the same line again after an interruption: what is
-finished is kept. Needs `pip install -e ".[train,experiments]"`.
+For each seed it runs `configs/suppressed.py` as three stages, each within the cells of earlier stages. The later
+stages start from the weights of stage 0, as in the authors' code, and again from new weights. It also runs one job
+three times as long, and two more plain runs, which together with stage 0 are three independent runs. `--concat raw`
+joins several runs. After an interruption, repeat the same command: finished runs are kept. Needs `pip install -e ".[train,experiments]"`.
 """
 
 import json
@@ -23,10 +22,10 @@ if TYPE_CHECKING:
 
 CONFIG = "configs/suppressed.py"
 STAGES = 3
-EXAMPLES = 40_000  # of a stage, as the config has it
+EXAMPLES = 40_000  # of a stage, as in the config
 FACTORS = {"name": "drawing", "top": "upper colour", "bottom": "lower colour"}
 SETS = {"test": "known styles", "style": "unseen style"}
-ROWS = {  # what is judged: its name in the table
+ROWS = {  # evaluated runs to their name in the table
     "base 0": "stage 0, a plain run",
     "base 0-1": "stages 0 and 1",
     "base 0-2": "stages 0 to 2",
@@ -94,10 +93,10 @@ def plan(workdir: Path, seed: int, k: int) -> Iterator["Run"]:
 
 
 def judge(workdir: Path, name: str, seed: int) -> dict[str, float]:
-    """Returns the metrics of what a row of the table stands for, "evaluator/metric".
+    """Returns the metrics of a row of the table, by "evaluator/metric".
 
     Raises:
-      ValueError: a run is not there.
+      ValueError: a run is missing.
     """
     from bias_clip.cli.commands import write_json
     from bias_clip.cli.evaluate_run import evaluate_stages
@@ -113,7 +112,7 @@ def judge(workdir: Path, name: str, seed: int) -> dict[str, float]:
 
 
 def runs_of(workdir: Path, name: str, seed: int) -> list[Path]:
-    """The workdirs of the runs that together are a row of the table."""
+    """The workdirs of the runs that form a row of the table."""
     if name == "long":
         return [workdir / f"long_{seed}"]
     what, number = name.split()
@@ -139,7 +138,7 @@ def make_table(found: dict[str, list[dict[str, float]]]) -> list[str]:
 
 
 def plot(found: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """Draws accuracy of the drawing and of the colours over training spent; a dot a seed."""
+    """Plots the accuracy of the emoji and of the colours by training spent, with a dot per seed."""
     import matplotlib.pyplot as plt
 
     lines = {
