@@ -93,7 +93,7 @@ def bootstrap(
     drawn = np.concatenate(
         [_value(value, totals) for totals in _resampled(table, over, num=num, seed=seed)]
     )
-    return _estimate(float(whole), drawn, n, level)
+    return percentile_estimate(float(whole), drawn, n, level)
 
 
 def paired_bootstrap(
@@ -290,7 +290,10 @@ def _value(value: Callable[[Totals], np.ndarray], totals: Totals) -> Float[np.nd
         return np.asarray(value(totals), np.float64)
 
 
-def _estimate(whole: float, drawn: Float[np.ndarray, " r"], n: int, level: float) -> Estimate:
+def percentile_estimate(
+    whole: float, drawn: Float[np.ndarray, " r"], n: int, level: float
+) -> Estimate:
+    """The value of all n items with the percentiles of its resamples; see `bootstrap`."""
     some = drawn[np.isfinite(drawn)]
     if not np.isfinite(whole):
         return Estimate(np.nan, np.nan, np.nan, n, "not enough items: a group has none")
