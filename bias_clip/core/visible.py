@@ -29,7 +29,7 @@ _INLINE_TAGS, _BLOCK_TAGS = _tags(_INLINE), _tags(_BLOCK)
 _COMMENTS = re.compile(r"<!--[^<>]*-->")
 
 # Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt), what annotates other characters,
-# and the control characters that are no blanks.
+# and the control characters that are not blanks.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"

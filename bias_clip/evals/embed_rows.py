@@ -1,4 +1,4 @@
-"""From a range of records to the features of their images and first captions."""
+"""Embeds a range of records: the features of their images and first captions."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,18 +36,18 @@ def make_embed_rows(
 ) -> Callable[[range], Shard]:
     """Returns `embed(records) -> Shard`, as `write_embeddings` takes it.
 
-    A record that cannot be read, whose image cannot be decoded or that has no caption is broken.
-    Others are embedded in batches of `batch_size` rows, the last one filled up, so that a model
-    compiles once and a range gives the same features whatever came before it.
+    A record is broken if it cannot be read, if its image cannot be decoded, or if it has no caption.
+    All others are embedded in batches of `batch_size` rows; the last one is padded. So a model
+    compiles once, and the features of a range do not depend on earlier ranges.
 
     Args:
       source: whose records are embedded.
       stages: one model, or several whose features are joined.
       form: how, see `join`.
-      modalities: "image", "text" or both; what is not asked for is not read.
-      batch_size: records that are embedded at a time.
-      num_threads: that prepare the next batch meanwhile.
-      on_rows: is told how many records have been embedded since it was last told.
+      modalities: "image", "text" or both; the other modality is not read.
+      batch_size: records that are embedded at the same time.
+      num_threads: threads that prepare the next batch in the meantime.
+      on_rows: called with the number of records embedded since its last call.
 
     Raises:
       ValueError: an unknown modality, or none; as `join`.
@@ -125,7 +125,7 @@ def _picture(record: Record) -> Any:
 
 
 def _caption(record: Record) -> str:
-    """The first that says something, as training takes it."""
+    """The first caption that is not blank, as in training."""
     captions = visible_captions(record)
     if not captions:
         raise ValueError("no caption, or empty ones only")

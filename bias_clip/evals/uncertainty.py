@@ -1,4 +1,4 @@
-"""How sure is a number? Bootstrap over items, templates or both, paired tests, Holm's correction."""
+"""The uncertainty of a number: bootstrap over items or templates, paired tests, Holm's correction."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -17,11 +17,11 @@ class Estimate(NamedTuple):
     """A number with its interval.
 
     Attributes:
-      value: NaN where there is not enough to say.
-      low: lower end of the interval; NaN where there is none.
+      value: NaN if there are too few items.
+      low: lower end of the interval; NaN without an interval.
       high: upper end.
-      num_items: independent items (clusters, where items have them) behind the value.
-      note: empty, or why there is no number or interval: it begins with "not enough items".
+      num_items: number of independent items (clusters, if given) behind the value.
+      note: empty, or the reason for a missing number or interval; begins with "not enough items".
     """
 
     value: float
@@ -52,30 +52,30 @@ def bootstrap(
     level: float = 0.95,
     min_items: int = 2,
 ) -> Estimate:
-    """The value of all items, with its percentile interval over resamples.
+    """The value over all items, with its percentile interval over resamples.
 
     A metric is a function of sums over items: accuracy of two groups, for example, of the sums of
     (hit in group 0, item in group 0, hit in group 1, item in group 1), and its gap is
-    ``t[:, 0] / t[:, 1] - t[:, 2] / t[:, 3]``. Resamples then need sums alone: items that have
-    equal rows are one kind, and a resample is one multinomial draw of how often each kind occurs.
+    ``t[:, 0] / t[:, 1] - t[:, 2] / t[:, 3]``. So resamples need only sums: items with equal rows are
+    one kind, and a resample is one multinomial draw of the count of each kind.
 
     Args:
-      sums: what each item adds, or with three axes what it adds under each template.
-      value: totals of each resample to its number.
+      sums: the sums that each item adds; with three axes, those under each template.
+      value: maps the totals of each resample to its number.
       over: "items" resamples items, "templates" templates, "both" each independently.
-      clusters: of each item, such as the person or scene that it shows: resampled as a whole.
-      num: resamples.
-      seed: of the draws.
-      level: of the interval.
-      min_items: independent units below which there is no number.
+      clusters: cluster of each item, such as its person or scene; clusters are resampled as a whole.
+      num: number of resamples.
+      seed: seed of the draws.
+      level: level of the interval.
+      min_items: smallest number of independent units; with fewer there is no number.
 
     Returns:
-      The estimate, where resamples that have no number are left out. There is a note in place of
-      the interval if these are more than one of twenty, and in place of everything if there are
-      fewer than `min_items` items, or templates to resample.
+      The estimate; resamples without a number are left out. If they are more than one in twenty, a
+      note replaces the interval. With fewer than `min_items` items, or too few templates to resample,
+      a note replaces everything.
 
     Raises:
-      ValueError: another `over`, sums that are not finite, clusters of another length.
+      ValueError: an unknown `over`, sums that are not finite, or clusters of another length.
 
     Reference: Efron: Bootstrap Methods: Another Look at the Jackknife, 1979.
     """
@@ -144,7 +144,7 @@ def paired_bootstrap(
     )
     if not draws or np.isnan(estimate.value):
         return Difference(estimate, float("nan"))
-    d = np.concatenate(draws[1:])  # the first is the value of all items
+    d = np.concatenate(draws[1:])  # the first is the value over all items
     d = d[~np.isnan(d)]
     rarer = min(int(np.sum(d <= 0)), int(np.sum(d >= 0)))
     return Difference(estimate, min(1.0, 2 * (1 + rarer) / (1 + len(d))))
@@ -172,18 +172,18 @@ def grouped_sums(
 
 
 def mcnemar(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> float:
-    """Exact two-sided p that two models are right equally often, from the items on which they differ.
+    """Exact two-sided p for two models being right equally often, from items on which they differ.
 
     ::
 
-        b, c = items that only the first, only the second has right;   X ~ binomial(b + c, 1/2)
+        b, c = items that only the first or only the second has right;   X ~ binomial(b + c, 1/2)
         p    = min(1, 2 P(X <= min(b, c)))
 
     Reference: McNemar: Note on the sampling error of the difference between correlated proportions
     or percentages, 1947; the exact form.
 
     Raises:
-      ValueError: of different lengths.
+      ValueError: hits of different lengths.
     """
     if first.shape != second.shape:
         raise ValueError(
@@ -195,7 +195,7 @@ def mcnemar(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> fl
 
 
 def holm(p: Sequence[float]) -> Float[np.ndarray, " m"]:
-    """p corrected for all of them being looked at: max over smaller ones of (m - rank) p, at most 1.
+    """p-values corrected for multiple tests: max over smaller ones of (m - rank) p, at most 1.
 
     A NaN is not a test: it stays, and does not count in m.
 
@@ -256,7 +256,7 @@ def _resampled(
 
 
 def _kinds(rows: Float[np.ndarray, "n c"]) -> tuple[np.ndarray, Int[np.ndarray, " u"]]:
-    """Distinct rows and how often each occurs; the rows themselves if nearly all are distinct."""
+    """The distinct rows and their counts; the rows themselves if nearly all are distinct."""
     probe = rows[:: max(1, len(rows) // 10_000)]  # sorting every row costs more than it may save
     if len(np.unique(probe, axis=0)) <= min(_MAX_KINDS, len(probe) // 2):
         return np.unique(rows, axis=0, return_counts=True)

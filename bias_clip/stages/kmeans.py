@@ -154,8 +154,8 @@ def check_centres(centres: Float[Values, "k d"], k: int, width: int) -> None:
     """Raises unless floats [k, width]."""
     if centres.shape != (k, width) or not jnp.issubdtype(centres.dtype, jnp.floating):
         raise ValueError(
-            f"centres: got {centres.dtype}{list(centres.shape)}; expected floats {[k, width]}, a row "
-            "a cluster."
+            f"centres: got {centres.dtype}{list(centres.shape)}; expected floats {[k, width]}, "
+            "one row per cluster."
         )
 
 

@@ -157,8 +157,8 @@ def test_a_shuffled_sequence_has_no_end_of_the_largest_cell_alone():
     [
         ([0, 0, 1], {"batch_size": 3}, "largest has 2: no batch of 3"),
         ([0, 2], {}, r"none is \[1\]; leave no gaps"),
-        ([0.0, 1.0], {}, "expected a number of 0 or more"),
-        ([-1, 0], {}, "expected a number of 0 or more"),
+        ([0.0, 1.0], {}, "expected one integer of 0 or more"),
+        ([-1, 0], {}, "expected one integer of 0 or more"),
         ([0, 1], {"batch_size": 0}, "batch_size: got 0"),
         ([0, 1], {"mode": "bach"}, "mode: got 'bach'"),
         ([0, 1], {"sequence": "random"}, "sequence: got 'random'"),
