@@ -1,3 +1,4 @@
+from bias_clip.balancing.balanced_draw import Cells, allocate, keep_balanced, make_cells
 from bias_clip.balancing.counts import CountTable, count, lookup, merge
 from bias_clip.balancing.m4 import Solution, max_eta, solve
 from bias_clip.balancing.moments import (
@@ -22,10 +23,12 @@ from bias_clip.balancing.thinning import hash01, keep
 __all__ = [
     "Association",
     "Batch",
+    "Cells",
     "CountTable",
     "Problem",
     "Solution",
     "State",
+    "allocate",
     "association_bias",
     "count",
     "effective_sample_size",
@@ -33,7 +36,9 @@ __all__ = [
     "hash01",
     "init_stream",
     "keep",
+    "keep_balanced",
     "lookup",
+    "make_cells",
     "make_problem",
     "max_eta",
     "merge",

@@ -40,13 +40,7 @@ def keep(
       >>> keep(0, ["a", "b", "c", "d"], np.array([1.0, 0.0, 2.0, 0.5]))[:3]
       array([1, 0, 2])
     """
-    weights = np.asarray(weights, np.float64)
-    if weights.shape != (len(ids),):
-        raise ValueError(f"weights: got shape {weights.shape}; expected ({len(ids)},), one per id.")
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError(
-            "weights: got negative or non-finite values; expected finite numbers of 0 or more."
-        )
+    weights = check_weights(weights, ids)
     whole = np.floor(weights)
     return (whole + (hash01(seed, ids) < weights - whole)).astype(np.int64)
 
@@ -57,8 +51,25 @@ def hash01(seed: int, ids: Ids) -> Float[np.ndarray, " n"]:
     Reference: the mixing function of SplitMix64; Steele, Lea, Flood, Fast splittable pseudorandom
     number generators, 2014.
     """
+    return (hash64(seed, ids) >> np.uint64(11)) * 2.0**-53
+
+
+def hash64(seed: int, ids: Ids) -> UInt64[np.ndarray, " n"]:
+    """The 64 bits that `hash01` is made of; distinct integers have distinct ones."""
     key = mix(np.array([seed % 2**64], np.uint64))
-    return (mix(mix(_integers(ids)) ^ key) >> np.uint64(11)) * 2.0**-53
+    return mix(mix(_integers(ids)) ^ key)
+
+
+def check_weights(weights: Float[np.ndarray, " n"], ids: Ids) -> Float[np.ndarray, " n"]:
+    """The weights as float64; raises ValueError unless there is a finite one of at least 0 per id."""
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (len(ids),):
+        raise ValueError(f"weights: got shape {weights.shape}; expected ({len(ids)},), one per id.")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(
+            "weights: got negative or non-finite values; expected finite numbers of 0 or more."
+        )
+    return weights
 
 
 def _integers(ids: Ids) -> UInt64[np.ndarray, " n"]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bias_clip.cli.choices import TOLERANCES, UNKNOWNS
+from bias_clip.cli.choices import DRAWS, TOLERANCES, UNKNOWNS
 from bias_clip.cli.flags import Parser, run_tool
 from bias_clip.core.write import write_file
 
@@ -66,6 +66,7 @@ def balance(args: argparse.Namespace) -> dict[str, Any]:
         drawn = weights.write_weights(
             *(args.out, args.annotations, counted, problem, solution.weights, manifest),
             seed=args.seed,
+            draw=args.draw,
             on_rows=bar.update,
         )
     found = balancing.statistics(counted.table, problem, solution, drawn, largest_eta=most)
@@ -113,6 +114,12 @@ def make_parser() -> Parser:
     add("--min-per-side", type=int, default=0, help="free labels rarer in or outside a group")
     add("--min-retained", type=float, default=0.1, help="least share left of a group or label")
     add("--seed", type=int, default=0, help="of the draw that the report shows")
+    add(
+        "--draw",
+        choices=DRAWS,
+        default="cube",
+        help="that draw: balanced by the cube, or a coin per row",
+    )
     return parser
 
 

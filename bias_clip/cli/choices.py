@@ -2,6 +2,7 @@
 
 BOTH = ("unknown", "both")
 MERGE_RULES = ("first", "agree", "consistent", "any", "all")
+DRAWS = ("cube", "coin")
 TOLERANCES = ("prevalence", "relative", "absolute")
 UNKNOWNS = ("masked", "unmasked")
 MODALITIES = ("image", "text")

@@ -86,7 +86,7 @@ def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float
     if balance is not None:
         switch = balance.switch
         switch = None if switch is None else parse_duration(switch, total_steps=total, **known)
-        plan = make_plan(source, **{**balance.to_dict(), "switch": switch})
+        plan = make_plan(source, **{**balance.to_dict(), "switch": switch}, run_seed=config.seed)
     rows, edges = [], np.linspace(0, total, parts + 1).round().astype(int).tolist()
     for start, stop in itertools.pairwise(edges):
         steps = {"start": start, "stop": stop}

@@ -14,7 +14,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int8, Int64
 
-from bias_clip.balancing import CountTable, Problem, Solution, count, keep, lookup, merge
+from bias_clip.balancing import (
+    CountTable,
+    Problem,
+    Solution,
+    allocate,
+    count,
+    keep,
+    lookup,
+    make_cells,
+    merge,
+)
+from bias_clip.balancing.balanced_draw import cell_copies, cells_to_json
 from bias_clip.balancing.problem import constraint_name, group_values
 from bias_clip.core.plans import check_same_plan
 from bias_clip.curation.annotate_source import KIND as ANNOTATIONS
@@ -70,6 +81,7 @@ class Drawn(NamedTuple):
     """
 
     seed: int
+    draw: str
     kept: Int64[np.ndarray, " g"]
     copies: Int64[np.ndarray, " g"]
     squares: Int64[np.ndarray, " g"]
@@ -193,7 +205,8 @@ def make_manifest(
     names = [constraint_name(problem, *at) for at in np.argwhere(solution.saturated).tolist()]
     own = {**solution._asdict(), "saturated": names}
     del own["weights"]
-    return {"kind": KIND, **plan, "config_sha256": digest, "solution": plain(own)}
+    cells = cells_to_json(make_cells(counted.table, problem))
+    return {"kind": KIND, **plan, "config_sha256": digest, "solution": plain(own), "cells": cells}
 
 
 def check_out(path: str | Path, manifest: Mapping[str, Any]) -> None:
@@ -218,6 +231,7 @@ def write_weights(
     manifest: Mapping[str, Any],
     *,
     seed: int = 0,
+    draw: str = "cube",
     on_rows: OnRows = lambda rows: None,
 ) -> Drawn:
     """Writes the id and weight of each example; returns the draw that `seed` gives.
@@ -234,21 +248,26 @@ def write_weights(
     found, batches = open_table(annotations, kind=ANNOTATIONS)
     if found["file_sha256"] != counted.annotations["file_sha256"]:
         raise ValueError(f"{annotations} has changed while it was being read; start again.")
-    taken = np.zeros((3, len(weights)), np.int64)
+    taken, rows_of = np.zeros((3, len(weights)), np.int64), np.zeros(len(weights), np.int64)
     weights = np.clip(weights, 0, problem.cap)  # rounding may exceed the bounds by an ulp
     edges = counted.utility and counted.utility.edges
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
         for rows, used in _with_utility(batches, counted.utility):
             place = lookup(counted.table, *_arrays(rows, problem), used, edges=edges)
-            copies = keep(seed, rows[KEY], weights[place])
-            for total, number in zip(taken, (copies > 0, copies, copies**2), strict=True):
-                np.add.at(total, place, number)
-            yield {KEY: rows[KEY], "weight": weights[place]}
+            rows_of[:] += np.bincount(place, minlength=len(rows_of))
+            if draw == "coin":
+                copies = keep(seed, rows[KEY], weights[place])
+                for total, number in zip(taken, (copies > 0, copies, copies**2), strict=True):
+                    np.add.at(total, place, number)
+            yield {KEY: rows[KEY], "weight": weights[place], "cell": place.astype(np.int32)}
             on_rows(len(place))
 
     write_shards(path, parts(), manifest)
-    return Drawn(seed, *taken)
+    if draw == "cube":  # the counts decide it: no id is needed again
+        more = allocate(seed, rows_of, weights, make_cells(counted.table, problem))
+        return Drawn(seed, draw, *cell_copies(rows_of, weights, more))
+    return Drawn(seed, draw, *taken)
 
 
 def plain(value: Any) -> Any:

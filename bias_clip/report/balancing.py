@@ -187,6 +187,7 @@ def _draw(drawn: Drawn) -> dict[str, Any]:
     effective = copies**2 / squares if squares else None
     return {
         "seed": drawn.seed,
+        "draw": drawn.draw,
         "kept": drawn.kept.sum(),
         "copies": copies,
         "effective": effective,

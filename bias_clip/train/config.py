@@ -6,6 +6,7 @@ from typing import Any
 
 import ml_collections
 
+from bias_clip.balancing.balanced_draw import DRAWS
 from bias_clip.core.registry import check_arguments, check_type, refuse_unknown
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.stream.balanced import PHASES, USES
@@ -126,6 +127,8 @@ def _check_balance(data: ml_collections.ConfigDict) -> None:
     refuse_unknown(f"{where}.use", [balance.use], USES)
     if "first" in balance:
         refuse_unknown(f"{where}.first", [balance.first], PHASES)
+    if "draw" in balance and balance.draw is not None:
+        refuse_unknown(f"{where}.draw", [balance.draw], DRAWS)
     if "switch" in balance and balance.switch is not None:
         parse_duration(balance.switch, total_steps=1, batch_size=1, examples_per_epoch=1)
 

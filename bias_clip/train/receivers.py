@@ -39,7 +39,7 @@ class Receiver(NamedTuple):
 _SHARED = ("remat", "scan", "attention")  # of both towers: config.model has them once
 _FIXED: dict[Section, Receiver] = {
     ("data", "text"): Receiver(make_text_fn, {}),
-    ("data", "balance"): Receiver(make_plan, {"switch": Duration | None}, ("switch",)),
+    ("data", "balance"): Receiver(make_plan, {"switch": Duration | None}, ("switch", "run_seed")),
     ("data", "cells"): Receiver(make_cells_plan, {}, ("batch_size", "seed")),
     ("model",): Receiver(make_model, {}),
     ("model", "image"): Receiver(ViT, {}, _SHARED),

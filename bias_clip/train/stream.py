@@ -54,4 +54,4 @@ def _plan_of(config: ml_collections.ConfigDict, source: Source, switch: int | No
         return plan
     if balance is None:
         return plain_plan(source)
-    return make_plan(source, **{**balance.to_dict(), "switch": switch})
+    return make_plan(source, **{**balance.to_dict(), "switch": switch}, run_seed=config.seed)

@@ -145,7 +145,7 @@ def test_workdir_and_source_are_lists_of_words():
 
 
 def test_choices_are_those_of_the_library():
-    from bias_clip.balancing import problem
+    from bias_clip.balancing import balanced_draw, problem
     from bias_clip.curation import captions
     from bias_clip.data.tables import embeddings, embeddings_writer
     from bias_clip.evals import concat
@@ -153,6 +153,7 @@ def test_choices_are_those_of_the_library():
 
     assert captions.BOTH == choices.BOTH
     assert tuple(captions.MERGE_RULES) == choices.MERGE_RULES
+    assert balanced_draw.DRAWS == choices.DRAWS
     assert (problem.TOLERANCES, problem.UNKNOWNS) == (choices.TOLERANCES, choices.UNKNOWNS)
     assert embeddings.MODALITIES == choices.MODALITIES
     assert embeddings_writer.DTYPES == choices.DTYPES

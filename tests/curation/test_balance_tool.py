@@ -8,7 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bias_clip.balancing import association_bias, keep, make_problem, representation_bias
+from bias_clip.balancing import (
+    association_bias,
+    keep_balanced,
+    make_problem,
+    representation_bias,
+)
+from bias_clip.balancing.balanced_draw import cells_from_json
 from bias_clip.cli import balance as tool
 from bias_clip.curation import weights as balance_table
 from bias_clip.data.tables import join, manifest_path, read_manifest, read_table, write_table
@@ -43,6 +49,17 @@ def run_tool(folder, *words):
     return read_table(folder / "weights.parquet", kind="weights")
 
 
+def drawn_from(table, ids):
+    """What `keep_balanced` takes, as a reader of the table has it."""
+    found = join(table, ids)
+    return (
+        ids,
+        found["weight"],
+        found["cell"].astype(np.int64),
+        cells_from_json(table.manifest["cells"]),
+    )
+
+
 def test_the_tool_end_to_end(tmp_path, capsys):
     annotate(tmp_path)
     columns = people()
@@ -57,7 +74,7 @@ def test_the_tool_end_to_end(tmp_path, capsys):
     assert abs(representation_bias(man, HALF, weight)[0]) < bound + 1e-9
 
     found = json.loads((tmp_path / "report" / "report.json").read_text())
-    copies = keep(3, columns["id"], weight)
+    copies = keep_balanced(3, *drawn_from(table, columns["id"]))
     stages = {"before": np.ones(ROWS), "weighted": weight, "drawn": copies.astype(float)}
     for stage, weights in stages.items():
         bias = representation_bias(man, HALF, weights)[0]
@@ -279,7 +296,7 @@ def test_an_interrupted_tool_leaves_no_table_and_starts_again(tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(balance_table, "keep", stop)
+        broken.setattr(balance_table, "lookup", stop)
         with pytest.raises(KeyboardInterrupt):
             run_tool(tmp_path, "--report", tmp_path / "report")
     with pytest.raises(ValueError, match="no table"):
@@ -317,7 +334,7 @@ def test_copies_above_one_are_counted_in_the_draw(tmp_path):
     annotate(tmp_path)
     table = run_tool(tmp_path, "--eta", 1.0, "--q", 3, "--report", tmp_path / "report")
     draw = json.loads((tmp_path / "report" / "report.json").read_text())["draw"]
-    copies = keep(0, table.columns["id"], table.columns["weight"])
+    copies = keep_balanced(0, *drawn_from(table, table.columns["id"]))
     assert copies.max() > 1
     assert draw["copies"] == copies.sum()
     assert draw["kept"] == (copies > 0).sum()

@@ -8,19 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 
-from bias_clip.balancing.thinning import keep
 from bias_clip.core.hashing import array_sha256
 from bias_clip.data.records import LazyColumns, Record, Source, column
 from bias_clip.data.stream.batch import WEIGHTS
+from bias_clip.data.stream.draws import draw_rows, fresh_order, read_weights
 from bias_clip.data.stream.plan import Phase, Plan
-from bias_clip.data.tables import join, read_table
 
-KIND, WEIGHT = "weights", "weight"  # of the table, and its column
 USES = ("thin", "weight")
-MAX_WEIGHT = 1e6  # copies of one record; beyond it only a mistake explains a weight
-MAX_DRAWN = 2**31 - 1  # rows of an epoch
 PHASES = ("balanced", "plain")
 
 
@@ -32,18 +28,25 @@ def make_plan(
     seed: int = 0,
     first: str = "balanced",
     switch: int | None = None,
+    draw: str | None = None,
+    fresh: bool = False,
+    run_seed: int = 0,
 ) -> Plan:
     """Makes the plan of a run on balanced data.
 
     Args:
       source: of the records, whose ids the table has.
       table: path of a table of weights, see `write_table`: columns `id` and `weight`.
-      use: "thin": a record is drawn from `keep(seed, id, weight)` times an epoch, 0 times, once or
-        more, the same ones in every epoch; or "weight": all are drawn, and `weights` of the batch has
+      use: "thin": a record is drawn as often as its weight says, 0 times, once or more, the same ones
+        in every epoch unless `fresh`; or "weight": all are drawn, and `weights` of the batch has
         their weight, 1 while the data are plain.
       seed: of the thinning; not that of the run, so that runs of several seeds see the same records.
       first: which phase comes first, "balanced" or "plain".
       switch: the step, counted from 0, from which on the other phase is drawn from; None: never.
+      draw: how the records are chosen, see `draw_rows`: "cube" is as balanced as the weights, "coin"
+        decides each record by itself; None: the cube where the table says the cells it needs.
+      fresh: a draw of its own for each epoch, by the cube, see `fresh_order`.
+      run_seed: of the order within a fresh epoch.
 
     Thinning is the faithful use: in a contrastive loss a row is also a negative of the others, which
     its weight does not change unless the objective says `weight_candidates`.
@@ -62,21 +65,27 @@ def make_plan(
     if switch is not None and switch < 0:
         raise ValueError(f"balance: got switch={switch}, expected a step from 0 on.")
     ids = column(source, "id")
-    weights = _read_weights(table, ids)
+    weighted = read_weights(table, ids)
     if use == "thin":
-        counts = keep(seed, ids, weights)
-        if counts.sum() > MAX_DRAWN:  # told before memory is taken for it
+        if fresh and draw == "coin":
             raise ValueError(
-                f"{table}: thinning would draw {counts.sum()} rows of {len(ids)} records, expected at "
-                f"most {MAX_DRAWN}; scale the weights down."
+                "balance: got fresh=True with draw='coin', whose epochs differ in length; expected "
+                "draw='cube'."
             )
-        drawn = np.repeat(np.arange(len(ids)), counts)
-        balanced, plain, values = _thinned(source, drawn), Phase(source, {}), drawn
+        values = draw_rows(weighted, seed, "cube" if fresh else draw)
+        balanced, plain = _thinned(source, values), Phase(source, {})
+        if fresh:
+            balanced = Phase(source, {}, fresh_order(weighted, seed, run_seed))
+    elif fresh or draw is not None:
+        raise ValueError(
+            f"balance: draw and fresh are of use='thin'; got use={use!r}. Remove them."
+        )
     else:
-        values = weights.astype(np.float32)
+        values = weighted.weights.astype(np.float32)
         balanced, plain = (Phase(source, {WEIGHTS: w}) for w in (values, np.ones_like(values)))
     phases = (balanced, plain) if first == "balanced" else (plain, balanced)
     identity = {"use": use, "first": first, "switch": switch, "sha256": array_sha256(values)}
+    identity |= {"fresh": True} if fresh else {}  # no new key otherwise: older runs resume
     return Plan(phases[: 1 if switch is None else 2], switch or 0, {"balance": identity})
 
 
@@ -115,25 +124,3 @@ def _thinned(source: Source, rows: Int64[np.ndarray, " n"]) -> Phase:
             f"balance: thinning keeps none of {len(source)} records; solve for a higher rate."
         )
     return Phase(DrawnRecords(source, rows), {"index": rows})
-
-
-def _read_weights(path: str, ids: np.ndarray) -> Float[np.ndarray, " n"]:
-    table = read_table(path, kind=KIND)
-    if WEIGHT not in table.columns:
-        raise ValueError(
-            f"{path} has columns {sorted(table.columns)}, expected {WEIGHT!r} of each."
-        )
-    try:
-        weights = join(table, ids)[WEIGHT]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if weights.dtype.kind not in "iuf" or not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError(f"{path}: {WEIGHT!r} must hold finite numbers of at least 0.")
-    if weights.max() > MAX_WEIGHT:
-        raise ValueError(
-            f"{path}: the largest weight is {weights.max():g}, expected at most {MAX_WEIGHT:g}: a record "
-            "would be drawn so often in each epoch. Solve again with a bound on the weights."
-        )
-    if not weights.any():
-        raise ValueError(f"{path}: every weight is 0, which leaves nothing to train on.")
-    return weights.astype(np.float64)

@@ -27,19 +27,19 @@ def count_exposure(
       stop: the step after the last.
 
     Raises:
-      ValueError: unless 0 <= start <= stop; a plan with an order of its own, such as that of cells.
+      ValueError: unless 0 <= start <= stop.
 
         count_exposure(source, plan, batch_size=256, seed=0, stop=1000).sum()  # 256,000 without weights
     """
     if not 0 <= start <= stop:
         raise ValueError(f"got steps {start} to {stop}, expected 0 <= start <= stop.")
-    if any(phase.order is not None for phase in plan.phases):
-        raise ValueError(
-            "got a plan of cells, whose order is its own; only shuffled ones are counted."
-        )
     total = np.zeros(len(source))
     for number, phase in enumerate(plan.phases):
         first, last = _steps_of(plan, number, start, stop)
+        if phase.order is not None:  # of cells, or a fresh draw per epoch: position by position
+            seen = map(phase.order.at, range(first * batch_size, last * batch_size))
+            np.add.at(total, np.fromiter(seen, np.int64), 1.0)
+            continue
         size = len(phase.source)
         counts = _counts(first * batch_size, last * batch_size, size, seed)
         counts = counts * np.asarray(phase.keys.get(WEIGHTS, 1.0), np.float64)

@@ -8,7 +8,7 @@ import pytest
 
 from bias_clip.balancing.thinning import keep
 from bias_clip.data.image import make_image_fn
-from bias_clip.data.stream import balanced
+from bias_clip.data.stream import draws
 from bias_clip.data.stream.balanced import make_plan
 from bias_clip.data.stream.pipeline import make_train_iterator
 from bias_clip.data.tables import write_table
@@ -263,7 +263,7 @@ def test_a_huge_weight_is_refused_before_memory_is_taken(tmp_path, weight, use):
 
 
 def test_too_many_rows_of_an_epoch_are_refused_before_memory_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(balanced, "MAX_DRAWN", 2 * COUNT)
+    monkeypatch.setattr(draws, "MAX_DRAWN", 2 * COUNT)
     write(tmp_path / "w.parquet", np.full(COUNT, 3.0))
     with pytest.raises(ValueError, match=f"would draw {3 * COUNT} rows"):
         make_plan(SOURCES["with arrays"], table=str(tmp_path / "w.parquet"), use="thin")

@@ -1,0 +1,241 @@
+"""The cube method: a random subset with given chances whose sums stay what they are expected to be.
+
+A draw by coins has each unit with its chance, but its sums vary. Here the chances take a random walk
+in the space of vectors whose sums are the expected ones, until each chance is 0 or 1. A step is as
+likely to go forth as its length back demands, so no chance changes on average, whatever the direction.
+
+Reference: Deville, Tillé, Efficient balanced sampling: the cube method, Biometrika 2004: the flight is
+its section 4.2, one unit entering at a time as in Chauvet, Tillé, A fast algorithm of balanced
+sampling, 2006. The landing is this project's: see `cube`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from bias_clip.balancing.thinning import hash01
+from bias_clip.core.hashing import make_key
+
+MomentsFn = Callable[[np.ndarray], np.ndarray]  # from units [b] to their moments [b, p]
+
+_ZERO = 1e-9  # of a chance or a moment: what rounding leaves of 0
+_SMALL_PIVOT = 1e-4  # below it a replacement loses digits, so the inverse is computed again
+_BLOCK = 1024  # units whose moments are looked up at a time
+
+
+class Constraints(NamedTuple):
+    """Sums that a draw should keep.
+
+    Attributes:
+      moments: of a unit, a number per constraint; see `MomentsFn`.
+      scale: harm of a deviation by 1, comparable between constraints.
+      start: the sums expected, from 0 as the ideal: a constraint far from 0 is kept more eagerly.
+    """
+
+    moments: MomentsFn
+    scale: Float[np.ndarray, " p"]
+    start: Float[np.ndarray, " p"]
+
+
+def cube(
+    seed: int, chances: Float[np.ndarray, " g"], constraints: Constraints
+) -> Bool[np.ndarray, " g"]:
+    """Draws each unit with its chance, and keeps the number of units and the sums of their moments.
+
+    The number drawn is the sum of the chances, rounded down or up. Other sums are exact until as
+    many units are undecided as there are independent constraints. From there on, each step gives up
+    the constraints that could end least harmful: scale (|sum so far| + what the undecided can add).
+
+    Of the seed and the arguments alone. A machine with other linear algebra agrees except where
+    rounding decides between equal steps.
+
+    Args:
+      seed: an integer of 64 bits.
+      chances: in [0, 1].
+
+    Example:
+      >>> import numpy as np
+      >>> from bias_clip.balancing.cube import Constraints, cube
+      >>> sides = Constraints(lambda unit: np.array([[1.0], [1.0], [-1.0], [-1.0]])[unit], *np.ones((2, 1)))
+      >>> int(cube(0, np.full(4, 0.5), sides) @ [1, 1, -1, -1])
+      0
+    """
+    x = np.append(chances, np.ceil(chances.sum()) - chances.sum())  # the last makes a whole number
+    x[x < _ZERO], x[x > 1 - _ZERO] = 0, 1
+    open_ = np.flatnonzero((x > 0) & (x < 1))
+    order = hash01(int(make_key("cube order", seed)), open_)
+    coins = iter(hash01(int(make_key("cube", seed)), np.arange(len(open_) + 1)))
+    rows = _rows_fn(constraints, len(chances))
+    left = _fly(x, open_[np.argsort(order, kind="stable")], rows, coins)
+    _land(x, left, rows(left), constraints, coins)
+    return x[:-1] > 0.5
+
+
+def _rows_fn(constraints: Constraints, units: int) -> MomentsFn:
+    """Moments with a first column of 1, the number of units; the last unit has only that one."""
+
+    def rows(chosen: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(chosen), 1 + len(constraints.scale)))
+        real = chosen < units
+        found[:, 0] = 1
+        found[real, 1:] = constraints.moments(chosen[real])
+        return found
+
+    return rows
+
+
+class _Basis:
+    """Undecided units with independent moments, and the inverse that tells a further one by them.
+
+    `inverse @ moments.T` of the units is the first columns of the identity matrix.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.units: list[int] = []
+        self.vectors: list[np.ndarray] = []
+        self.inverse = np.eye(size)
+        self.pivots = 0
+
+    def add(self, unit: int, vector: np.ndarray, c: np.ndarray) -> bool:
+        """Adds a unit whose vector, `c` by the inverse, is independent of the others; else False."""
+        m = len(self.units)
+        if m == len(c) or np.abs(c[m:]).max() <= _ZERO * max(1.0, np.abs(c).max()):
+            return False
+        i = m + int(np.abs(c[m:]).argmax())
+        self.inverse[[m, i]], c[[m, i]] = self.inverse[[i, m]], c[[i, m]]
+        self.units.append(unit)
+        self.vectors.append(vector)
+        self._pivot(c, m)
+        return True
+
+    def replace(self, i: int, unit: int, vector: np.ndarray, c: np.ndarray) -> None:
+        """Puts a unit in the place of one that it has a part of."""
+        self.units[i], self.vectors[i] = unit, vector
+        self._pivot(c, i)
+
+    def remove(self, i: int) -> None:
+        """Takes a unit out; its row of the inverse becomes one that no unit has a part of."""
+        last = len(self.units) - 1
+        self.inverse[[i, last]] = self.inverse[[last, i]]
+        self.units[i], self.vectors[i] = self.units[last], self.vectors[last]
+        del self.units[last], self.vectors[last]
+
+    def renewed(self) -> tuple["_Basis", list[int]]:
+        """The same from nothing, without what rounding added up; and units found dependent."""
+        fresh, dependent = _Basis(len(self.inverse)), []
+        for unit, vector in zip(self.units, self.vectors, strict=True):
+            if not fresh.add(unit, vector, fresh.inverse @ vector):
+                dependent.append(unit)
+        fresh.pivots = 0
+        return fresh, dependent
+
+    def _pivot(self, c: np.ndarray, i: int) -> None:
+        self.inverse[i] /= c[i]
+        touched = np.flatnonzero(np.abs(c) > 0)  # few: a unit has few labels
+        touched = touched[touched != i]
+        self.inverse[touched] -= c[touched, None] * self.inverse[i]
+        self.pivots += 1
+        if abs(c[i]) < _SMALL_PIVOT:
+            self.pivots += len(c) * 10  # renew now
+
+
+def _fly(x: np.ndarray, order: np.ndarray, rows: MomentsFn, coins: Iterator[float]) -> np.ndarray:
+    """Decides units while their moments depend on each other; returns the undecided."""
+    basis = _Basis(rows(order[:0]).shape[1])
+    queue: deque[int] = deque()
+    for start in range(0, len(order), _BLOCK):
+        block = order[start : start + _BLOCK]
+        known = dict(zip(block.tolist(), rows(block), strict=True))
+        queue.extend(block.tolist())
+        while queue:
+            unit = queue.popleft()
+            vector = known.get(unit)
+            vector = rows(np.array([unit]))[0] if vector is None else vector
+            c = basis.inverse @ vector
+            if not basis.add(unit, vector, c):
+                _enter(x, basis, unit, vector, c, coins)
+            if basis.pivots > 2 * len(c) + 50:
+                basis, dependent = basis.renewed()
+                queue.extend(dependent)
+    return np.array(basis.units, np.int64)
+
+
+def _enter(
+    x: np.ndarray,
+    basis: _Basis,
+    unit: int,
+    vector: np.ndarray,
+    c: np.ndarray,
+    coins: Iterator[float],
+) -> None:
+    """A step along the dependence of a unit on the basis; whoever is decided leaves."""
+    m = len(basis.units)
+    _step(x, np.array([*basis.units, unit]), np.append(-c[:m], 1.0), coins)
+    done = [i for i in range(m) if x[basis.units[i]] in (0.0, 1.0)]
+    if 0 < x[unit] < 1:  # takes the place of the one that it has the largest part of
+        place = max(done, key=lambda i: abs(c[i]))
+        basis.replace(place, unit, vector, c)
+        done.remove(place)
+    for i in sorted(done, reverse=True):
+        basis.remove(i)
+
+
+def _step(x: np.ndarray, units: np.ndarray, direction: np.ndarray, coins: Iterator[float]) -> None:
+    """Moves chances along a direction, forth or back, until one of them is 0 or 1."""
+    direction = np.where(np.abs(direction) > _ZERO * np.abs(direction).max(), direction, 0)
+    moving = direction != 0
+    at, d = x[units[moving]], direction[moving]
+    up, down = (1 - at) / np.abs(d), at / np.abs(d)
+    forth, back = np.where(d > 0, up, down), np.where(d > 0, down, up)
+    go = _goes_forth(coins, float(forth.min()), float(back.min()))
+    first = int((forth if go else back).argmin())
+    at = at + (forth[first] if go else -back[first]) * d
+    at[first] = round(at[first])  # whatever rounding left of it
+    at[at < _ZERO], at[at > 1 - _ZERO] = 0, 1
+    x[units[moving]] = at
+
+
+def _goes_forth(coins: Iterator[float], forth: float, back: float) -> bool:
+    """Each way with the chance that the other's length says: then no unit's chance changes."""
+    return bool(next(coins) * (forth + back) < back)
+
+
+def _land(
+    x: np.ndarray,
+    left: np.ndarray,
+    moments: np.ndarray,
+    constraints: Constraints,
+    coins: Iterator[float],
+) -> None:
+    """Decides the rest, giving up in each step the constraints that can do least harm."""
+    sums = constraints.start.copy()
+    while len(left):
+        worst = np.maximum(x[left], 1 - x[left])
+        can = np.abs(moments[:, 1:]).T @ worst
+        harm = constraints.scale * (np.abs(sums) + can)
+        order = np.argsort(-np.where(can > 0, harm, -1), kind="stable")
+        kept = np.append(0, 1 + order[: np.count_nonzero(can > 0)])
+        before = x[left]
+        _step(x, left, _direction(moments[:, kept]), coins)
+        sums += moments[:, 1:].T @ (x[left] - before)
+        stay = (x[left] > 0) & (x[left] < 1)
+        left, moments = left[stay], moments[stay]
+
+
+def _direction(moments: np.ndarray) -> np.ndarray:
+    """A direction that keeps the first columns, as many as leave one."""
+    units = len(moments)
+    if units == 1:
+        return np.ones(1)
+    columns = moments
+    while True:
+        first = columns[:, : units - 1]
+        q, r = np.linalg.qr(first, mode="complete")
+        parts = np.abs(np.diagonal(r))
+        dependent = np.flatnonzero(parts <= _ZERO * np.abs(first).max())
+        if not len(dependent) or columns.shape[1] <= units - 1:
+            return q[:, -1]
+        columns = np.delete(columns, dependent, axis=1)  # they are kept with the others
