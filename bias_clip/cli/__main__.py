@@ -28,6 +28,7 @@ TOOLS = (
     "embed",
     "cluster",
     "multistage",
+    "export",
     "beam_annotate",
     "export_array_record",
     "regroup_parquet",

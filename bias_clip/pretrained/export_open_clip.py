@@ -18,13 +18,22 @@ from bias_clip.pretrained.table import Entry
 WEIGHTS = "open_clip_model.safetensors"
 
 
-def export_open_clip(params: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> None:
+def export_open_clip(
+    params: Mapping[str, Any],
+    config: Mapping[str, Any],
+    folder: Path,
+    *,
+    preprocess: Mapping[str, Any] | None = None,
+    tokens: Mapping[str, Any] | None = None,
+) -> None:
     """Writes a CLIP, or a tower in the form of CLIPA, for `open_clip.create_model("local-dir:FOLDER")`.
 
     Args:
       params: in our tree.
       config: the keyword arguments of `make_model`.
       folder: made if it does not exist.
+      preprocess: `preprocess_cfg` of the config, see `open_clip_images`.
+      tokens: what `text_cfg` says of the tokenizer, see `open_clip_tokens`.
 
     Raises:
       ValueError: the layout cannot express the model.
@@ -47,10 +56,11 @@ def export_open_clip(params: Mapping[str, Any], config: Mapping[str, Any], folde
     model: dict[str, Any] = {"embed_dim": image["out_dim"], "quick_gelu": quick.pop()}
     if config.get("bias_init", 0.0) is not None:
         model["init_logit_bias"] = float(config.get("bias_init", -10.0))
-    model |= {"vision_cfg": _image(image), "text_cfg": _text(text)}
+    model |= {"vision_cfg": _image(image), "text_cfg": {**_text(text), **(tokens or {})}}
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.write(folder / WEIGHTS, tensors, {"format": "pt"})
-    written = json.dumps({"model_cfg": model, "preprocess_cfg": {}}, indent=2, sort_keys=True)
+    whole = {"model_cfg": model, "preprocess_cfg": dict(preprocess or {})}
+    written = json.dumps(whole, indent=2, sort_keys=True)
     (folder / open_clip.CONFIG).write_text(written + "\n", encoding="utf-8")
 
 

@@ -103,6 +103,17 @@ def make_pixel_fn(ops: str) -> tuple[ImageFn, PixelRange | None]:
     return lambda image, rng: opaque(rest(image, rng)), PixelRange(**arguments)
 
 
+def read_ops(ops: str) -> list[tuple[str, dict[str, Any]]]:
+    """Takes an op-string apart: each operation's name and all of its arguments by name.
+
+    Raises: as `make_image_fn`.
+
+        read_ops("decode|value_range(-1,1)")[1]   # ("value_range", {"low": -1, "high": 1})
+    """
+    steps = [_bind(ops.strip(), node) for node in _op_nodes(ops.strip())]
+    return [(op.__name__, arguments) for op, arguments, _ in steps]
+
+
 def _chain(steps: list) -> ImageFn:
     def image_fn(image: Any, rng: np.random.Generator) -> np.ndarray:
         for op, arguments, is_random in steps:

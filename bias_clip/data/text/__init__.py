@@ -5,6 +5,7 @@ from bias_clip.data.text.vocabulary import (
     Vocabulary,
     load_vocabulary,
     read_vocabulary,
+    vocabulary_files,
     vocabulary_names,
 )
 
@@ -20,5 +21,6 @@ __all__ = [
     "read_vocabulary",
     "text_fn_of",
     "vocab_size",
+    "vocabulary_files",
     "vocabulary_names",
 ]

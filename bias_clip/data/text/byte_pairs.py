@@ -49,6 +49,20 @@ def clip_pieces(merges: bytes) -> Pieces:
     return _byte_pairs({token: i for i, token in enumerate(tokens)}, pairs, _SPECIAL[0])
 
 
+def listed_files(merges: bytes) -> dict[str, bytes]:
+    """`vocab.json` and `merges.txt` of transformers, from the lines of CLIP's merges."""
+    ids = clip_pieces(merges).tokenizer.get_vocab(with_added_tokens=True)
+    renamed = dict(zip(*_SPECIAL, strict=True))
+    listed = {renamed.get(token, token): ids[token] for token in sorted(ids, key=ids.__getitem__)}
+    lines = merges.decode().split("\n")
+    lines = (lines[1:] if "#version" in lines[0] else lines)[:_MERGES]
+    text = "\n".join(["#version: 0.2", *lines]) + "\n"
+    return {
+        "vocab.json": json.dumps(listed, ensure_ascii=False).encode(),
+        "merges.txt": text.encode(),
+    }
+
+
 def listed_pieces(vocab: bytes, merges: bytes) -> Pieces:
     """CLIP's tokenizer of transformers, from `vocab.json` and `merges.txt`."""
     ids = json.loads(vocab)

@@ -12,7 +12,13 @@ from etils import epath
 from sentencepiece import SentencePieceProcessor
 
 from bias_clip.data.bad_records import record_fault
-from bias_clip.data.text.byte_pairs import clip_pieces, json_pieces, listed_pieces, word_pieces
+from bias_clip.data.text.byte_pairs import (
+    clip_pieces,
+    json_pieces,
+    listed_files,
+    listed_pieces,
+    word_pieces,
+)
 from bias_clip.data.text.sentence_piece import parse_model
 
 # Names that published vocabularies give to the first and the last token of a text.
@@ -77,6 +83,37 @@ def load_vocabulary(tokenizer: str) -> Vocabulary:
 def vocabulary_names() -> tuple[tuple[str, ...], ...]:
     """Returns the files that hold a vocabulary in a folder of a checkpoint, the best first."""
     return _NAMES
+
+
+def vocabulary_files(tokenizer: str) -> dict[str, bytes]:
+    """Returns the files of a vocabulary by the names that published checkpoints give them.
+
+    Args:
+      tokenizer: as `load_vocabulary` takes it.
+
+    Raises: ValueError for a file that is not there, or whose form has no such name.
+    """
+    if tokenizer == "clip":
+        return listed_files(_packaged(tokenizer))
+    if tokenizer == "emoji":
+        return {"spiece.model": _packaged(tokenizer)}
+    path = epath.Path(tokenizer)
+    if path.is_dir():
+        names = next((n for n in _NAMES if all((path / name).is_file() for name in n)), ())
+        return {name: (path / name).read_bytes() for name in names}
+    if not path.is_file():
+        raise ValueError(
+            f"no tokenizer {tokenizer!r}: the file that the model was used with is gone."
+        )
+    data = _unpacked(path.read_bytes())
+    if data[:1] == b"{":
+        return {"tokenizer.json": data}
+    if b"#version" in data[:64]:
+        return listed_files(data)
+    if data.startswith(b"[PAD]"):
+        return {"vocab.txt": data}
+    known = path.name in ("spiece.model", "tokenizer.model")
+    return {path.name if known else "spiece.model": data}
 
 
 def read_vocabulary(files: Sequence[bytes], name: str) -> Vocabulary:
