@@ -32,14 +32,14 @@ def work(args: argparse.Namespace) -> None:
     from bias_clip.cli.export_sources import exported_checkpoint, exported_run, is_run
     from bias_clip.pretrained.export_folder import export_folder
 
-    if is_run(args.source):
+    if is_run(args.path):
         if args.tokenizer is not None:
             raise ValueError("got --tokenizer, but the config of a run names its own.")
-        model = exported_run(args.source, args.step)
+        model = exported_run(args.path, args.step)
     elif args.step is not None:
-        raise ValueError(f"got --step, but {args.source} is not a run; only runs have steps.")
+        raise ValueError(f"got --step, but {args.path} is not a run; only runs have steps.")
     else:
-        model = exported_checkpoint(args.source, tokenizer=args.tokenizer)
+        model = exported_checkpoint(args.path, tokenizer=args.tokenizer)
     for note in export_folder(model, args.out, layout=args.layout, leave_out=args.leave_out):
         print(f"note: {note}")
     print(args.out)
@@ -51,7 +51,7 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add(
         "--from",
-        dest="source",
+        dest="path",
         required=True,
         metavar="PATH",
         help="the workdir of a run, or a published checkpoint",

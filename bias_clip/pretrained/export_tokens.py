@@ -51,7 +51,8 @@ def open_clip_tokens(rules: Mapping[str, Any]) -> Written:
     if not _is_clip(vocabulary):
         raise _refused("open_clip", "tokenizer", rules["tokenizer"], "CLIP's vocabulary or BERT's")
     forms = {"clip": "lower", "open_clip": "whitespace", "open_clip_canonical": "canonicalize"}
-    form, notes = rules.get("form", "plain"), ()
+    form = rules.get("form", "plain")
+    notes: tuple[str, ...] = ()
     if form == "clip_transformers":
         form, notes = "clip", (_other_form("open_clip", "mends HTML entities and broken Unicode"),)
     if form not in forms:
