@@ -1,4 +1,4 @@
-"""Measures speed and memory, always as a ratio within one run: the machine next door is no constant.
+"""Measures speed and memory, always as a ratio within one run, because machines and their load differ.
 
 python -m tools.bench step     images per second of the train step, beside open_clip's
 python -m tools.bench losses   temporary memory and time of the losses, dense, chunked and as a ring
@@ -7,8 +7,8 @@ python -m tools.bench kmeans   a Lloyd iteration and an assignment, beside sciki
 python -m tools.bench attention  a fused kernel's values, gradients and time, beside XLA's
 python -m tools.bench input    photographs per second from JPEG to batches, beside a torch DataLoader
 
-open_clip is measured where it can be imported: `pip install torch open_clip_torch` in an environment
-of its own, for it pulls gigabytes. `--help` after a command lists its arguments.
+open_clip is measured if it can be imported: `pip install torch open_clip_torch` in a separate
+environment, because it downloads gigabytes. `--help` after a command lists its arguments.
 """
 
 import importlib

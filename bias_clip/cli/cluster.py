@@ -6,7 +6,7 @@
 k-means over all rows and all devices of this machine. Up to --in-memory-rows they are held by the
 devices; more are read again in each pass, and start from the centres of a sample. `bias-clip embed`
 writes the embeddings; the table has a column `cluster`, its manifest the centres' file, and --init
-goes on from such a file.
+continues from such a file.
 """
 
 import argparse

@@ -25,7 +25,7 @@ AXIS = "rows"
 def cluster(embeddings: Embeddings, args: argparse.Namespace) -> KMeans:
     """Clusters a modality over all devices; labels and the rest are in host memory.
 
-    Raises: ValueError for a modality that is not there, fewer (distinct) rows than clusters, rows
+    Raises: ValueError for an absent modality, fewer (distinct) rows than clusters, rows
       that are not finite, or a start that does not fit.
     """
     next(chunks(embeddings, args.modality, 1))  # says which modalities there are

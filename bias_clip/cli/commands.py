@@ -1,4 +1,4 @@
-"""Commands one after another, each of which is done or not: killed and started again, they go on."""
+"""Runs commands one after another; after an interruption, finished ones are not run again."""
 
 import contextlib
 import fcntl
@@ -14,11 +14,11 @@ from bias_clip.core.launching import RUN_AGAIN
 
 
 class Stopped(Exception):
-    """A signal came; the same line goes on."""
+    """A signal came; the same command line continues the work."""
 
 
 class Step(NamedTuple):
-    """A command, what is there once it has ended well, and where it says how it goes."""
+    """A command, the file that exists once it has succeeded, and its log."""
 
     command: list[str]
     done: Path

@@ -1,4 +1,4 @@
-"""Compiles the train step of a config for a pod that is not there: fits or not, how fast at best.
+"""Compiles the train step of a config for accelerators this machine lacks: does it fit, how fast at best?
 
     bias-clip compile-plan --config=configs/siglip_b16.py --topology=v5e:16x16
     bias-clip compile-plan --config=configs/siglip_so400m.py --topology=h100:32 --set mesh.fsdp=8
@@ -32,7 +32,7 @@ from bias_clip.cli.flags import (
 from bias_clip.core.write import write_file
 
 PROGRESS_SECONDS = 10.0
-# Without a GPU there is no timing of tiles to choose from, and the default choice fails to compile.
+# Without a GPU, XLA cannot time tiles to choose one, and its default choice fails to compile.
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
 
 

@@ -18,7 +18,7 @@ from bias_clip.train.workdir.load_run import Trained, as_stage, load_run
 def evaluate_run(
     workdir: Path, step: int | None = None, evaluators: Path | None = None
 ) -> tuple[int, dict[str, float]]:
-    """Returns (step, metrics) of the run in `workdir`, and writes its `evals/` anew.
+    """Returns (step, metrics) of the run in `workdir`, and writes its `evals/` again.
 
     Raises:
       ValueError: if there is no run, or no checkpoint of that step.
@@ -30,7 +30,7 @@ def evaluate_run(
 def evaluate_alone(trained: Trained, evaluators: Path | None = None) -> dict[str, float]:
     """Returns the metrics of a run by the function that measured it while it trained.
 
-    Writes `evals/` of its workdir anew.
+    Writes `evals/` of its workdir again.
     """
     config = trained.config
     evals = config.evals if evaluators is None else load_config(evaluators).evals

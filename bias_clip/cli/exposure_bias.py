@@ -52,12 +52,12 @@ def make_parser() -> Parser:
 
 
 def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float]]:
-    """Returns `data_bias` of what each part of the run's steps was fed.
+    """Returns `data_bias` of the examples in each part of the run's steps.
 
     Args:
-      workdir: of a run, finished or not; its config.json says what it is fed.
-      parts: into how many the steps are divided.
-      arguments: of `make_data_bias`, but for source and weights.
+      workdir: of a run, finished or not; its config.json describes its data.
+      parts: number of parts of the steps.
+      arguments: of `make_data_bias`, except source and weights.
 
     Raises:
       ValueError: fewer than one part, a workdir without a run, or what `make_data_bias` raises.
@@ -92,7 +92,7 @@ def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float
         steps = {"start": start, "stop": stop}
         fed = count_exposure(source, plan, batch_size=config.batch_size, seed=config.seed, **steps)
         evaluate = make_data_bias(source, weights=fed, **arguments)
-        rows.append({**steps, **evaluate(cast(Any, None)).metrics})  # it looks at no picture
+        rows.append({**steps, **evaluate(cast(Any, None)).metrics})  # it needs no model
     return rows
 
 

@@ -174,12 +174,12 @@ def _check(args: argparse.Namespace) -> None:
 def _check_later(config: Mapping[str, Any], args: argparse.Namespace) -> None:
     if not isinstance(config["data"].get("cells"), dict):
         raise ValueError(
-            f"{args.config}: config.data.cells is no dict when the config is called with "
+            f"{args.config}: config.data.cells is not a dict when the config is called with "
             f"{_argument(args, 1)!r}; expected at least dict(table='')."
         )
     if args.init != "scratch" and not isinstance(config.get("init_from"), dict):
         raise ValueError(
-            f"{args.config}: config.init_from of stage 1 is no dict, as --init {args.init} needs; "
+            f"{args.config}: config.init_from of stage 1 is not a dict, as --init {args.init} needs; "
             "expected dict(path=''), or use --init scratch."
         )
 

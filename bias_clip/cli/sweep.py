@@ -6,7 +6,7 @@
 
 Each run is `python -m bias_clip.train` with a workdir of its own, `<workdir>/<name>_<seed>`, and a
 log beside it. Start the same line again after an interruption: finished runs are kept, the others
-go on where they were. With `--jobs` each run gets its share of the cores for itself.
+continue where they were. With `--jobs` each run gets its own share of the cores.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def plan(configs: list[str], seeds: int, overrides: list[str], workdir: Path) ->
 
     Raises:
       ValueError: two configs of one name, an override without "=", fewer than one seed, or a
-        workdir that is no folder.
+        workdir that is not a folder.
     """
     from bias_clip.core.storage import check_folder
 

@@ -185,7 +185,7 @@ def test_a_folder_of_other_things_is_refused(fakes, tmp_path):
         (
             CONFIG.replace('dict(table="")', "None"),
             [],
-            "config.data.cells is no dict when .* '1,init'",
+            "config.data.cells is not a dict when .* '1,init'",
         ),
         (CONFIG.replace('dict(path="")', "None"), ["--init=warm"], "as --init warm needs"),
         (CONFIG, ["--set=total"], "expected key=value"),

@@ -57,7 +57,7 @@ def quote(words: Sequence[str]) -> str:
 
 
 def _document(text: str) -> str:
-    """A here-document, with an end that is no line of the text."""
+    """A here-document, with an end marker that is not a line of the text."""
     end = "END"
     while end in text.splitlines():
         end += "_"

@@ -50,7 +50,7 @@ def manifest(job: Job, args: argparse.Namespace) -> dict[str, Any]:
     """The JobSet. A pod that ends with 75, or is moved away, restarts all; other failures are counted.
 
     Raises:
-      ValueError: if the topology is missing or is no whole number of hosts.
+      ValueError: if the topology is missing, or its chips do not fill an integer number of hosts.
     """
     hosts = _hosts(args)
     metadata: dict[str, Any] = {"name": job.name, "namespace": args.namespace}

@@ -1,4 +1,4 @@
-"""A job of Ray: this file is the job's driver too, with one actor a host, which runs the trainer."""
+"""A job of Ray: this file is also the job's driver, with one actor per host, which runs the trainer."""
 
 import argparse
 import ctypes

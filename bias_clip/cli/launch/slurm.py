@@ -1,4 +1,4 @@
-"""A job of SLURM: one task a node, which drives all its GPUs."""
+"""A job of SLURM: one task per node, which drives all its GPUs."""
 
 import argparse
 

@@ -41,10 +41,10 @@ def plan(job: Job, args: argparse.Namespace) -> list[Step]:
 
 
 def run(job: Job, args: argparse.Namespace) -> int:
-    """Goes through the steps; a slice that was taken away is asked for anew, until training ends.
+    """Runs the steps; requests a slice again after it was taken away, until training ends.
 
-    gcloud does not tell one host's exit status from another's, so each host starts itself again
-    after status 75, and what decides here is whether the slice is still there.
+    gcloud does not report the exit status of each host. So each host starts itself again after status
+    75, and this function only checks whether the slice still exists.
     """
     while True:
         state = _state(job, args)

@@ -48,7 +48,7 @@ def tfds_source(
 
 
 class _TfdsRecords:
-    """Rows of a prepared data set as records, pictures still encoded."""
+    """Rows of a prepared data set as records; images stay encoded."""
 
     def __init__(self, rows: Sequence[Any], getters: Mapping[str, Getter], name: str):
         self._rows = rows
@@ -73,7 +73,7 @@ def _builder(dataset: str, data_dir: str | None) -> Any:
     try:
         return tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
-        reason = str(error).splitlines()[0]  # the rest lists all of the catalogue
+        reason = str(error).splitlines()[0]  # the rest lists the whole catalogue
         raise ValueError(f"TFDS in {data_dir or 'its folder'}: {reason}") from error
     except ValueError as error:
         raise ValueError(
@@ -101,7 +101,7 @@ def _check_splits(builder: Any, dataset: str, split: str) -> None:
 
 
 def _skip_decoding(key: str) -> dict[str, Any]:
-    """The pictures stay encoded until the pipeline's threads decode them."""
+    """Keeps images encoded until the pipeline's threads decode them."""
     import tensorflow_datasets as tfds
 
     decoders: Any = tfds.decode.SkipDecoding()
@@ -111,7 +111,7 @@ def _skip_decoding(key: str) -> dict[str, Any]:
 
 
 def _getter(features: Any, key: str) -> Getter:
-    """A function from a row to the value under a path of keys, a class label as its name."""
+    """A function from a row to the value at a path of keys; a class label becomes its name."""
     feature = features
     for part in key.split("/"):
         feature = getattr(feature, "feature", feature)  # the inside of a sequence

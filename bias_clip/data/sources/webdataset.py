@@ -1,4 +1,4 @@
-"""Tar shards in the form of the webdataset library, read at random: img2dataset, DataComp and home-made."""
+"""Tar shards of the webdataset library with random access: from img2dataset, DataComp and others."""
 
 import functools
 import logging
@@ -46,34 +46,35 @@ def webdataset_source(
 ) -> Source:
     """Reads tar shards of webdataset, from a disk or a bucket, each sample in one read.
 
-    The first time, the headers of all shards are read to an index of offsets, which takes 20 to 40 us of
-    a core per sample; of a bucket, shards of small images are read whole for it. It is kept in "webdataset_index" beside the shards, in `cache`, or in the user's cache folder where the
-    folder of the shards cannot be written. A record's id is "<shard>/<key>", with "#2" for a
-    key that its shard has twice; `key` and `shard` are attributes too.
+    The first call reads the headers of all shards into an index of offsets, which takes 20 to 40 us of a
+    core per sample; in a bucket, shards of small images are then read whole. The index is kept in
+    "webdataset_index" beside the shards, or in `cache`, or in the user's cache folder if the shards'
+    folder cannot be written. A record's id is "<shard>/<key>", with "#2" for a key that its shard has
+    twice; `key` and `shard` are attributes too.
 
-    Samples without an image or caption member are left out. They, damaged shards and members out of
-    order are counted and named in the log. The index is memory-mapped: measured with 1e6 samples of three
-    members and keys of nine characters, 36 bytes per sample on disk, and opened in 0.04 s with no memory
-    of its own. Resident are 8 bytes per 1,024 samples where some are left out, else nothing.
+    Samples without an image or caption member are left out. These samples, damaged shards, and members
+    out of order are counted and named in the log. The index is memory-mapped. Measured with 1e6 samples
+    of three members and keys of nine characters: 36 bytes per sample on disk, opened in 0.04 s. It takes
+    no memory, except 8 bytes per 1,024 samples if some samples are left out.
 
     Args:
       path: a file, a folder, a glob, "{00000..00041}.tar", or a list of those; addresses gs://,
-        s3:// and https:// too. Compressed shards are refused, with the line that unpacks them.
-      image: fields or patterns of them, the first that a sample has; several members that match one
-        are equally good images. Else jpg, png, jpeg, webp, ..., then any "left.jpg".
+        s3:// and https:// too. Compressed shards are an error that gives the line to unpack them.
+      image: fields or patterns, of which the first that a sample has is used; several members that match
+        it are equally good images. By default jpg, png, jpeg, webp, ..., then any "left.jpg".
       captions: fields, patterns, or "json:caption" for a key of a JSON member; all of them are
-        captions. () needs none. Else txt; or all of "*.txt", "text", "caption"; or of the JSON member
-        caption, captions and text.
-      attributes: fields or patterns of what is read besides; () nothing. Else JSON objects (a key, an
-        attribute), cls, npy, npz and other texts. What cannot be read is reported in "<field>_error".
-      damaged: "count" goes on with what can be read of damaged shards; "refuse" raises.
-      cache: folder for the index and for what was read from a bucket.
-      cache_bytes: most that is kept there of what was read from a bucket; 0 keeps nothing.
+        captions. () needs none. By default txt; or all of "*.txt", "text", "caption"; or, from the JSON
+        member, caption, captions and text.
+      attributes: fields or patterns of other members to read; () for none. By default JSON objects (an
+        attribute per key), cls, npy, npz and other texts. "<field>_error" reports what cannot be read.
+      damaged: "count" continues with the readable part of damaged shards; "refuse" raises.
+      cache: folder for the index and for ranges that were read from a bucket.
+      cache_bytes: most bytes of such ranges to keep; 0 keeps none.
 
     Raises:
-      ValueError: no shards, missing or compressed ones, no samples with image and caption, an
-        argument that is wrong; a sample that is broken raises ValueError when it is read.
-      OSError: a shard cannot be read; RemoteError, one of those, names the object.
+      ValueError: no shards, missing or compressed ones, no samples with image and caption, or a
+        wrong argument; a broken sample raises ValueError when it is read.
+      OSError: a shard cannot be read; its subclass RemoteError names the object.
 
         source = webdataset_source(path="pairs/{00000..00041}.tar")
     """
@@ -91,7 +92,7 @@ def webdataset_source(
 
 
 class _TarRecords:
-    """Samples by number; the arrays are memory-mapped, and mapped again in another process."""
+    """Samples by number; the arrays are memory-mapped, and each process maps them itself."""
 
     def __init__(
         self, reader: RangeReader, folder: Path, index: Index, choices: Sequence[Choice | None]
@@ -110,7 +111,7 @@ class _TarRecords:
         return self._record(place, self._reader.read(place.ranges))
 
     def read_many(self, indices: Sequence[int]) -> list[Record | ValueError]:
-        """Reads several records, remote ones at the same time; a broken one is the error that says so."""
+        """Reads several records, remote ones concurrently; in place of a broken one, its error."""
         places = [self._place(index) for index in indices]
         data = iter(self._reader.read([r for p in places for r in p.ranges]))
         return [self._try_record(place, [next(data) for _ in place.ranges]) for place in places]
@@ -147,7 +148,7 @@ class _TarRecords:
         return as_array(values, name)
 
     def _sample(self, index: int) -> int:
-        """The sample of the index that is record `index` of those that are kept."""
+        """The number in the index of the sample that is record `index` among the kept ones."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         index += len(self) * (index < 0)
@@ -198,7 +199,7 @@ class _TarRecords:
 
 
 class _Place(NamedTuple):
-    """Where a sample lies: what is read, and the range and bytes in it of each member."""
+    """Where a sample is: the ranges to read, and each member's range and its bytes in that range."""
 
     sample: int
     shard: int
@@ -212,7 +213,7 @@ def _is_kept(choices: Sequence[Choice | None]) -> np.ndarray:
 
 
 def _count_kept(index: Index, choices: Sequence[Choice | None]) -> np.ndarray:
-    """Records before each block of samples, and in all; says which samples are left out."""
+    """The number of records before each block of samples and in all; logs which samples are left out."""
     total = len(index.layout)
     if None not in choices:
         return np.array([0, total])

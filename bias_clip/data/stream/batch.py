@@ -19,14 +19,14 @@ ATTRIBUTES: dict[str, type] = {
     "prior": np.float32,
     WEIGHTS: np.float32,
 }
-"""The columns that a run may have beside image and text: one number per row, of this dtype."""
+"""The columns that a run may have besides image and text: one number per row, of this dtype."""
 
 ROW_KEYS = ("text_id", *ATTRIBUTES)
 """What a term of the objective may read: one number per row."""
 
 
 class Column(NamedTuple):
-    """One array of a batch: the shape of a row's part, and the dtype."""
+    """One array of a batch: the shape per row, and the dtype."""
 
     shape: tuple[int, ...]
     dtype: type
@@ -80,12 +80,12 @@ def check_example(example: Example) -> None:
 def collate(
     examples: Sequence[Example], columns: Mapping[str, np.ndarray]
 ) -> tuple[Batch, list[tuple[tuple[str, str], ...]]]:
-    """Returns (the batch of some examples, the bad records that were met on the way).
+    """Returns (the batch of some examples, the bad records that were found on the way).
 
     Args:
       examples: the rows, in order.
-      columns: for each attribute an array with an entry per record; `index` in it replaces the
-        record's number in the phase by that in the source.
+      columns: for each attribute an array with an entry per record; its `index`, if given, replaces the
+        record's number in the phase by its number in the source.
 
     Raises:
       ValueError: the images have different shapes.
@@ -109,6 +109,6 @@ def collate(
 
 
 def _text_id(tokens: Int32[np.ndarray, " l"]) -> int:
-    # Of the tokens, not the string: captions that differ only where they are cut are the same text
-    # to the model. 31 bits: two of 32,768 captions collide in one batch of four, harmlessly.
+    # A hash of the tokens and not of the string: captions that differ only beyond the cut are the same
+    # text to the model. 31 bits: in one of four batches of 32,768, two captions collide, harmlessly.
     return zlib.crc32(tokens.tobytes()) & 0x7FFFFFFF

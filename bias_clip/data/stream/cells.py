@@ -1,4 +1,4 @@
-"""Training on cells: every batch from one cell, or the cells told to the loss.
+"""Training on cells: every batch comes from one cell, or the loss gets each example's cell.
 
 The table says which cell each example is in; `tools/multistage.py` makes it, and training looks it up.
 """
@@ -29,16 +29,16 @@ from bias_clip.stages.mcl_plan import (
 
 KIND, CLUSTER = "cells", "cluster"  # of the table, and its column
 SMALL = ("merge", "drop")
-TUPLES = "tuples"  # in the manifest: what each number of `cluster` stands for
+TUPLES = "tuples"  # in the manifest: the clusters behind each number of `cluster`
 _BLOCK = 64  # rows of a step that are looked up at once
 
 
 class CellsStats(NamedTuple):
-    """What was made of a table.
+    """The result of reading a table.
 
     Attributes:
       found: cells with examples of the source.
-      merged: of these, how many were taken in by a sibling.
+      merged: how many of them were merged into a sibling.
       plan: what an epoch uses; None for a single cell, which is the plain data.
     """
 
@@ -48,7 +48,7 @@ class CellsStats(NamedTuple):
 
 
 class CellsPlan(NamedTuple):
-    """The plan of a run, and what to say of it."""
+    """The plan of a run, and its statistics."""
 
     plan: Plan
     stats: CellsStats
@@ -64,27 +64,27 @@ def make_cells_plan(
     small: str | None = None,
     sequence: str = "shuffle",
 ) -> CellsPlan:
-    """Makes the plan of a run whose negatives are of the anchor's own cell.
+    """Makes the plan of a run whose negatives come from the anchor's own cell.
 
-    Batches have the key `cells`, of which every loss makes a mask. An epoch of this plan leaves a part
-    of the data out, see `make_batch_plan`; durations still count epochs of the whole source. A record
-    that cannot be read is replaced by one of the same cell. A single cell restricts nothing: then the
-    run is the plain one, bit for bit, without the key.
+    Batches have the key `cells`, from which every loss makes a mask. An epoch of this plan leaves out a
+    part of the data, see `make_batch_plan`; durations still count epochs of the whole source. A record
+    that cannot be read is replaced by one of the same cell. A single cell restricts nothing: the run is
+    then identical to the plain one, without the key.
 
     Args:
       source: of the records, whose ids the table has.
       table: path of a table of cells: columns `id` and `cluster`. Its manifest may have `tuples`, see
-        `write_cells`; without, all cells are siblings.
+        `write_cells`; without them, all cells are siblings.
       batch_size: of the run, over all hosts.
       seed: of the run.
-      mode: "batch": each batch is of one cell; or "mask": that, and what is left of the cells is packed
-        into mixed batches.
-      small: what becomes of cells smaller than a batch in mode "batch": "merge" (the default) with a
-        sibling, see `merge_small`, or "drop".
-      sequence: of the batches' cells: "shuffle", or "round_robin" as the authors do.
+      mode: "batch": each batch comes from one cell; or "mask": in addition, the remaining examples of
+        all cells are packed into mixed batches.
+      small: for cells smaller than a batch in mode "batch": "merge" (the default) merges them with a
+        sibling, see `merge_small`; "drop" leaves them out.
+      sequence: the order of the batches' cells: "shuffle", or "round_robin" as the authors do.
 
-    Raises: ValueError for an unknown word, a table that is none of cells, lacks a record or holds
-      anything but cluster numbers, and for cells none of which fills a batch.
+    Raises: ValueError for an unknown word; for a table that is not of cells, lacks a record or holds
+      anything except cluster numbers; and if no cell fills a batch.
 
     Reference: Zhang et al., Learning the Unlearned, ECCV 2024.
 
@@ -141,13 +141,13 @@ def write_cells(
 
     Args:
       path: of the table to write. Its `cluster` numbers the cells, and its manifest has `tuples`: for
-        each number a list of the clusters it stands for, one a stage.
-      tables: of each stage, the first stage first: one table, or several (of images and of texts),
+        each number a list of the clusters it stands for, one per stage.
+      tables: for each stage, the first stage first: one table, or several (of images and of texts),
         whose clusters together are those of the stage.
-      manifest: what else a reader should know, as JSON.
+      manifest: other information for readers, as JSON.
 
     Returns: the manifest as written.
-    Raises: ValueError for tables that are none of cells, or not of the same examples.
+    Raises: ValueError for tables that are not of cells, or not of the same examples.
 
         write_cells("cells.parquet", [["stage0/image.parquet"], ["stage1/image.parquet"]])
     """
@@ -160,7 +160,7 @@ def write_cells(
 
 
 def describe(stats: CellsStats, batch_size: int) -> str:
-    """What was made of a table, in a line."""
+    """Describes the result of reading a table, in one line."""
     if stats.plan is None:
         return "cells: a single one, which is the plain data"
     plan, merged = stats.plan, f" ({stats.merged} of {stats.found} merged)" if stats.merged else ""
@@ -194,7 +194,7 @@ def _clusters(table: Table, ids: np.ndarray) -> np.ndarray:
         raise ValueError(f"it has columns {sorted(table.columns)}, expected {CLUSTER!r} of each.")
     clusters = join(table, ids)[CLUSTER]
     if clusters.dtype.kind not in "iu" or clusters.min() < 0:
-        raise ValueError(f"{CLUSTER!r} must hold whole numbers of at least 0.")
+        raise ValueError(f"{CLUSTER!r} must hold integers of at least 0.")
     return clusters
 
 

@@ -1,4 +1,4 @@
-"""What the batch holds of each record beside its image and text: classes, attributes, priors, weights.
+"""What a batch holds besides images and texts: classes, attributes, priors and weights of its records.
 
 A column is computed once for the whole source and looked up by record while training.
 """
@@ -17,15 +17,15 @@ _MOST = 2**31 - 1  # labels are int32 in the batch
 
 
 def make_columns(source: Source, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Makes the arrays that batches are looked up in, one entry a record.
+    """Makes the arrays in which batches are looked up, with one entry per record.
 
     Args:
       source: has the attributes that `columns` names.
-      columns: what each batch key is made of.
+      columns: what each batch key is made from.
 
         labels, bias_labels, cells   int32: the name of an attribute, see `codes`; or
-                                     dict(attribute=..., values=(...)), where any other value than
-                                     these is unknown
+                                     dict(attribute=..., values=(...)), where all values except
+                                     these are unknown
         prior                        float32 in [0, 1): the name of an attribute; or
                                      dict(share_of=..., most=0.5), see `shares`
         weights                      float32, at least 0: the name of an attribute
@@ -48,9 +48,9 @@ def codes(values: np.ndarray, among: Sequence[Any] | None = None) -> Int32[np.nd
     """Numbers the values of an attribute: 0, 1, ... in their own order; -1 for a missing one.
 
     Args:
-      values: text, integers or booleans. Integers stay as they are, unless one is beyond 31 bits: then
-        all are numbered in their order, because cut to 32 bits two classes could become one.
-      among: number these, in this order; all others are unknown.
+      values: text, integers or booleans. Integers do not change, unless one is beyond 31 bits: then
+        all are numbered in their order, because two classes could be equal in 32 bits.
+      among: number only these values, in this order; all others are unknown.
 
     Raises: ValueError for numbers that are not integers, or for one of `among` that does not occur.
     """
@@ -62,10 +62,10 @@ def codes(values: np.ndarray, among: Sequence[Any] | None = None) -> Int32[np.nd
             raise ValueError(f"no record has {lost}; it has {_shown(values)}.")
         return np.where(np.any(hits, axis=0), np.argmax(hits, axis=0), UNKNOWN).astype(np.int32)
     kept = values[~gone]
-    if kept.dtype == object:  # integers or booleans with gaps, or text of great length
+    if kept.dtype == object:  # integers or booleans with gaps, or very long text
         kept = as_array(kept.tolist())
     if kept.dtype.kind not in "USTOiub":
-        raise ValueError(f"got values of type {kept.dtype}, expected strings or whole numbers.")
+        raise ValueError(f"got values of type {kept.dtype}, expected strings or integers.")
     numbers = kept
     if kept.dtype.kind not in "iub" or (len(kept) and kept.max() > _MOST):
         _, numbers = np.unique(kept, return_inverse=True)
@@ -75,12 +75,12 @@ def codes(values: np.ndarray, among: Sequence[Any] | None = None) -> Int32[np.nd
 
 
 def shares(values: np.ndarray, *, most: float = 0.5) -> Float32[np.ndarray, " n"]:
-    """For each record the chance that another one, drawn evenly, has the same value.
+    """For each record the probability that another one, drawn uniformly, has the same value.
 
-    `(n_c - 1) / (n - 1)` for n records, n_c of them with the value, at most `most`: the correction of
-    a debiased loss divides by one minus it. A missing value has the chance 0, which corrects nothing:
-    that two values are not known does not make them equal. It is the class probability per example of
-    sample-specific debiasing, estimated by frequency; how its authors estimate it is not known to us.
+    `(n_c - 1) / (n - 1)` for n records, n_c of them with the value, at most `most`, because the
+    correction of a debiased loss divides by one minus it. A missing value has probability 0, which means
+    no correction: two unknown values need not be equal. This is the class probability per example of
+    sample-specific debiasing, estimated by frequency; how its authors estimate it is unknown to us.
     """
     if not 0 <= most < 1:
         raise ValueError(f"got most={most}, expected a number from 0 to below 1.")
@@ -95,7 +95,7 @@ def shares(values: np.ndarray, *, most: float = 0.5) -> Float32[np.ndarray, " n"
 
 
 def _equal(values: np.ndarray, value: Any) -> Bool[np.ndarray, " n"]:
-    """Where a column has a value, exactly: NumPy compares integers with fractions as float64."""
+    """Where a column equals a value, exactly: NumPy itself compares integers with fractions as float64."""
     none = np.zeros(len(values), bool)
     if values.dtype.kind in "iu":
         if isinstance(value, str | bytes) or value != int(value):

@@ -1,4 +1,4 @@
-"""What stands at a position of the training stream: a pure function of (seed, position)."""
+"""The example at a position of the training stream: a pure function of (seed, position)."""
 
 import functools
 import hashlib
@@ -16,12 +16,12 @@ from bias_clip.data.text import TextFn
 
 # Draws before a position without a good record is an error; 2^-64 when half the records are bad.
 _MAX_DRAWS = 64
-# grain's cipher walks over blocks of 2^16 at least: 5 ms an index for 21 records, 6 us for 1,000.
+# grain's cipher uses blocks of at least 2^16: 5 ms per index for 21 records, 6 us for 1,000.
 _TABLE = 2**16
 
 
 class Example(NamedTuple):
-    """One row of a batch, and the records that were found bad on the way to it."""
+    """One row of a batch, and the bad records that were replaced on the way to it."""
 
     image: Float32[np.ndarray, "h w 3"]
     text: Int32[np.ndarray, " l"]
@@ -33,8 +33,8 @@ class Order(NamedTuple):
     """Which records a stream visits; pure functions, safe to call from threads.
 
     Attributes:
-      at: from a position to the record there.
-      another: from a position and draws to a record that can stand in for a bad one there.
+      at: maps a position to the record there.
+      another: maps a position and a generator to a record that can replace a bad one there.
     """
 
     at: Callable[[int], int]
@@ -50,26 +50,26 @@ def make_examples_fn(
     first_caption: float = 0.0,
     order: Order | None = None,
 ) -> Callable[[Sequence[int]], list[Example]]:
-    """Makes the function from positions of the stream to their examples, each of them by itself.
+    """Makes the function from positions of the stream to their examples, each independent of the others.
 
-    The records of all positions are asked for together, so that a remote source reads them at the
-    same time. The record is the one that the epoch's shuffle puts there. Where it is bad, others are drawn until
-    one is good. A record is bad where reading it, its image or its caption raises anything except an
-    error of storage or memory, see `record_fault`; it then counts, with its name. All draws come from
-    `Philox(key=(seed, position))`: the image, the caption, then the augmentation, so that another
-    augmentation leaves the pairs as they are.
+    The records of all positions are requested together, so that a remote source reads them concurrently.
+    The record is the one that the epoch's shuffle puts there. If it is bad, others are drawn until one is
+    good. A record is bad if reading it, its image or its caption raises anything except an error of
+    storage or memory, see `record_fault`; it is then counted and named. All draws come from
+    `Philox(key=(seed, position))`: first the image, then the caption, then the augmentation, so that
+    another augmentation does not change the pairs.
 
     Args:
       source: of the records.
-      image_fn, text_fn: from an image and a caption to arrays.
-      seed: of everything drawn.
-      first_caption: share of visits that take the record's first caption, which is its name or the
-        text it came with; the others draw one of all captions.
-      order: of the records; the shuffle of all of them where it is None.
+      image_fn, text_fn: map an image and a caption to arrays.
+      seed: of all draws.
+      first_caption: share of visits that take the record's first caption, which is its name or its
+        original text; the others draw one of all captions.
+      order: of the records; None: a shuffle of all of them.
 
-    Returns: the function; pure, and safe to call from threads. It raises ValueError when 64 records
-      in a row were bad.
-    Raises: ValueError for a share that is none.
+    Returns: the function; pure, and safe to call from threads. It raises ValueError after 64
+      consecutive bad records.
+    Raises: ValueError for a share outside [0, 1].
     """
     if not 0.0 <= first_caption <= 1.0:
         raise ValueError(f"got first_caption={first_caption}, expected a share between 0 and 1.")
@@ -127,10 +127,10 @@ def shuffled(length: int, seed: int) -> Order:
 
 
 def shuffled_index(position: int, length: int, seed: int) -> int:
-    """The record at a position: epoch `position // length` has a permutation of its own.
+    """The record at a position: every epoch, `position // length`, has its own permutation.
 
-    The permutation of a large source is a cipher, one index at a time, so that its size costs
-    nothing; that of a small one is a table.
+    The permutation of a large source is a cipher, which computes single indices and takes no memory;
+    that of a small source is a table.
     """
     epoch, place = divmod(position, length)
     if length <= _TABLE:
@@ -141,14 +141,14 @@ def shuffled_index(position: int, length: int, seed: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def _epoch_table(seed: int, epoch: int, length: int) -> np.ndarray:
-    # Raw words, sorted: the one stream that NumPy promises to keep in all versions.
+    # Sort raw words, because NumPy guarantees only their stream across versions.
     key = int.from_bytes(_epoch_key(seed, epoch), "little")
     return np.argsort(np.random.Philox(key=key).random_raw(length), kind="stable")
 
 
 @functools.lru_cache(maxsize=64)
 def _epoch_key(seed: int, epoch: int) -> bytes:
-    # A hash and not seed + epoch, by which run 1 would begin with the second epoch of run 0.
+    # A hash and not seed + epoch, with which run 1 would begin with the second epoch of run 0.
     return hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=16).digest()
 
 

@@ -1,7 +1,7 @@
 """The training stream: an endless, seeded, resumable sequence of fixed-shape batches.
 
-What stands at a position is a pure function of (seed, position), see `examples`; of two phases, the
-step says which one it is read from. Hosts, threads and restarts only decide who computes it and when.
+The example at a position is a pure function of (seed, position), see `examples`; with two phases, the
+step decides which one it comes from. Hosts, threads and restarts only decide who computes it and when.
 """
 
 import functools
@@ -24,27 +24,27 @@ from bias_clip.data.stream.plan import Plan, plain_plan
 from bias_clip.data.stream.worker import settle
 from bias_clip.data.text import TextFn
 
-# Rows that one task of the thread pool makes: large enough to hide its cost, small enough that a
-# per-host batch of thousands is spread over all threads.
+# Rows per task of the thread pool: large enough to hide the cost of a task, small enough to spread a
+# per-host batch of thousands over all threads.
 _CHUNK = 32
 # Chunks of a worker that wait in shared memory: 2 x 32 images of 224 px are 10 MB.
 _HANDED_OVER = 2
 _SHARED = Path("/dev/shm")  # of Linux
-# Below this many examples a share is not yet measured: what counts is the number it would allow.
+# With fewer examples the share of bad records is not reliable; the allowed number is that of so many.
 _SHARE_OVER = 1000
 _MAX_NAMED = 100
-_MAX_RECORDS = 2**53  # what every number type here holds, and the shuffle's cipher takes
+_MAX_RECORDS = 2**53  # all number types here and the shuffle's cipher can hold it
 
 
 class _Stream(NamedTuple):
-    """What the steps of one stage read: examples by position, and further keys by its record."""
+    """What the steps of one phase read: examples by position, and further keys by record."""
 
     make_examples: Callable[[Sequence[int]], list[Example]]
     columns: Mapping[str, np.ndarray]
 
 
 class _Reading(NamedTuple):
-    """Who prepares batches, and how many ahead."""
+    """How many threads and processes prepare batches, and how many batches ahead."""
 
     threads: int  # of each process
     workers: int  # processes; 0: this one
@@ -52,10 +52,10 @@ class _Reading(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """What the stream has met so far, on this host.
+    """Counts of the stream so far, on this host.
 
-    `examples` rows were handed out, `replaced` of them stand in for a bad record; `bad` names the
-    first hundred bad records, each with the reason.
+    The stream returned `examples` rows, of which `replaced` replace a bad record; `bad` has the names
+    of the first hundred bad records, each with the reason.
     """
 
     examples: int
@@ -91,24 +91,24 @@ def make_train_iterator(
         index   int64 [b]   the record in the source
         ...     [b]         what `columns` names, see `make_columns`
 
-    A record that raises ValueError on the way (a broken image, no caption) is replaced by
-    another, drawn from (seed, position), counted and named. `prefetch` is in batches; with
-    `num_threads=0` everything runs in the caller. A thread makes up to 32 rows at a time and asks for
-    their records together: a remote source reads 32 times `num_threads` records at the same time.
+    A record that raises ValueError (a broken image, no caption) is replaced by another, drawn from
+    (seed, position), and is counted and named. `prefetch` is in batches; with `num_threads=0`
+    everything runs in the caller. A thread makes up to 32 rows at a time and requests their records
+    together: a remote source reads 32 times `num_threads` records concurrently.
 
-    With `num_workers` there are so many processes, each with `num_threads`. Threads suffice up to some
-    thousand images per second: decoding and resizing leave Python's lock, what lies between them does
-    not (about 0.3 ms per image of 500 px). Processes get source and functions pickled (cloudpickle),
-    start in seconds, and hand over what they made in shared memory.
+    `num_workers` is a number of processes, each with `num_threads`. Threads suffice up to about a
+    thousand images per second: decoding and resizing release Python's lock, but the code between them
+    does not (about 0.3 ms per image of 500 px). Processes receive source and functions pickled
+    (cloudpickle), start in seconds, and return their rows in shared memory.
 
     `first_caption` is a share, see `make_example_fn`. `plan`, see `make_plan` and `make_cells_plan`,
-    thins, weights or orders the source, throughout or in one of two phases. Batch `t` of two phases is
-    batch `t` of the stream that is all of the phase that step `t` is in.
+    thins, weights or orders the source, throughout or in one of two phases. With two phases, batch `t`
+    is batch `t` of the stream that has only the phase of step `t`.
 
     Returns: the iterator; close it, or use it in a `with`.
-    Raises: ValueError at once for arguments that do not fit together, an empty source, or a first
-      example of the wrong form, or too little shared memory; later, when the share of bad records
-      passes `max_bad_share`.
+    Raises: ValueError at once for contradicting arguments, an empty source, a first example of the
+      wrong form, or too little shared memory; later, if the share of bad records exceeds
+      `max_bad_share`.
 
         with make_train_iterator(source, image_fn=image_fn, text_fn=text_fn, batch_size=256,
                                  seed=0) as batches:
@@ -145,7 +145,7 @@ def make_train_iterator(
 
 
 class TrainIterator(Iterator[Batch]):
-    """Batches of one host from a position on; holds grain's threads and processes until `close`."""
+    """Batches of one host from a position on; keeps grain's threads and processes until `close`."""
 
     def __init__(
         self,
@@ -188,18 +188,18 @@ class TrainIterator(Iterator[Batch]):
             self._batches = None
 
     def stats(self) -> Stats:
-        """Returns the counts of examples and bad records up to the last batch handed out."""
+        """Returns the counts of examples and bad records up to the last returned batch."""
         return self._stats
 
     def get_state(self) -> dict[str, Any]:
-        """Returns the place in the stream as JSON; the same on all hosts except for the counts."""
+        """Returns the position in the stream as JSON; the same on all hosts except for the counts."""
         counts = {**self._stats._asdict(), "bad": dict(self._stats.bad)}
         return {"step": self._step, **self._identity, "stats": counts}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes to a saved place; the next batch is the one that followed it, bit for bit.
+        """Goes to a saved position; the next batch is the one that followed it, bit for bit.
 
-        Raises: ValueError when the state is of another source, batch size, seed or plan.
+        Raises: ValueError if the state belongs to another source, batch size, seed or plan.
         """
         saved = {key: value for key, value in state.items() if key not in ("step", "stats")}
         if saved != self._identity:
@@ -212,9 +212,9 @@ class TrainIterator(Iterator[Batch]):
         self._stats = Stats(**{**state["stats"], "bad": dict(state["stats"]["bad"])})
 
     def _open(self, step: int) -> Any:
-        """Starts grain at a step: chunks of rows in parallel, joined to batches."""
+        """Starts grain at a step: it makes chunks of rows in parallel and joins them into batches."""
         batch_size, (process_index, process_count) = self._identity["batch_size"], self._host
-        stream_at = self._stream_at  # what goes to other processes must not hold this object
+        stream_at = self._stream_at  # closures that go to other processes must not hold self
         rows = batch_size // process_count
         size = max(c for c in range(1, min(rows, _CHUNK) + 1) if rows % c == 0)
         per_batch = rows // size
@@ -234,11 +234,11 @@ class TrainIterator(Iterator[Batch]):
         chunks = numbers.map(chunk).to_iter_dataset(options)
         if workers:
             if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # grain has some and reads them; used as a library, nobody parses
+                flags.FLAGS.mark_as_parsed()  # grain reads its own flags, which nobody parses in a library
             many = grain.MultiprocessingOptions(workers, _HANDED_OVER)
             chunks = chunks.mp_prefetch(many, worker_init_fn=settle)
         batches = chunks.batch(per_batch, batch_fn=_join)
-        if threads or workers:  # joining copies the batch: not in the loop's time
+        if threads or workers:  # joining copies the batch: do that in a thread, too
             batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1)
         return iter(batches)
 
@@ -293,7 +293,7 @@ def _check_arguments(
 
 
 def _check_shared_memory(image_bytes: int, rows: int, workers: int) -> None:
-    # The chunks of one batch until they are joined, and those of each process that wait or are made.
+    # The chunks of one batch until they are joined, and in each process those waiting or being made.
     images = rows + workers * (_HANDED_OVER + 1) * _CHUNK
     if _SHARED.is_dir() and (free := shutil.disk_usage(_SHARED).free) < images * image_bytes:
         raise ValueError(

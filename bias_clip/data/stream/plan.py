@@ -1,4 +1,4 @@
-"""What a stream is: which records the steps of a run read, in one phase or in two."""
+"""Which records the steps of a run read, in one phase or in two."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,12 +10,12 @@ from bias_clip.data.stream.examples import Order
 
 
 class Phase(NamedTuple):
-    """What some of the steps draw from.
+    """The data of one phase of a run.
 
     Attributes:
-      source: of their records.
-      keys: batch keys beside those of `make_columns`, an entry per record of `source`.
-      order: in which records are visited; the shuffle of all of them where it is None.
+      source: of its records.
+      keys: batch keys in addition to those of `make_columns`, with an entry per record of `source`.
+      order: in which records are visited; None: a shuffle of all of them.
     """
 
     source: Source
@@ -24,12 +24,12 @@ class Phase(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Which phase a step draws from.
+    """The phases of a run.
 
     Attributes:
-      phases: one, or two in their order.
-      switch: the step, counted from 0, from which on it is the second.
-      identity: what makes another stream of examples when it differs, as JSON.
+      phases: one, or two in order.
+      switch: the first step, counted from 0, of the second phase.
+      identity: JSON that differs whenever the stream of examples differs.
     """
 
     phases: tuple[Phase, ...]
@@ -37,10 +37,10 @@ class Plan(NamedTuple):
     identity: Mapping[str, Any]
 
     def number(self, step: int) -> int:
-        """The place in `phases` of the one that a step draws from."""
+        """The index in `phases` of the phase of a step."""
         return int(len(self.phases) > 1 and step >= self.switch)
 
 
 def plain_plan(source: Source) -> Plan:
-    """Every step draws from all of the source."""
+    """A plan in which every step uses the whole source."""
     return Plan((Phase(source, {}),), 0, {})

@@ -1,4 +1,4 @@
-"""What a process that prepares images does about signals, and when its run is gone."""
+"""How a process that prepares images handles signals and the end of its run."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ _POLL = 1.0
 
 
 def settle(_index: int, _count: int) -> None:
-    """Is called in each process before its first example (grain's `worker_init_fn`).
+    """Sets up each process before its first example (grain's `worker_init_fn`).
 
-    Ctrl-C, and a cluster that preempts, send their signal to all processes of a job. The run saves
-    its state first, after steps that need batches: so SIGINT is left to it, and SIGTERM ends this process after
-    `GRACE` only. A run that was killed cannot say that it is gone: this process looks, and ends.
+    Ctrl-C and preemption send their signal to all processes of a job. The run first saves its state,
+    after steps that still need batches. Therefore this process ignores SIGINT, and SIGTERM ends it only
+    after `GRACE`. A run that was killed cannot tell its processes: this one checks, and ends itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: _start(_end_after, GRACE))

@@ -1,6 +1,6 @@
 """Byte pairs and word pieces through the `tokenizers` library: CLIP's, Gemma's and BERT's.
 
-CLIP's vocabulary is made from its 48,894 merges alone: the 256 bytes, the same at the end of a word,
+CLIP's vocabulary follows from its 48,894 merges: the 256 bytes, the same bytes at the end of a word,
 the merges in order, then the first and the last token of a text.
 """
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-# The order of bytes that GPT-2 began with: printable ones first, the others behind them.
+# The order of bytes that GPT-2 introduced: printable ones first, then the others.
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _BYTES = [*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)]
 _MERGES = 48_894
@@ -20,7 +20,7 @@ _WORDS = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 class Pieces(NamedTuple):
-    """A tokenizer of the library."""
+    """A tokenizer of the `tokenizers` library."""
 
     tokenizer: Tokenizer
 
@@ -30,11 +30,11 @@ class Pieces(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number of ids, with those of added tokens."""
+        """The number of ids, including those of added tokens."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def first_of(self, names: tuple[str, ...]) -> int:
-        """Returns the id of the first name that is a token; -1 where none is."""
+        """Returns the id of the first name that is a token; -1 if none is."""
         ids = (self.tokenizer.token_to_id(name) for name in names)
         return next((found for found in ids if found is not None), -1)
 
@@ -43,7 +43,7 @@ def clip_pieces(merges: bytes) -> Pieces:
     """CLIP's tokenizer of open_clip, from the lines of its merges (a first line of version is cut)."""
     lines = merges.decode().split("\n")
     lines = lines[1:] if "#version" in lines[0] else lines
-    pairs = _pairs(lines[:_MERGES])  # the published file goes on with merges that no model has
+    pairs = _pairs(lines[:_MERGES])  # the published file has more merges, which no model uses
     letters = [_letter(byte) for byte in _BYTES]
     tokens = [*letters, *(letter + _END for letter in letters), *map("".join, pairs), *_SPECIAL[0]]
     return _byte_pairs({token: i for i, token in enumerate(tokens)}, pairs, _SPECIAL[0])
@@ -78,7 +78,7 @@ def listed_pieces(vocab: bytes, merges: bytes) -> Pieces:
 def json_pieces(data: bytes) -> Pieces:
     """The tokenizer of a `tokenizer.json`, with the normalization that it states."""
     tokenizer = Tokenizer.from_buffer(data)
-    # Length and padding belong to the text function, whatever the file was last used with.
+    # The text function sets length and padding, so drop those that the file was saved with.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return Pieces(tokenizer)
@@ -104,7 +104,7 @@ def _byte_pairs(
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    # Both libraries know their special tokens inside captions, too.
+    # Both libraries recognise special tokens inside captions, too.
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
     return Pieces(tokenizer)
 

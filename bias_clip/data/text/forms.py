@@ -1,7 +1,7 @@
-"""The forms into which published recipes bring a text before it is cut into tokens.
+"""How published recipes normalize a text before tokenization.
 
-Each family of models has its own, and a checkpoint that is read with another loses accuracy silently.
-Two of them need `ftfy`, which mends text that was decoded with the wrong table ("cafÃ©").
+Each family of models has its own form, and a checkpoint that is used with another loses accuracy silently.
+Two forms need `ftfy`, which repairs text that was decoded with the wrong encoding ("cafÃ©").
 """
 
 import html
@@ -17,10 +17,10 @@ _ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def canonicalize(text: str, *, keep: str = "") -> str:
-    """Brings prompts and class names to one form: no punctuation, lower case, single blanks.
+    """Normalizes prompts and class names: no punctuation, lower case, single blanks.
 
-    Underscores become blanks; `keep` is a string that stays as it is, such as the "{}" of a prompt
-    template. For zero-shot prompts and class names only: training captions stay as they are.
+    Underscores become blanks; `keep` is a string that does not change, such as the "{}" of a prompt
+    template. Only for zero-shot prompts and class names, not for training captions.
 
     Reference: Zhai et al., LiT: Zero-Shot Transfer with Locked-image text Tuning, 2022.
 
@@ -32,42 +32,42 @@ def canonicalize(text: str, *, keep: str = "") -> str:
 
 
 def plain(text: str) -> str:
-    """The text as it is."""
+    """Returns the text unchanged."""
     return text
 
 
 def ascii_lower(text: str) -> str:
-    """Lower case of the letters A to Z alone, as big_vision trained: "ÉTÉ" becomes "ÉtÉ"."""
+    """Lower case of only the letters A to Z, as in big_vision's training: "ÉTÉ" becomes "ÉtÉ"."""
     return text.translate(_ASCII_LOWER)
 
 
 def siglip(text: str) -> str:
-    """As the SigLIP 1 processor of transformers: lower case, no ASCII punctuation, single blanks.
+    """Like the SigLIP 1 processor of transformers: lower case, no ASCII punctuation, single blanks.
 
-    Underscores vanish, where `canonicalize` makes them blanks.
+    Underscores are removed, whereas `canonicalize` makes them blanks.
     """
     return re.sub(r"\s+", " ", text.lower().translate(_NO_PUNCTUATION)).strip()
 
 
 def clip(text: str) -> str:
-    """As open_clip for CLIP: mended, entities resolved twice, single blanks, lower case."""
+    """Like open_clip for CLIP: repaired, entities resolved twice, single blanks, lower case."""
     return open_clip(text).lower()
 
 
 def open_clip(text: str) -> str:
-    """As open_clip for tokenizers that keep the case: mended, entities resolved, single blanks."""
+    """Like open_clip for case-sensitive tokenizers: repaired, entities resolved, single blanks."""
     return " ".join(_mended(text).split())
 
 
 def open_clip_canonical(text: str) -> str:
-    """As open_clip for SigLIP: mended, entities resolved, then `canonicalize`."""
+    """Like open_clip for SigLIP: repaired, entities resolved, then `canonicalize`."""
     return canonicalize(_mended(text))
 
 
 def clip_transformers(text: str) -> str:
-    """As the CLIP tokenizer of transformers: composed letters, single blanks, lower case.
+    """Like the CLIP tokenizer of transformers: composed letters, single blanks, lower case.
 
-    Letter by letter, so that a final sigma is an ordinary one.
+    Each letter is lowered by itself, so that a final sigma becomes an ordinary one.
     """
     text = re.sub(r"\s+", " ", unicodedata.normalize("NFC", text))
     return "".join(letter.lower() for letter in text)
@@ -89,7 +89,7 @@ FORMS: Mapping[str, Callable[[str], str]] = {
 
 
 def _mended(text: str) -> str:
-    # Printable ASCII without entities has nothing to mend, and ftfy takes longer than all the rest.
+    # Printable ASCII without entities needs no repair, and ftfy takes longer than everything else.
     if text.isascii() and text.isprintable() and "&" not in text:
         return text.strip()
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()

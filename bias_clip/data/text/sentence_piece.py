@@ -1,4 +1,4 @@
-"""SentencePiece models: c4_en, mc4 and Gemma's of the SigLIP family, and the one that ships here."""
+"""SentencePiece models: c4_en, mc4 and Gemma's of the SigLIP family, and the one of this package."""
 
 import functools
 from importlib import resources
@@ -12,11 +12,11 @@ def load_tokenizer(model: str) -> SentencePieceProcessor:
     """Loads a SentencePiece model: "emoji", which ships with the package, or the path of a file.
 
     Returns: the processor; loaded once per process.
-    Raises: ValueError when there is no such file or it is not a SentencePiece model.
+    Raises: ValueError if there is no such file or it is not a SentencePiece model.
     """
     if model == "emoji":
         data = resources.files("bias_clip.data").joinpath("emoji/pack/emoji.model").read_bytes()
-    elif model and epath.Path(model).is_file():  # a bucket, too: "gs://..."
+    elif model and epath.Path(model).is_file():  # may be in a bucket: "gs://..."
         data = epath.Path(model).read_bytes()
     else:
         raise ValueError(

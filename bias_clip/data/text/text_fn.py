@@ -28,9 +28,9 @@ def make_text_fn(
 ) -> TextFn:
     """Makes the function from a caption to `length` token ids.
 
-    `ids = [BOS] + encode(lower(form(text))) + [EOS]`, cut or padded with `pad` to `length`. What
-    happens to EOS when the text is too long is `eos`: "sticky" puts it in the last place, "cut"
-    loses it; "none" appends none at all.
+    `ids = [BOS] + encode(lower(form(text))) + [EOS]`, cut or padded with `pad` to `length`. If the
+    text is too long, `eos="sticky"` puts EOS at the last position, and "cut" drops it. "none" never
+    appends EOS.
 
     Args:
       tokenizer: see `load_vocabulary`.
@@ -38,10 +38,10 @@ def make_text_fn(
       lower: lower case of all letters, after `form`.
       pad: id of the padding.
       eos: see above.
-      form: a key of `FORMS`, or several as in "open_clip|siglip": what a published recipe does to a
+      form: a key of `FORMS`, or several as in "open_clip|siglip": how a published recipe normalizes a
         text first.
-      bos: the text begins with the vocabulary's first token, as CLIP's do.
-      eos_id: where it is not that of the vocabulary: 0 for CLIPA.
+      bos: the text begins with the vocabulary's first token, as for CLIP.
+      eos_id: the id of EOS, if it is not that of the vocabulary: 0 for CLIPA.
 
     Returns: a function of the text alone, safe to call from threads; it raises ValueError for a text
       that cannot be encoded.
@@ -68,7 +68,7 @@ def text_fn_of(
     bos: bool = False,
     eos_id: int | None = None,
 ) -> TextFn:
-    """As `make_text_fn`, of a vocabulary that is already loaded; `name` is for the errors."""
+    """Like `make_text_fn`, for a vocabulary that is already loaded; `name` is for errors."""
     _check(name, vocabulary, length=length, pad=pad, eos=eos, bos=bos, eos_id=eos_id)
     shapes = [look_up("form", part, FORMS) for part in form.split("|")]
     end = [] if eos == "none" else [vocabulary.eos if eos_id is None else eos_id]

@@ -1,4 +1,4 @@
-"""A vocabulary: the pieces that texts are cut into and their ids, from any of the published files."""
+"""A vocabulary: the pieces of texts and their ids, from any of the published file formats."""
 
 import functools
 import gzip
@@ -24,7 +24,8 @@ from bias_clip.data.text.sentence_piece import parse_model
 # Names that published vocabularies give to the first and the last token of a text.
 _BOS = ("<|startoftext|>", "<start_of_text>", "[CLS]", "<bos>", "<s>")
 _EOS = ("<|endoftext|>", "<end_of_text>", "[SEP]", "<eos>", "</s>")
-# Of a folder, the first of these that is there: models were trained with SentencePiece itself.
+# The first of these that a folder has is used. SentencePiece comes first because models were trained
+# with it; the other files are conversions.
 _NAMES = (
     ("spiece.model",),
     ("tokenizer.model",),
@@ -39,10 +40,10 @@ class Vocabulary(NamedTuple):
     """Pieces and ids.
 
     Attributes:
-      encode: from a text to ids, without first and last token; safe to call from threads.
-      size: number of ids, the rows of the embedding table.
-      bos, eos: ids of the first and the last token of a text; -1 where there is none.
-      token_id: from the name of a token to its id; -1 where there is none of that name.
+      encode: maps a text to ids, without first and last token; safe to call from threads.
+      size: number of ids, which is the number of rows of the embedding table.
+      bos, eos: ids of the first and the last token of a text; -1 if there is none.
+      token_id: maps the name of a token to its id; -1 if there is none of that name.
     """
 
     encode: Callable[[str], list[int]]
@@ -62,11 +63,11 @@ def load_vocabulary(tokenizer: str) -> Vocabulary:
         `tokenizer.json`, merges of CLIP (`merges.txt`, `bpe_simple_vocab_16e6.txt.gz`), or word
         pieces (`vocab.txt`); or a folder with such files.
 
-    Raises: ValueError for a file that is not there or is none of these.
+    Raises: ValueError for a file that does not exist or is none of these.
     """
     if tokenizer in ("emoji", "clip"):
         return read_vocabulary([_packaged(tokenizer)], tokenizer)
-    path = epath.Path(tokenizer)  # a bucket, too: "gs://..."
+    path = epath.Path(tokenizer)  # may be in a bucket: "gs://..."
     if tokenizer and path.is_dir():
         names = next((n for n in _NAMES if all((path / name).is_file() for name in n)), None)
         if names is None:
@@ -81,7 +82,7 @@ def load_vocabulary(tokenizer: str) -> Vocabulary:
 
 
 def vocabulary_names() -> tuple[tuple[str, ...], ...]:
-    """Returns the files that hold a vocabulary in a folder of a checkpoint, the best first."""
+    """Returns the files that hold a vocabulary in a checkpoint's folder, the preferred first."""
     return _NAMES
 
 
@@ -123,7 +124,7 @@ def read_vocabulary(files: Sequence[bytes], name: str) -> Vocabulary:
       files: their contents.
       name: for the errors.
 
-    Raises: ValueError when they are not a vocabulary of a known form.
+    Raises: ValueError if they are not a vocabulary of a known form.
     """
     # The library raises bare Exceptions for a bad file.
     with record_fault(f"{name!r} is not a tokenizer that can be read"):
@@ -147,7 +148,7 @@ def read_vocabulary(files: Sequence[bytes], name: str) -> Vocabulary:
 
 
 def _piece_id(model: SentencePieceProcessor, name: str) -> int:
-    found = model.piece_to_id(name)  # of an unknown piece: that of <unk>
+    found = model.piece_to_id(name)  # for an unknown piece: the id of <unk>
     return found if model.id_to_piece(found) == name else -1
 
 
@@ -159,7 +160,7 @@ def _packaged(tokenizer: str) -> bytes:
 
 
 def _unpacked(data: bytes) -> bytes:
-    """The bytes, or what a gzip file holds of them."""
+    """The bytes, unpacked if they are a gzip file."""
     if data[:2] != b"\x1f\x8b":
         return data
     with gzip.open(io.BytesIO(data)) as file:

@@ -249,8 +249,8 @@ def test_wrong_arguments_are_refused(table, arguments, message):
     [
         (CLUSTERS, [f"other{i}" for i in range(COUNT)], {}, "t: .*It is of another data set"),
         (CLUSTERS[1:], IDS[1:], {}, r"lacks 1 of 60 examples: \['patch0'\]"),
-        (CLUSTERS - 1, IDS, {}, "whole numbers of at least 0"),
-        (CLUSTERS / 2, IDS, {}, "whole numbers of at least 0"),
+        (CLUSTERS - 1, IDS, {}, "integers of at least 0"),
+        (CLUSTERS / 2, IDS, {}, "integers of at least 0"),
         (CLUSTERS, IDS, {"tuples": [[0], [1]]}, "lack a number"),
     ],
 )

@@ -60,7 +60,7 @@ def test_a_column_is_what_it_is_made_of(key, wanted, expected):
     [
         ({"label": "role"}, r"\['label'\]; a batch can hold"),
         ({"labels": "rolle"}, "no attribute 'rolle'.*'role'"),
-        ({"labels": "weight"}, "expected strings or whole numbers"),
+        ({"labels": "weight"}, "expected strings or integers"),
         ({"labels": {"attribute": "gender", "values": ("male",)}}, r"no record has \['male'\]"),
         ({"labels": {"attribute": "gender"}}, "expected the name of an attribute, or a dict"),
         ({"prior": "weight"}, r"from 0.0 to 3.0, expected at least 0 and less than 1"),

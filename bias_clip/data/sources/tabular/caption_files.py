@@ -11,7 +11,7 @@ from bias_clip.data.sources.tabular.delimited import open_binary
 Rows = list[dict[str, Any]]
 
 _TOKEN = re.compile(r"(.+)#(\d+)\t(.*)", re.DOTALL)
-# Flickr30k's results.csv: bars with blanks, nothing quoted; one published line lacks its second bar.
+# Flickr30k's results.csv: bars with blanks, no quotes; one published line lacks its second bar.
 _FLICKR_HEADER = re.compile(r"\s*image_name\s*\|\s*comment_number\s*\|\s*comment\s*$")
 _FLICKR = re.compile(r"\s*([^|]+?)\s*\|\s*(\d+)\s*(?:\|\s*)?(.*)", re.DOTALL)
 
@@ -23,7 +23,7 @@ def caption_rows(document: Any, path: Path) -> Rows | None:
 
     Annotations of images that are not listed are left out, and counted in the log.
 
-    Raises: ValueError for ids that come twice.
+    Raises: ValueError if an id occurs twice.
     """
     if not isinstance(document, Mapping) or not isinstance(document.get("images"), list):
         return None
@@ -40,7 +40,7 @@ def caption_rows(document: Any, path: Path) -> Rows | None:
 def flickr_rows(path: Path) -> Rows | None:
     """The rows of Flickr30k's `results.csv` or of a `.token` file; None for another file.
 
-    Raises: ValueError for a line that is of neither form, with its number.
+    Raises: ValueError for a line that has neither form, with its number.
     """
     with open_binary(path) as file:
         first = file.readline().decode("utf-8-sig", "replace")
@@ -56,7 +56,7 @@ def flickr_rows(path: Path) -> Rows | None:
 def take_splits(rows: Rows, split: str | Sequence[str] | None, path: Path) -> Rows:
     """The rows of one or more splits.
 
-    Raises: ValueError where rows are of several splits and none is asked for, or for an unknown one.
+    Raises: ValueError if rows belong to several splits and none is named, or for an unknown split.
     """
     there = sorted({str(row["split"]) for row in rows if "split" in row})
     wanted = [split] if isinstance(split, str) else list(split or ())
@@ -70,12 +70,11 @@ def take_splits(rows: Rows, split: str | Sequence[str] | None, path: Path) -> Ro
 
 
 def find_images(rows: Rows, folder: Path) -> tuple[Path, str]:
-    """Where the images of such a file are: the root, and the template of their paths.
+    """Finds the images of such a file: their root, and the template of their paths.
 
-    The published archives unpack the images beside the file or beside its folder, in a folder of
-    their own.
+    The published archives unpack the images into a folder beside the file or beside its folder.
 
-    Raises: ValueError where the first image is not there.
+    Raises: ValueError if the first image is not found.
     """
     name = "file_name" if "file_name" in rows[0] else "filename"
     template = "{filepath}/{filename}" if rows[0].get("filepath") else f"{{{name}}}"

@@ -1,4 +1,4 @@
-"""Files that a table names are read, and nothing else: no way out of the folder, no device, no pipe."""
+"""Reads only regular files that a table names within its folder: no devices, no pipes, no way out."""
 
 import os
 import stat
@@ -13,11 +13,11 @@ MAX_FILE_BYTES = 2**28  # one image file; above it the record is bad
 
 
 class Roots(NamedTuple):
-    """Where files may be.
+    """The folders that files may be in.
 
     Attributes:
-      root: the folder that relative paths start from, or its address; files within may be read.
-      further: folders and addresses, ending in "/", whose files may be read, too.
+      root: the folder, or its address, that relative paths start from; files within it may be read.
+      further: further folders and addresses, ending in "/", whose files may be read.
     """
 
     root: str
@@ -25,7 +25,7 @@ class Roots(NamedTuple):
 
 
 def make_roots(root: str | Path, further: Sequence[str] = ()) -> Roots:
-    """Makes the folders that files may be in.
+    """Makes `Roots` from the folders that files may be in.
 
     Raises: ValueError for a folder that does not exist, or one string where several are expected.
     """
@@ -44,11 +44,11 @@ def make_roots(root: str | Path, further: Sequence[str] = ()) -> Roots:
 def read_contained(name: str, roots: Roots) -> bytes:
     """Reads the file that a table names.
 
-    Symbolic links are followed first, and the real path must lie in one of the folders. An address in
-    a table is read only where it begins with one of the addresses.
+    Symbolic links are followed first, and the real path must be in one of the folders. An address in
+    a table is read only if it begins with one of the addresses.
 
-    Raises: ValueError for a path outside of them, a file that is not a regular one or is larger than
-      `MAX_FILE_BYTES`, and one that cannot be read. RemoteError for an object that is away for now.
+    Raises: ValueError for a path outside of the folders, a file that is not regular or is larger than
+      `MAX_FILE_BYTES`, or one that cannot be read. RemoteError for an object that is not available now.
     """
     if is_remote(name) or is_remote(roots.root):
         return _read_remote(name if is_remote(name) else f"{roots.root}/{name}", name, roots)
@@ -89,8 +89,8 @@ def _read_remote(address: str, name: str, roots: Roots) -> bytes:
 
 
 def _read_regular(path: str) -> bytes:
-    # Looked at before it is opened, because opening a device can act; O_NONBLOCK, because the path
-    # may become a pipe in between, whose opening would wait for ever.
+    # Check before opening, because opening a device can have effects. O_NONBLOCK, because the path may
+    # become a pipe in between, and opening a pipe would wait forever.
     _check_regular(os.stat(path), path)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(handle, "rb") as file:

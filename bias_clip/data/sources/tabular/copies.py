@@ -1,4 +1,4 @@
-"""Tables in buckets and on web servers: copied here once, and again when they have changed."""
+"""Local copies of tables in buckets and on web servers, made once and again when a table changes."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV and other separated text, read strictly: a damaged table is refused with its line."""
+"""Rows of CSV, TSV and other separated text, read strictly: damage is an error that gives the line."""
 
 import bz2
 import csv
@@ -19,8 +19,8 @@ from bias_clip.data.sources.tabular.places import Places, check_names
 
 QUOTING = ("strict", "none")
 _SEPARATORS = (",", "\t", ";", "|")
-_CHUNK = 65536  # rows that are Python strings at a time
-# Whole and other numbers in the one form in which they would be written again; "007" is text.
+_CHUNK = 65536  # rows held as Python strings at a time
+# Numbers in exactly the form in which they would be written again; "007" is text.
 _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
 _NUMBER = r"^(-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|nan|NaN)$"
 _MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
@@ -30,12 +30,12 @@ class Form(NamedTuple):
     """How a table is written.
 
     Attributes:
-      separator: of its columns; None: by the ending, or the one that the first line has.
-      quoting: "strict", where a field in quotes may hold separators and line breaks; or "none", where
-        a quote is a character like others, as in most TSV of scraped text.
-      encoding: None is UTF-8, or UTF-16 where the file says so.
-      header: the names of the columns, where the first line does not hold them.
-      skip_blanks: leaves out blanks after a separator.
+      separator: of its columns; None: by the ending, or the one in the first line.
+      quoting: "strict": a field in quotes may hold separators and line breaks; or "none": a quote is
+        an ordinary character, as in most TSV of scraped text.
+      encoding: None is UTF-8, or UTF-16 if the file says so.
+      header: the names of the columns, if the first line does not hold them.
+      skip_blanks: drops blanks after a separator.
     """
 
     separator: str | None = None
@@ -49,7 +49,7 @@ class TextRows:
     """Rows of one or more tables whose cells are text; columns of numbers become arrays of numbers."""
 
     def __init__(self, tables: Sequence[tuple[str, pa.Table]], *, types: bool):
-        """Takes tables by name; with `types`, whole columns of numbers are told from text."""
+        """Takes tables by name; with `types`, columns of only numbers become numbers."""
         self._text = pa.concat_tables([t for _, t in tables], promote_options="default")
         self._places = Places([(name, len(t)) for name, t in tables])
         self.names = self._text.column_names
@@ -65,7 +65,7 @@ class TextRows:
         return {n: own[n] if n in own else self._text.column(n)[index].as_py() for n in names}
 
     def attributes(self, index: int, names: Sequence[str]) -> dict[str, Any]:
-        """Returns some columns of a row, of the types of their columns."""
+        """Returns some columns of a row, with the types of these columns."""
         own = self._places.at(index)
         return {n: own[n] if n in own else self._column(n)[index].as_py() for n in names}
 
@@ -74,19 +74,19 @@ class TextRows:
         return self._places.values(name) or self._text.column(name).to_pylist()
 
     def column(self, name: str) -> np.ndarray:
-        """Returns one column of all rows as an array, of numbers where every value is one."""
+        """Returns one column of all rows as an array, of numbers if every value is a number."""
         return as_array(self._places.values(name) or self._column(name).to_pylist(), name)
 
     def _column(self, name: str) -> pa.ChunkedArray:
         if not self._types:
             return self._text.column(name)
-        if name not in self._typed:  # two threads may do this at once, and find the same
+        if name not in self._typed:  # two threads may both do this: the results are equal
             self._typed[name] = _numbers(self._text.column(name))
         return self._typed[name]
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """Opens a file that may be compressed with gzip, bzip2 or xz, whatever its ending."""
+    """Opens a file that may be compressed with gzip, bzip2 or xz, which its first bytes show."""
     with path.open("rb") as file:
         start = file.read(6)
     opener: Any = next((f for magic, f in _MAGIC.items() if start.startswith(magic)), open)
@@ -94,10 +94,10 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 def read_delimited(path: Path, form: Form) -> pa.Table:
-    """Reads a table of separated text; all cells are text, None where they are empty.
+    """Reads a table of separated text; all cells are text, or None if they are empty.
 
-    Raises: ValueError, with the line, for a quote that is not closed or not alone, a row with more or
-      fewer values than the header, names that come twice, and bytes of another encoding.
+    Raises: ValueError, with the line, for a quote that does not enclose a whole field, a row with more
+      or fewer values than the header, names that occur twice, or bytes of another encoding.
     """
     if form.quoting not in QUOTING:
         raise ValueError(f"got quoting={form.quoting!r}, expected one of {list(QUOTING)}.")
@@ -117,7 +117,7 @@ def read_delimited(path: Path, form: Form) -> pa.Table:
 
 
 def _numbers(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The values as numbers, where each of the whole table is one in the form it would be written."""
+    """The values as numbers, if all of them are numbers in the form in which they would be written."""
     if values.null_count == len(values):
         return values
     for pattern, kind in ((_INTEGER, pa.int64()), (_NUMBER, pa.float64())):
@@ -161,8 +161,8 @@ def _checked(reader: Any, width: int, path: Path) -> Iterator[list[str]]:
         except csv.Error as error:
             raise ValueError(
                 f"{path}, line {line}: {error}. A quote opens a field there that does not close, or does "
-                "not close before a separator; mend the line or, where quotes are characters like "
-                "others, give quoting='none'."
+                "not close before a separator; correct the line or, if quotes are ordinary "
+                "characters, give quoting='none'."
             ) from error
         if row and len(row) != width:
             raise ValueError(

@@ -18,7 +18,7 @@ BAD_ROWS = ("refuse", "skip")
 
 
 class JsonRows:
-    """Rows of one or more tables of JSON objects; memory holds them as JSON text."""
+    """Rows of one or more tables of JSON objects, held in memory as JSON text."""
 
     def __init__(self, tables: Sequence[tuple[str, Sequence[Mapping[str, Any]] | pa.ChunkedArray]]):
         """Takes rows by the name of their table: as objects, or as an array of their JSON text."""
@@ -58,7 +58,7 @@ class JsonRows:
 
 
 def value_at(row: Mapping[str, Any], name: str) -> Any:
-    """A value by its name or, of an object within, by a path such as "caption.en"."""
+    """A value by its name, or by a path such as "caption.en" into an inner object."""
     if name in row:
         return None if is_missing(row[name]) else row[name]
     found: Any = row
@@ -88,13 +88,13 @@ def read_lines(path: Path, *, bad_rows: str, encoding: str | None = None) -> pa.
         first = next(iter(bad.items()))
         said = f"{path}: {len(bad)} of {len(bad) + len(found)} lines are not JSON objects; the first is line "
         if bad_rows == "refuse":
-            raise ValueError(f"{said}{first[0]}: {first[1]}. Mend it, or give bad_rows='skip'.")
+            raise ValueError(f"{said}{first[0]}: {first[1]}. Correct it, or give bad_rows='skip'.")
         logging.getLogger(__name__).warning("%s%d: %s; left out", said, *first)
     return pa.chunked_array([pa.array(found, pa.large_binary())])
 
 
 def read_documents(path: Path, encoding: str | None = None) -> Any:
-    """Reads a JSON file; one that holds several objects after each other is a list of them.
+    """Reads a JSON file; several objects one after another become a list.
 
     Raises: ValueError for a file that is not JSON.
     """

@@ -1,11 +1,11 @@
-"""Which table a row stands in, and where, when the rows of several tables are numbered as one."""
+"""Which table a row is in, and where, if the rows of several tables are numbered consecutively."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-OWN = ("table", "row")  # what a reader adds to the columns of a table
+OWN = ("table", "row")  # columns that a reader adds to those of a table
 
 
 class Places:
@@ -22,7 +22,7 @@ class Places:
         return self._starts[-1]
 
     def find(self, index: int) -> tuple[int, int]:
-        """The number of the table that a row is in, and its number there."""
+        """The number of the row's table, and the row's number in that table."""
         number = bisect_right(self._starts, index) - 1
         return number, index - self._starts[number]
 
@@ -39,10 +39,12 @@ class Places:
 
 
 def check_names(names: Sequence[str], path: Path) -> None:
-    """Raises ValueError for columns that come twice, or have a name that is the reader's own."""
+    """Raises ValueError for a column name that occurs twice, or that the reader itself uses."""
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
-        raise ValueError(f"{path} has the columns {twice} twice; give each a name of its own.")
+        raise ValueError(
+            f"{path} has the columns {twice} twice; give each column a different name."
+        )
     own = sorted(set(names) & set(OWN))
     if own:
         raise ValueError(

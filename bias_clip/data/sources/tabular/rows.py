@@ -1,4 +1,4 @@
-"""From a row of a table to a record: which columns are image, captions, id and attributes."""
+"""From a table's row to a record: which columns are image, captions, id and attributes."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ import numpy as np
 from bias_clip.data.records import LazyColumns, Record, is_missing, text_array
 from bias_clip.data.sources.tabular.contained import Roots, read_contained
 
-# What published data sets call these columns; the first that a table has is taken.
+# Names of these columns in published data sets; the first one that a table has is used.
 IMAGES = (
     "image images jpg jpeg png webp img image_bytes bytes filepath file_path file_name filename image_path "
     "image_file image_name img_path path file image_url url"
@@ -23,7 +23,7 @@ CAPTIONS = (
 ).split()
 IDS = ("id", "uid", "key")
 _NAMED_FILE = "_file_name"  # ending of further image columns of an image folder
-_NOT_SAID = ("human", "user", "system")  # of a conversation about an image
+_NOT_SAID = ("human", "user", "system")  # speakers in a conversation about an image
 
 
 class Rows(Protocol):
@@ -37,14 +37,14 @@ class Rows(Protocol):
         """Returns the number of rows."""
 
     def row(self, index: int, names: Sequence[str]) -> dict[str, Any]:
-        """Returns some columns of a row, as they are written; None where a value is missing.
+        """Returns some columns of a row, as they are written; None if a value is missing.
 
         Rows of tables also have "table", the table's name without its ending, and "row", their number
         in it, from 0.
         """
 
     def attributes(self, index: int, names: Sequence[str]) -> dict[str, Any]:
-        """Returns some columns of a row, of the types that `column` gives them."""
+        """Returns some columns of a row, with the types that `column` gives them."""
 
     def values(self, name: str) -> list[Any]:
         """Returns one column of all rows as `row` does."""
@@ -54,7 +54,7 @@ class Rows(Protocol):
 
 
 class Layout(NamedTuple):
-    """What a record is made of.
+    """The columns that a record is made of.
 
     Attributes:
       image: columns, or templates such as "{type}/{id}.jpg"; several give a record several images.
@@ -81,11 +81,11 @@ def make_layout(
     identity: str | None = None,
     attributes: Sequence[str] | None = None,
 ) -> Layout:
-    """Completes what is given by what the columns are called, and says in the log what it chose.
+    """Completes the given layout by the usual names of columns, and logs what it chose.
 
-    A column id, image or captions that is not used is left out: records have these names.
+    A column called id, image or captions that is not used is dropped, because records use these names.
 
-    Raises: ValueError for a column that is not there, and where no column is known to be of images.
+    Raises: ValueError for a column that does not exist, or if no column is known to hold images.
     """
     given = [image, captions, identity]
     chosen_image = _several(image, "image") or _guess_image(names, table)
@@ -121,7 +121,7 @@ def make_layout(
 
 
 def columns_of(text: str) -> list[str]:
-    """The columns that a template names; a text without braces is the name of a column itself."""
+    """The columns that a template names; a text without braces is itself the name of a column."""
     return re.findall(r"\{([^{}!:]*)\}", text) if "{" in text else [text]
 
 
@@ -129,7 +129,7 @@ class RowRecords:
     """Records made of rows; image files are read when a record is asked for."""
 
     def __init__(self, rows: Rows, layout: Layout, *, threads: int = 1):
-        """Takes how many records `read_many` reads at the same time, for images that are elsewhere."""
+        """Takes the number of records that `read_many` reads concurrently, for remote images."""
         self._threads = threads
         self._rows = rows
         self._layout = layout
@@ -165,7 +165,7 @@ class RowRecords:
     def read_many(self, indices: Sequence[int]) -> list[Record | ValueError]:
         """Returns several records; in place of a broken one, the error that reading it raises.
 
-        They are read in the order of the rows, so that those of one row group are read together.
+        They are read in the order of the rows, so that each row group is read once.
         """
         order = sorted(set(indices))
         if self._threads == 1:
@@ -183,7 +183,7 @@ class RowRecords:
             return error
 
     def numbered(self) -> bool:
-        """Whether ids are different by how they are made: the numbers of rows of one table."""
+        """Whether ids cannot be equal, because they are the row numbers of one table."""
         identity = self._layout.identity
         return identity == "{table}/{row}" and len(set(self._rows.values("table"))) <= 1
 
@@ -204,7 +204,7 @@ class RowRecords:
 
 
 def fill(template: str, row: Mapping[str, Any], what: str) -> str:
-    """Puts a row's values in a template.
+    """Fills a template with a row's values.
 
     Raises: ValueError for a value that is missing.
     """
@@ -217,10 +217,10 @@ def fill(template: str, row: Mapping[str, Any], what: str) -> str:
 def captions_of(value: Any) -> tuple[str, ...]:
     """The captions that a cell holds: a text is one, a list holds several, a missing value none.
 
-    Of a dict by language all texts are captions; of a list of dicts those under "raw" or "caption",
-    and of a conversation what is answered.
+    All texts of a dict by language are captions; from a list of dicts, those under "raw" or "caption";
+    from a conversation, the answers.
 
-    Raises: ValueError for anything else, such as a number: it would be trained on as its digits.
+    Raises: ValueError for anything else, such as a number, whose digits are not a caption.
     """
     if is_missing(value):
         return ()
@@ -239,7 +239,7 @@ def captions_of(value: Any) -> tuple[str, ...]:
 def images_of(value: Any, roots: Roots) -> tuple[bytes, ...]:
     """The images that a cell holds: bytes, the path of a file, {bytes, path}, or a list of those.
 
-    Raises: ValueError where there is none.
+    Raises: ValueError if there is none.
     """
     if isinstance(value, bytes) and value:
         return (value,)
@@ -256,7 +256,7 @@ def images_of(value: Any, roots: Roots) -> tuple[bytes, ...]:
 
 
 def plain(value: Any) -> Any:
-    """An attribute as it is kept: text, numbers and booleans as they are, all else as JSON text."""
+    """An attribute as it is stored: text, numbers and booleans unchanged, everything else as JSON text."""
     if is_missing(value):
         return None
     return value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)

@@ -25,7 +25,7 @@ SOUND: dict[str, Any] = {"troubles": {}, "named": {}, "damages": []}  # a shard'
 
 
 class Index(NamedTuple):
-    """Samples of all shards in turn; arrays are memory-mapped.
+    """Samples of all shards, one shard after another; arrays are memory-mapped.
 
     Attributes:
       first: the first sample of each shard, and their number.
@@ -52,7 +52,7 @@ class Index(NamedTuple):
         return bisect.bisect_right(self.first, sample) - 1
 
     def key(self, sample: int) -> bytes:
-        """The key of a sample, with NUL and a number where it came before in the shard."""
+        """The key of a sample, with NUL and a number if the shard has the key before."""
         return self.keys[self.key_end[sample] : self.key_end[sample + 1]].tobytes()
 
 
@@ -60,7 +60,7 @@ def load(place: Path) -> Index:
     """Opens a finished index.
 
     Raises:
-      ValueError: it is of another version, or damaged.
+      ValueError: it has another version, or is damaged.
     """
     manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
     if manifest.get("kind") != KIND or manifest.get("version") != VERSION:
@@ -82,10 +82,10 @@ def load(place: Path) -> Index:
 
 
 def short_hash(value: Any) -> str:
-    """A name made of JSON values."""
+    """A short name that identifies JSON values."""
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
 
 
 def whole(path: Path) -> contextlib.AbstractContextManager[Path]:
-    """A path to write to, which becomes `path` when all is written; several processes may do so."""
+    """A path to write to, which is renamed to `path` at the end; several processes may do so."""
     return whole_file(path, suffix=f".{os.getpid()}{PARTIAL}")

@@ -1,7 +1,7 @@
-"""What the members of a sample are: its images, its captions, and attributes; chosen once per layout.
+"""Which members of a sample are its images, captions and attributes; decided once per layout.
 
 A layout is the fields of a sample, such as ("jpg", "json", "txt"). Almost all samples of a data set have
-the same one, so that nothing is decided per sample.
+the same layout, so nothing needs to be decided per sample.
 """
 
 import gzip
@@ -27,8 +27,8 @@ class Choice(NamedTuple):
 
     Attributes:
       images: one, or several that are equally good.
-      captions: member, and the path of keys in its JSON, or None where it is the caption itself.
-      attributes: the others that are read.
+      captions: the member, and the path of keys in its JSON, or None if the member is the caption.
+      attributes: the other members that are read.
     """
 
     images: tuple[int, ...]
@@ -36,7 +36,7 @@ class Choice(NamedTuple):
     attributes: tuple[int, ...]
 
     def members(self) -> list[int]:
-        """All that are read, each once."""
+        """All members that are read, each once."""
         return sorted({*self.images, *(m for m, _ in self.captions), *self.attributes})
 
 
@@ -47,7 +47,7 @@ def choose(
     captions: Sequence[str] | None,
     attributes: Sequence[str] | None,
 ) -> Choice | None:
-    """Chooses from the fields of a layout, see `webdataset_source`; None where an image or caption lacks."""
+    """Chooses from the fields of a layout, see `webdataset_source`; None without an image or a caption."""
     images = _images(fields, image)
     texts = _captions(fields, captions)
     if not images or not (texts or captions == ()):
@@ -61,8 +61,8 @@ def decode(fields: Sequence[str], choice: Choice, data: Mapping[int, bytes]) -> 
     """Makes image, captions and attributes of a sample from its members' bytes.
 
     Raises:
-      ValueError: a caption that is not UTF-8, or a JSON that has the captions and is broken. An attribute
-        that is broken is told by an attribute, "<field>_error", and the pair is kept.
+      ValueError: a caption is not UTF-8, or a JSON member with captions is broken. A broken attribute
+        only sets the attribute "<field>_error", and the pair is kept.
     """
     images = tuple(_unpacked(fields[n], data[n]) for n in choice.images)
     captions: list[str] = []

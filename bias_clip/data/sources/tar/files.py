@@ -1,4 +1,4 @@
-"""Which files a path means: a file, a folder, a glob, a brace pattern, a list; on a disk or in a bucket."""
+"""The files of a path: a file, a folder, a glob, a brace pattern or a list, on a disk or in a bucket."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ from bias_clip.core.remote import describe, find, is_remote
 
 Paths = str | PurePath | Sequence[str | PurePath]
 
-_MOST = 10_000_000  # files of one pattern; more is a slip of the fingers
+_MOST = 10_000_000  # files of one pattern; more is a typing error
 SHOWN = 5
 
 
@@ -21,7 +21,7 @@ class File(NamedTuple):
 
     Attributes:
       path: on a disk, or its address.
-      name: what tells it from the others, the path below the folder that all share.
+      name: its path below the folder that all files share.
       size: in bytes.
       stamp: changes when the file is written again: time of change in ns, or etag.
     """
@@ -39,11 +39,11 @@ def find_files(path: Paths, *, endings: Sequence[str]) -> list[File]:
 
     Args:
       path: one or several of those.
-      endings: of the files that count in a folder, such as ".tar".
+      endings: of the files to take from a folder, such as ".tar".
 
     Raises:
-      ValueError: nothing there, files of a brace pattern that are missing, the same file twice.
-      RemoteError: a bucket or a web server does not answer, or refuses.
+      ValueError: nothing is found, files of a brace pattern are missing, or a file occurs twice.
+      RemoteError: a bucket or a web server does not answer, or denies access.
     """
     parts = [path] if isinstance(path, str | PurePath) else list(path)
     patterns = [
@@ -69,7 +69,7 @@ def common_folder(paths: Sequence[str]) -> str:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """All strings that a pattern with braces means, the last brace counting fastest."""
+    """All strings that a pattern with braces stands for; the last brace changes fastest."""
     found = re.search(r"\{([^{}]*)\}", pattern)
     if found is None:
         return [pattern]
@@ -78,7 +78,7 @@ def expand_braces(pattern: str) -> list[str]:
     if values is None:  # a brace that is part of the name
         return [before + "{" + found[1] + "}" + rest for rest in expand_braces(after)]
     words = [word for value in values for word in expand_braces(before + value + after)]
-    return list(dict.fromkeys(words))  # of nested braces, the outer one repeats what is outside
+    return list(dict.fromkeys(words))  # nested braces give some strings twice
 
 
 def _values(inside: str, pattern: str) -> list[str] | None:
@@ -99,7 +99,7 @@ def _find(pattern: str, endings: Sequence[str]) -> list[tuple[str, int, str]]:
         return _find_remote(pattern, endings)
     if Path(pattern).is_dir():
         paths = sorted(p for p in Path(pattern).iterdir() if p.name.endswith(tuple(endings)))
-    elif Path(pattern).is_file():  # before its signs mean anything
+    elif Path(pattern).is_file():  # an existing file, even with * in its name
         paths = [Path(pattern)]
     elif any(c in pattern for c in "*?["):
         names = [n for one in expand_braces(pattern) for n in sorted(glob(one, recursive=True))]

@@ -1,6 +1,6 @@
-"""The index of tar shards: where each sample lies, made once and memory-mapped afterwards.
+"""The index of tar shards: where each sample is, made once and memory-mapped afterwards.
 
-A shard that changed is scanned again; the others are taken from the index that was there.
+A shard that changed is scanned again; the others are taken from the previous index.
 """
 
 import shutil
@@ -16,17 +16,17 @@ from bias_clip.data.sources.tar.scan import KINDS
 
 
 def open_index(files: Sequence[File], folder: Path) -> Index:
-    """Opens the index of shards, and makes it first where it is not there or older than they are.
+    """Opens the index of shards; makes it first if it does not exist or a shard has changed.
 
-    Killed while it is made, it goes on behind the shards that were done.
+    If the process is killed meanwhile, the next call continues after the finished shards.
 
     Args:
       files: the shards.
       folder: where indices are kept; processes may share it.
 
     Raises:
-      ValueError: compressed shards, sparse members, no samples, or an index that was damaged.
-      OSError: a shard cannot be read, or the folder not be written.
+      ValueError: compressed shards, sparse members, no samples, or a damaged index.
+      OSError: a shard cannot be read, or the folder cannot be written.
     """
     names, state = (short_hash([f[:2] for f in files]), short_hash(files))
     place = folder / f"{names}-{state}"
@@ -36,12 +36,12 @@ def open_index(files: Sequence[File], folder: Path) -> Index:
         make_parts(files, parts, older)
         join(files, parts, place)
         for path in (parts, *older):
-            shutil.rmtree(path, ignore_errors=True)  # another process may be at it too
+            shutil.rmtree(path, ignore_errors=True)  # another process may delete it too
     return load(place)
 
 
 def describe_troubles(index: Index) -> str:
-    """Returns what is wrong with the shards, a line each, or "" where nothing is."""
+    """Returns what is wrong with the shards, one line per kind of problem, or "" if nothing is."""
     report, lines = index.manifest, []
     for kind, count in sorted(report["damages"].items()):
         named = [

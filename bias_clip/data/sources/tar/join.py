@@ -1,4 +1,4 @@
-"""Joins the parts of an index, one per shard, to its columns, each of the smallest type that holds it."""
+"""Joins the parts of an index, one per shard, into columns of the smallest types that hold them."""
 
 import functools
 import json
@@ -64,7 +64,7 @@ def _fill(
     numbers: Sequence[Sequence[int]],
     counts: np.ndarray,
 ) -> None:
-    """Writes one column; `numbers` are what each part's layouts are in the whole."""
+    """Writes one column; `numbers` map each part's layouts to those of the whole index."""
     at = 0
     ends = name in ("member", "key_end")
     if ends:
@@ -111,7 +111,7 @@ def _manifest(
 
 
 def _wrong_counts(files: Sequence[File], about: Sequence[Part]) -> list[str]:
-    """Compares with sizes.json (open_clip) and <shard>_stats.json (img2dataset), where they lie beside."""
+    """Compares with sizes.json (open_clip) and <shard>_stats.json (img2dataset), if they exist."""
     wrong = []
     for file, part in zip(files, about, strict=True):
         for path, key in (

@@ -1,4 +1,4 @@
-"""Scans tar shards, each to a part of the index, so that a killed scan goes on behind those done."""
+"""Scans each tar shard into a part of the index, so that an interrupted scan keeps finished shards."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ _REMOTE_SHARDS = 16  # scanned at the same time
 
 
 class Part(NamedTuple):
-    """What is known of a part without its arrays: counts, largest values, layouts and troubles."""
+    """A part without its arrays: counts, largest values, layouts and troubles."""
 
     samples: int
     members: int
@@ -35,12 +35,12 @@ class Part(NamedTuple):
 
 
 def part_path(parts: Path, file: File) -> Path:
-    """Where the part of a shard is, as the shard is now."""
+    """The path of a shard's part, for the shard's current version."""
     return parts / f"{short_hash(file)}.npz"
 
 
 def make_parts(files: Sequence[File], parts: Path, older: Sequence[Path]) -> None:
-    """Makes the part of each shard; of those that did not change, from the index of an older state."""
+    """Makes the part of each shard; unchanged shards are taken from older indices."""
     parts.mkdir(parents=True, exist_ok=True)
     known = {tuple(s): (p, n) for p in older for n, s in enumerate(_shards(p))}
     due = [file for file in files if not part_path(parts, file).is_file()]
@@ -56,7 +56,7 @@ def make_parts(files: Sequence[File], parts: Path, older: Sequence[Path]) -> Non
             for _ in done:
                 pass
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # the rest would be scanned before the error is seen
+            pool.shutdown(cancel_futures=True)  # or the error would wait for all others
             raise
 
 
@@ -103,7 +103,7 @@ def _shards(place: Path) -> list[list]:
 
 
 def _slice(place: Path, number: int) -> Shard:
-    """The part of an index that is of one shard."""
+    """The part of an index that belongs to one shard."""
     index = load(place)
     a, b = (int(n) for n in index.first[number : number + 2])
     member = slice(*(int(n) for n in index.member[[a, b]]))
@@ -122,7 +122,7 @@ def _slice(place: Path, number: int) -> Shard:
 
 
 def look(path: Path) -> Part:
-    """Reads what `Part` has of it."""
+    """Reads a part without its arrays."""
     with np.load(path, allow_pickle=False) as arrays:
         about = json.loads(arrays["about"].tobytes())
         offset, size = arrays["offset"], arrays["size"]

@@ -1,4 +1,4 @@
-"""Ranges of files on this disk or elsewhere, read many at a time, from any thread or process."""
+"""Reads many ranges of local or remote files at a time, from any thread or process."""
 
 import functools
 import os
@@ -17,7 +17,7 @@ class RangeReader:
     """Reads ranges of files; open files and connections are shared by threads, and are not pickled."""
 
     def __init__(self, files: Sequence[File], *, cache: Path | None = None, cache_bytes: int = 0):
-        """Takes the files; with `cache_bytes`, what is read from remote ones is kept in `cache`."""
+        """Takes the files; with `cache_bytes`, ranges of remote files are kept in `cache`."""
         self.files = list(files)
         self.remote = any(is_remote(file.path) for file in files)
         self._cache = None
@@ -29,9 +29,9 @@ class RangeReader:
         """Returns the bytes of each range; remote ones are read at the same time.
 
         Raises:
-          ValueError: a file is shorter than it was.
-          RemoteError: an object cannot be read. It is no ValueError: another record in the place of one
-            that is away for a moment would make another run of this one.
+          ValueError: a file is shorter than when it was indexed.
+          RemoteError: an object cannot be read. It is not a ValueError, because replacing a record that
+            is briefly unavailable would change the run.
         """
         if not self.remote:
             return [self._read_local(*one) for one in wanted]
@@ -59,7 +59,7 @@ class RangeReader:
 
 
 class _Handle:
-    """An open file, which is closed when the last thread that reads from it lets go."""
+    """An open file, which is closed when the last thread that reads from it is done."""
 
     def __init__(self, path: str, _stamp: str):
         self.fileno = os.open(path, os.O_RDONLY)
@@ -69,5 +69,5 @@ class _Handle:
             os.close(self.fileno)
 
 
-# By stamp too: a file that was replaced is opened again.
+# The key has the stamp, so that a file that was replaced is opened again.
 _open = functools.lru_cache(maxsize=_OPEN)(_Handle)

@@ -1,8 +1,8 @@
 """Samples of one tar shard: its members by key and field, as the webdataset library groups them.
 
-The key of a member is its path up to the first dot of the base name, and its field what follows, in lower
-case. Members of a sample are neighbours. Where that library drops or halves samples without a word, this
-one puts them together or counts them; see `group`.
+The key of a member is its path up to the first dot of the base name; its field is the rest, in lower
+case. Members of a sample are neighbours. In some cases that library silently drops or splits samples; here
+they are joined or counted, see `group`.
 """
 
 from collections import Counter
@@ -29,9 +29,9 @@ class Shard(NamedTuple):
     """The samples of a shard, as arrays.
 
     Attributes:
-      keys: of each sample; one that came before has NUL and a number appended.
+      keys: of each sample; a repeated key has NUL and a number appended.
       layout: uint16, each sample's entry in `layouts`.
-      offset, size: uint64, of all members in turn; a sample has as many as its layout.
+      offset, size: uint64, of all members in order; a sample has as many as its layout.
       layouts: fields of a sample, in the order of its members.
       troubles: number of each kind of trouble.
       named: trouble to the first keys or names that it concerns.
@@ -54,11 +54,11 @@ class _Sample(NamedTuple):
 
 
 def group(members: Iterable[Member | Damage]) -> Shard:
-    """Puts the members of one shard together to samples, in the order of their first members.
+    """Groups the members of one shard into samples, in the order of their first members.
 
-    A sample ends where the key changes, or where a field comes again after the sample has an image and a
-    text. A field that comes again before is left out. A later sample with the same key is joined to the
-    earlier one if they have no field in common and not both an image: its members came out of order.
+    A sample ends when the key changes, or when a field repeats after the sample has an image and a text.
+    A field that repeats earlier is left out. A later sample with the same key is joined to the earlier
+    one, as members out of order, if they share no field and do not both have an image.
     """
     samples: list[_Sample] = []
     by_key: dict[bytes, list[_Sample]] = {}
@@ -98,7 +98,7 @@ def group(members: Iterable[Member | Damage]) -> Shard:
 def split_name(name: bytes) -> tuple[bytes, str] | None:
     """The key and the field of a member, or None for one that belongs to no sample.
 
-    So are names without a dot, hidden files, and what webdataset keeps for itself, "__name__".
+    These are names without a dot, hidden files, and webdataset's reserved names, "__name__".
     """
     folder, slash, base = name.rpartition(b"/")
     stem, dot, field = base.partition(b".")
@@ -110,7 +110,7 @@ def split_name(name: bytes) -> tuple[bytes, str] | None:
 
 
 def text(name: bytes) -> str:
-    """A name of a tar as text; bytes that are not UTF-8 stay visible."""
+    """A member's name as text; bytes that are not UTF-8 stay visible."""
     return name.decode("utf-8", "backslashreplace")
 
 

@@ -1,9 +1,9 @@
-"""The members of a tar file by its headers alone, and what of it is damaged.
+"""Finds the members of a tar file by reading only its headers, and reports damage.
 
 A tar is blocks of 512 bytes: a header, its member's data, the next header, and zero blocks as end mark.
 Formats: POSIX.1-2017, section "pax Interchange Format", and GNU tar's manual, "Basic Tar Format". Other
-readers stop without a word at a bad checksum, at a zero block, or where a second tar was appended. Here
-such places are reported, and reading goes on at the next header that can be found.
+readers stop silently at a bad checksum, at a zero block, or before an appended second tar. This one
+reports such places, and continues at the next header that it finds.
 """
 
 import zlib
@@ -21,7 +21,7 @@ _SPARSE_TEXT = (
 )
 _MAGIC = b"ustar"
 _ZERO = bytes(BLOCK)
-_WINDOW = 4096  # what one read takes: two or three headers, where members are small
+_WINDOW = 4096  # bytes of one read: two or three headers if members are small
 _SEARCH = 1 << 20
 _MOST_EXTENDED = 1 << 20  # a longer name or pax header is a damaged size
 _BEGINNINGS = {
@@ -35,7 +35,7 @@ Read = Callable[[int, int], bytes]  # offset and number of bytes; fewer bytes at
 
 
 class Member(NamedTuple):
-    """A regular file in the tar: its name, and where its data lie."""
+    """A regular file in the tar: its name, and where its data are."""
 
     name: bytes
     offset: int
@@ -43,7 +43,7 @@ class Member(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """A place where the tar is not what it should be.
+    """A damaged place of the tar.
 
     Attributes:
       kind: empty, no_members, not_tar, one of the compressed forms, bad_header, zero_block, joined, cut_member,
@@ -73,7 +73,7 @@ COMPRESSED = frozenset(_BEGINNINGS)
 
 
 def scan(read: Read, size: int, *, window: int = _WINDOW) -> Iterator[Member | Damage]:
-    """Yields the regular members of a tar in order, and each damage where it stands.
+    """Yields the regular members of a tar, and each damage, in the order of the file.
 
     Args:
       read: reads bytes of the file.
@@ -81,7 +81,7 @@ def scan(read: Read, size: int, *, window: int = _WINDOW) -> Iterator[Member | D
       window: bytes of one read; headers within it need no further one.
 
     Raises:
-      ValueError: a sparse member, whose bytes are not those of the file that it stands for.
+      ValueError: a sparse member, whose bytes in the tar are not those of its file.
     """
     read = _windowed(read, window)
     position, everywhere, pending = 0, _NOTHING, _NOTHING
@@ -90,7 +90,7 @@ def scan(read: Read, size: int, *, window: int = _WINDOW) -> Iterator[Member | D
         length = _data_size(block)
         if length is None:
             damage, position = _irregular(read, position, size, block)
-            pending = everywhere  # what was said of a next member was said of one that is gone
+            pending = everywhere  # extended headers before the damage described a lost member
             if damage is not None:
                 yield damage
             if position >= size:
@@ -118,7 +118,7 @@ def scan(read: Read, size: int, *, window: int = _WINDOW) -> Iterator[Member | D
 
 
 class _Pending(NamedTuple):
-    """What extended headers say of the member that follows."""
+    """What extended headers say about the member that follows."""
 
     name: bytes | None = None
     size: int | None = None
@@ -136,7 +136,7 @@ def _extend(pending: _Pending, kind: int, data: bytes) -> _Pending:
     while data.strip(b"\0"):
         length, blank, rest = data.partition(b" ")
         if not blank or not length.isdigit() or int(length) < len(length) + 4:
-            return pending  # as other readers, which take the records before a broken one
+            return pending  # keep the records before a broken one, as other readers do
         key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
         if key == b"path":
             pending = pending._replace(name=value)
@@ -164,14 +164,14 @@ def _data_size(block: bytes) -> int | None:
 
 
 def _is_header(block: bytes) -> bool:
-    """Whether the sum of the block's bytes is the one that is written in it."""
+    """Whether the sum of the block's bytes equals the checksum in it."""
     field = block[148:156]
     try:
         stored = int(field.partition(b"\0")[0], 8)
     except ValueError:
         return False
-    # The sum takes its own field as eight blanks. The low half of Adler-32 is 1 + sum, modulo 65521, in a
-    # twentieth of the time that adding up takes in Python.
+    # The checksum counts its own field as eight blanks. The low half of Adler-32 is 1 + sum, modulo 65521,
+    # and takes a twentieth of the time of a sum in Python.
     total = stored - 8 * ord(" ") + sum(field)
     if zlib.adler32(block) & 0xFFFF == (1 + total) % 65521:
         return True
@@ -186,7 +186,7 @@ def _name(block: bytes) -> bytes:
 
 
 def _irregular(read: Read, position: int, size: int, block: bytes) -> tuple[Damage | None, int]:
-    """What a block that is not a header means, and where to go on."""
+    """What a block that is not a header means, and where to continue."""
     if block == _ZERO:
         found = _behind_zeros(read, position, size)
         if found >= size:
@@ -216,7 +216,7 @@ def _behind_zeros(read: Read, position: int, size: int) -> int:
 
 
 def _next_header(read: Read, position: int, size: int) -> int:
-    """Where the next header begins, on any byte: behind a cut, blocks no longer lie on multiples of 512."""
+    """Where the next header begins, at any byte: after a cut, blocks are not at multiples of 512."""
     while position < size:
         chunk = read(position, _SEARCH)
         place = chunk.find(_MAGIC)
@@ -230,7 +230,7 @@ def _next_header(read: Read, position: int, size: int) -> int:
 
 
 def _windowed(read: Read, window: int) -> Read:
-    """Reads `window` bytes at a time and serves what lies within them."""
+    """Reads `window` bytes at a time, and answers requests within them without another read."""
     start, data = 0, b""
 
     def at(offset: int, count: int) -> bytes:
