@@ -64,7 +64,16 @@ def render(run: Run) -> str:
         eval_charts=eval_charts(run),
         table=metric_table(run),
         config_lines=list(config_lines(run.config)),
+        uses_emoji=not run.config or _uses_emoji(run.config),
     )
+
+
+def _uses_emoji(config: Any) -> bool:
+    """Whether the run trains on, or is judged on, the embedded emoji: their notes are of no use elsewhere."""
+    if not isinstance(config, Mapping):
+        return False
+    named = str(config.get("name", "")).startswith("emoji")
+    return named or any(_uses_emoji(value) for value in config.values())
 
 
 def run_facts(run: Run) -> list[tuple[str, str]]:

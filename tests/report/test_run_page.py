@@ -108,11 +108,11 @@ def test_page_has_every_part(page):
     assert "missing" not in page.text
 
 
-def test_every_picture_is_inside_and_has_a_text(page):
-    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(pictures) == 48 + 6 + 8 * 6
-    assert all(base64.b64decode(p["src"].split(",")[1])[1:4] == b"PNG" for p in pictures)
-    assert all(p["alt"] and p["width"] == "64" for p in pictures)
+def test_every_image_is_inside_and_has_a_text(page):
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 48 + 6 + 8 * 6
+    assert all(base64.b64decode(p["src"].split(",")[1])[1:4] == b"PNG" for p in images)
+    assert all(p["alt"] and p["width"] == "64" for p in images)
 
 
 def test_page_loads_nothing(text, page):
@@ -239,7 +239,7 @@ def test_evaluators_come_by_importance_then_in_the_order_of_the_config(workdir):
     ]
 
 
-def test_page_stays_small_when_pictures_are_many(fresh, monkeypatch):
+def test_page_stays_small_when_images_are_many(fresh, monkeypatch):
     whole = write_report(fresh).stat().st_size
     monkeypatch.setattr(run_page, "IMAGE_BYTES", 20_000)
     page = read(fresh)
@@ -293,3 +293,9 @@ def test_tool_prints_the_path_or_the_error(workdir, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(workdir / "report.html")
     with pytest.raises(SystemExit, match=r"error: .* is not the workdir"):
         main(["--workdir", str(tmp_path)])
+
+
+@pytest.mark.parametrize(("name", "noted"), [("emoji", True), ("parquet", False)])
+def test_notes_on_emoji_are_for_runs_on_emoji(workdir, name, noted):
+    run = read_run(workdir)._replace(config={"data": {"source": {"name": name}}})
+    assert ("Fitzpatrick" in run_page.render(run)) == noted

@@ -24,9 +24,9 @@ METRICS = {  # evaluator/metric to its name in the tables
     "style_bias/stereotype_preference": "stereotype, unseen style",
     "style_concept/acc1": "concept, first",
     "style/acc5": "name, in five",
-    "images_concept/acc1": "concept, held-out drawings",
-    "retrieval/i2t_r5": "caption of picture, in five",
-    "retrieval/t2i_r5": "picture of caption, in five",
+    "images_concept/acc1": "concept, held-out images",
+    "retrieval/i2t_r5": "caption for image, in five",
+    "retrieval/t2i_r5": "image for caption, in five",
 }
 BIAS, QUALITY = list(METRICS)[:8], list(METRICS)[8:]
 PAIRS = (  # (question, one variant, the other, metrics)
