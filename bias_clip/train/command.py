@@ -17,6 +17,7 @@ from bias_clip.train.config import validate
 from bias_clip.train.config_io import load_config, split_spec
 from bias_clip.train.hosts.allocator import keep_pages
 from bias_clip.train.hosts.distributed import join
+from bias_clip.train.hosts.log import log
 from bias_clip.train.loop import Interrupted, train
 from bias_clip.train.overrides import apply_overrides
 from bias_clip.train.terminal import device_note, say
@@ -51,7 +52,7 @@ def run(arguments: Arguments, words: Sequence[str]) -> None:
             raise
         sys.exit(f"error: {error}")
     except Interrupted as stopped:
-        print(f"{stopped} Run the same line again to continue.", file=sys.stderr)
+        log(f"{stopped} Run the same line again to continue.")
         sys.exit(RUN_AGAIN)
 
 

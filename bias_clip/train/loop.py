@@ -1,6 +1,7 @@
 """The run: batches in, metrics, checkpoints and a report out."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from bias_clip.train.state import TrainState
 from bias_clip.train.stream import open_stream
 from bias_clip.train.terminal import Progress, format_table, say, waiting
 from bias_clip.train.workdir import checkpoint
-from bias_clip.train.workdir.folder import check_room, open_workdir, write_run
+from bias_clip.train.workdir.folder import check_room, hold_workdir, open_workdir, write_run
 from bias_clip.train.workdir.initial_state import first_state
 
 
@@ -74,14 +75,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         batch_size=config.evaluation.batch_size,
     )
     iterator = open_stream(config, source, switch=setup.switch)
-    open_workdir(workdir, config)
-    manager = checkpoint.open_checkpoints(
-        workdir / "checkpoints",
-        keep=config.checkpoint.keep,
-        keep_every=setup.keep_every,
-        clean=True,
-    )
-    with contextlib.closing(iterator), checkpoint.closing(manager):
+    with (
+        contextlib.closing(iterator),
+        hold_workdir(workdir) as check_lock,  # before anything is written or deleted there
+        _opened(workdir, config, setup) as manager,
+    ):
         there = len(manager.all_steps())
         check_room(workdir, setup.abstract_state, keep=config.checkpoint.keep, there=there)
         init_from = None if config.init_from is None else config.init_from.to_dict()
@@ -91,12 +89,27 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
             )
         write_run(workdir, setup, command)
         sinks = open_sinks(config.sinks, workdir=workdir, config=to_plain(config))
-        run = _Run(config, workdir, setup, evaluate, iterator, manager, sinks)
+        run = _Run(config, workdir, setup, evaluate, iterator, manager, sinks, check_lock)
         try:
             return _steps(run, state, start, seconds)
         finally:
             for sink in sinks:
                 sink.close()
+
+
+def _opened(
+    workdir: Path, config: ml_collections.ConfigDict, setup: Setup
+) -> contextlib.AbstractContextManager[Any]:
+    """The checkpoints of a workdir that is this config's."""
+    open_workdir(workdir, config)
+    return checkpoint.closing(
+        checkpoint.open_checkpoints(
+            workdir / "checkpoints",
+            keep=config.checkpoint.keep,
+            keep_every=setup.keep_every,
+            clean=True,
+        )
+    )
 
 
 def _describe(setup: Setup) -> str:
@@ -116,6 +129,7 @@ class _Run(NamedTuple):
     iterator: Any
     manager: Any
     sinks: list[Sink]
+    check_lock: Callable[[], None]  # raises if the workdir is another run's by now
 
 
 def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str, float]:
@@ -139,6 +153,7 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
         return result
 
     def write(step, values):
+        run.check_lock()
         writer.write(step, values)
         for sink in run.sinks:
             sink.write(step, plain_numbers(values))
@@ -201,6 +216,7 @@ def _first_step(setup: Setup, state: TrainState, batch: Any) -> tuple[TrainState
 
 
 def _save(run: _Run, state: TrainState, step: int, seconds: float) -> None:
+    run.check_lock()
     data = {"iterator": run.iterator.get_state(), "seconds": seconds}
     checkpoint.save(run.manager, step, state, data)
 

@@ -1,8 +1,10 @@
 """What a run says of itself: health of the towers, a file of metrics, a clock."""
 
 import contextlib
+import fcntl
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 
 from bias_clip.core.formatting import spaced
+from bias_clip.core.json_object import parse_object
 from bias_clip.core.storage import UPLOAD_SECONDS, Growing, write_whole, writing
 from bias_clip.evals.headlines import find_metric
 from bias_clip.models.two_towers import Outputs
@@ -83,10 +86,7 @@ class MetricWriter:
         self._path = self._files.folder / "metrics.jsonl"
         self._folder = self._files.folder / "tensorboard"
         self._files.fetch("metrics.jsonl")
-        if self._path.exists():
-            _cut_after(self._path, start_step)
-        with writing(self._path):
-            self._file: TextIO = self._path.open("a")
+        self._file: TextIO = _open_after(self._path, start_step)
         with writing(self._folder):
             self._folder.mkdir(exist_ok=True)
             # Not SummaryWriter: its thread ends on a full disk, and its queue then waits for ever.
@@ -173,11 +173,52 @@ def _number(value: Any) -> float | int:
     return value if isinstance(value, int) else float(value)
 
 
+def _open_after(path: Path, step: int) -> TextIO:
+    """Opens the file to append to it, without the lines of steps after `step`, which come again.
+
+    It is locked before it is cut: the cut file is another one under the same name, and a second writer
+    would go on with a file that has no name any more.
+    """
+    with _open_locked(path):
+        _cut_after(path, step)
+        return _open_locked(path)
+
+
+def _open_locked(path: Path) -> TextIO:
+    with writing(path):
+        file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except BlockingIOError:
+        mine = False
+    except OSError:
+        mine = True  # a file system without locks: the lock of the workdir has to do
+    if not mine:
+        file.close()
+        raise ValueError(f"another run is writing {path}: end it first, or give another --workdir.")
+    return file
+
+
 def _cut_after(path: Path, step: int) -> None:
+    *lines, last = path.read_bytes().split(b"\n")
+    if _is_whole(last):  # else it is of a run that was killed while it wrote
+        lines.append(last)
     kept = []
-    for line in path.read_text().splitlines():
-        if not line.endswith("}"):
-            continue  # the last line of a run that was killed while it wrote
-        if json.loads(line)["step"] <= step:
-            kept.append(line + "\n")
+    for number, line in enumerate(lines, 1):
+        record = parse_object(line, f"{path}:{number}", advice="remove that line")
+        if type(record.get("step")) is not int:
+            raise ValueError(
+                f"{path}:{number}: got the step {record.get('step')!r}, expected an integer; remove "
+                "that line."
+            )
+        if record["step"] <= step:
+            kept.append(line.decode() + "\n")
     write_whole(path, "".join(kept))
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return "step" in parse_object(line, "", advice="")
+    except ValueError:
+        return False

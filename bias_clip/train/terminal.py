@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from bias_clip.core.formatting import format_duration
 from bias_clip.train.hosts.distributed import is_main
+from bias_clip.train.hosts.log import log
 
 QUIET_SECONDS = 30.0  # between progress lines where the output is not a terminal
 _CUDA = ("jax_cuda12_plugin", "jax_cuda13_plugin")
@@ -20,7 +21,7 @@ _DEVICE_FILES = {"NVIDIA GPU": "/dev/nvidia[0-9]*", "TPU": "/dev/accel[0-9]*"}
 def say(text: str) -> None:
     """Prints a line to stderr; of many processes, one does."""
     if is_main():
-        print(text, file=sys.stderr, flush=True)
+        log(text)
 
 
 @contextlib.contextmanager
@@ -92,7 +93,7 @@ class Progress:
     def __init__(self, *, total_steps: int, start_step: int):
         """Shows nothing until the first `update`."""
         self._speaks = is_main()
-        self._quiet = not (self._speaks and sys.stderr.isatty())
+        self._quiet = not (self._speaks and sys.stderr is not None and sys.stderr.isatty())
         self._last = 0.0
         self._bar = tqdm(
             total=total_steps,
@@ -105,8 +106,9 @@ class Progress:
 
     def update(self, step: int, text: str) -> None:
         """Moves to `step`; `text` says how the run is doing."""
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(step - self._bar.n if not self._quiet else 0)
+        with contextlib.suppress(OSError):  # of a terminal that has gone, see `log`
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(step - self._bar.n if not self._quiet else 0)
         now = time.monotonic()
         if (
             self._speaks
@@ -114,14 +116,18 @@ class Progress:
             and (now - self._last > QUIET_SECONDS or step == self._bar.total)
         ):
             self._last = now
-            print(f"step {step}/{self._bar.total}  {text}", file=sys.stderr, flush=True)
+            log(f"step {step}/{self._bar.total}  {text}")
 
     def say(self, text: str) -> None:
         """Prints a line that stays."""
-        if self._speaks:
+        if self._quiet:
+            say(text)
+            return
+        with contextlib.suppress(OSError):
             self._bar.write(text, file=sys.stderr)
             sys.stderr.flush()
 
     def close(self) -> None:
         """Leaves the line as it stands."""
-        self._bar.close()
+        with contextlib.suppress(OSError):
+            self._bar.close()

@@ -3,8 +3,9 @@
 import errno
 import ipaddress
 import socket
-import sys
 from collections.abc import Iterable
+
+from bias_clip.train.hosts.log import log
 
 _BACKLOG = 1024
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -28,10 +29,8 @@ def listen(coordinator: str) -> list[socket.socket]:
     servers = _open(families.items(), int(port))
     if servers:
         return servers
-    print(
-        f"{host} is no address of this host that others can reach: process 0 listens at all addresses.",
-        file=sys.stderr,
-        flush=True,
+    log(
+        f"{host} is no address of this host that others can reach: process 0 listens at all of them."
     )
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET

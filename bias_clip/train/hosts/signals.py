@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from bias_clip.train.early_stop import usual
+
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[list[str]]:
@@ -16,7 +18,7 @@ def stop_signal() -> Iterator[list[str]]:
 
     def handler(number, _frame):
         received.append(signal.Signals(number).name)
-        signal.signal(number, previous[number])
+        signal.signal(number, usual(number, previous[number]))
 
     # On many hosts jax handles SIGTERM, so that one host's signal reaches all: see `asked_to_stop`.
     for number in (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ():

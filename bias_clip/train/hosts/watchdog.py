@@ -2,7 +2,6 @@
 
 import faulthandler
 import json
-import sys
 import tempfile
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import jax
 
 from bias_clip.core.storage import NotSavedError, storage_errors, write_whole
+from bias_clip.train.hosts.log import log
 
 _LONGEST_NAP = 30.0  # seconds between two signs of life in the workdir
 
@@ -60,7 +60,7 @@ class Watchdog:
                     self._report(time.monotonic() - since)
             except storage_errors(self._workdir, NotSavedError) as error:
                 # The loop reports a full disk itself; keep watching.
-                print(f"watchdog: {self._workdir} cannot be used: {error}", file=sys.stderr)
+                log(f"watchdog: {self._workdir} cannot be used: {error}")
 
     def _give_sign(self) -> None:
         if jax.process_count() > 1:
@@ -74,7 +74,7 @@ class Watchdog:
             f"{self._part!r}. The run goes on; end it if nothing moves.\n"
         )
         text += describe_hosts(self._workdir, jax.process_count()) + _stacks()
-        print(text, file=sys.stderr, flush=True)
+        log(text)
         write_whole(self._workdir / f"stacks_{jax.process_index()}.txt", text)
 
 

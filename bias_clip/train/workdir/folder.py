@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from bias_clip.train.config_io import to_plain
 from bias_clip.train.hosts.distributed import is_main
 from bias_clip.train.setup import Setup
 from bias_clip.train.workdir.commit import commit_of
+from bias_clip.train.workdir.lock import take
 
 _RESTORE = "restore it from a copy; if the run is to continue with this --config, delete it"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -62,6 +63,26 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     if is_main():
         with _as_value_error(workdir):
             write_whole(path, json.dumps(plain, indent=2))  # another host may be reading
+
+
+@contextlib.contextmanager
+def hold_workdir(workdir: Path) -> Iterator[Callable[[], None]]:
+    """Holds the lock of the folder, which is made if needed; one process of a run does.
+
+    Yields:
+      A function to call before writing: raises NotSavedError if another run has taken it over.
+
+    Raises:
+      ValueError: another run is at work there, see `lock.take`; or it cannot be written.
+    """
+    if not is_main():
+        yield lambda: None
+        return
+    with _as_value_error(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = take(workdir)
+    with contextlib.closing(lock):
+        yield lock.check
 
 
 def check_room(workdir: Path, state: Any, *, keep: int, there: int) -> None:
@@ -118,5 +139,7 @@ def write_run(workdir: Path, setup: Setup, command: str) -> None:
 def _as_value_error(workdir: Path) -> Iterator[None]:
     try:
         yield
+    except ValueError:
+        raise  # ours: of a bucket every class of errors is one of storage
     except storage_errors(workdir, NotSavedError) as error:
         raise ValueError(f"workdir {workdir} cannot be written: {error}.") from error

@@ -1,7 +1,6 @@
 """The state that a run starts from: its own checkpoint, another run's parameters, or a draw."""
 
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 
 from bias_clip.core.storage import run_folder
 from bias_clip.train.hosts.distributed import is_main
+from bias_clip.train.hosts.log import log
 from bias_clip.train.optim import init_ema
 from bias_clip.train.setup import Setup
 from bias_clip.train.sharding import path_name
@@ -48,7 +48,7 @@ def first_state(
         return state, 0, 0.0
     loaded, report = load_params(setup.abstract_state.params, **init_from)
     if is_main():
-        print(report, file=sys.stderr, flush=True)
+        log(report)
     params = jax.tree_util.tree_map_with_path(
         lambda path, x: loaded.get(path_name(path), x), state.params
     )

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[3]
 # A config is code: this one brings its data along, and writes down which examples each process got.
 CONFIG = """
 import json, os, signal
-from bias_clip.data import pipeline
+from bias_clip.data.stream import pipeline
 from bias_clip.data.sources import SOURCES
 from tests.train.tiny import squares_source, tiny_config
 

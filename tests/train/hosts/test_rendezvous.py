@@ -252,7 +252,7 @@ def test_where_the_coordinators_name_is_not_of_this_host_it_listens_at_all_addre
     (server,) = listen(f"192.0.2.1:{free_port()}")  # an address for documentation
     with server:
         assert server.getsockname()[0] in ("::", "0.0.0.0")
-    assert "listens at all addresses" in capsys.readouterr().err
+    assert "listens at all of them" in capsys.readouterr().err
 
 
 def test_a_taken_port_is_an_error_that_says_so():
