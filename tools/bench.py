@@ -3,6 +3,7 @@
 python -m tools.bench step     images per second of the train step, beside open_clip's
 python -m tools.bench losses   temporary memory and time of the losses, dense, chunked and as a ring
 python -m tools.bench balance  M4 on counted rows, beside a QP on rows, the stream and raking
+python -m tools.bench draws    how balanced draws by the weights are, by the cube method and by coins
 python -m tools.bench kmeans   a Lloyd iteration and an assignment, beside scikit-learn's; memory on a pod
 python -m tools.bench attention  a fused kernel's values, gradients and time, beside XLA's
 python -m tools.bench input    photographs per second from JPEG to batches, beside a torch DataLoader
@@ -18,7 +19,7 @@ from typing import Any
 
 from bias_clip.cli.flags import Parser, add_json, in_one_line, write_json
 
-BENCHES = ("step", "losses", "balance", "kmeans", "attention", "input")
+BENCHES = ("step", "losses", "balance", "draws", "kmeans", "attention", "input")
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def cube(
 
     The number drawn is the sum of the chances, rounded down or up. Other sums are exact until as
     many units are undecided as there are independent constraints. From there on, each step gives up
-    the constraints that could end least harmful: scale (|sum so far| + what the undecided can add).
+    the constraints that can do least harm: scale times the farthest from 0 that the sum can end.
 
     Of the seed and the arguments alone. A machine with other linear algebra agrees except where
     rounding decides between equal steps.
@@ -213,11 +213,13 @@ def _land(
     """Decides the rest, giving up in each step the constraints that can do least harm."""
     sums = constraints.start.copy()
     while len(left):
-        worst = np.maximum(x[left], 1 - x[left])
-        can = np.abs(moments[:, 1:]).T @ worst
-        harm = constraints.scale * (np.abs(sums) + can)
-        order = np.argsort(-np.where(can > 0, harm, -1), kind="stable")
-        kept = np.append(0, 1 + order[: np.count_nonzero(can > 0)])
+        gain, loss = np.maximum(moments[:, 1:], 0), np.maximum(-moments[:, 1:], 0)
+        high = sums + gain.T @ (1 - x[left]) + loss.T @ x[left]
+        low = sums - gain.T @ x[left] - loss.T @ (1 - x[left])
+        moved = (moments[:, 1:] != 0).any(0)
+        harm = np.where(moved, constraints.scale * np.maximum(high, -low), -1)
+        order = np.argsort(-harm, kind="stable")
+        kept = np.append(0, 1 + order[: np.count_nonzero(moved)])
         before = x[left]
         _step(x, left, _direction(moments[:, kept]), coins)
         sums += moments[:, 1:].T @ (x[left] - before)

@@ -62,7 +62,7 @@ def make_tables(workdir: Path) -> None:
       RuntimeError: a tool failed; its message is above.
     """
     annotations = workdir / "annotations.parquet"
-    _call("annotate", annotations, *_annotate_flags())
+    _call("annotate", annotations, *annotate_flags())
     given = ("--annotations", str(annotations))
     _call("balance", workdir / "proxies.parquet", *given, *BALANCED)
     _call("balance", workdir / "balanced.parquet", *given, *BALANCED, "--no-proxies")
@@ -70,7 +70,7 @@ def make_tables(workdir: Path) -> None:
     _call("balance", workdir / "random.parquet", *given, "--eps", "inf", "--eta", eta)
 
 
-def _annotate_flags() -> list[str]:
+def annotate_flags() -> list[str]:
     """Gender and role from the columns, so that matching errors do not affect the comparison."""
     from bias_clip.data.emoji.splits import MEN_ROLES, WOMEN_ROLES
     from bias_clip.data.sources import column, make_source

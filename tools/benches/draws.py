@@ -1,0 +1,182 @@
+"""Draws by weights: how often each row, and how biased the draw is, by the cube and by coins.
+
+Ten problems: the README's, that of docs/m4.md, and eight random ones whose labels have 3 to 30 rows.
+For each, --seeds draws of both kinds. Columns, in points of the largest association bias of a label
+that is balanced:
+
+  before, weighted   of the data, and with the weights
+  row                what one row more or less can do
+  bound              1.1 times the weighted one, and one row
+  cube, coin         mean and largest over the seeds
+  over               share of the draws above the bound
+  sigma              largest deviation of a cell's mean number of rows from its weight, in standard
+                     errors of that mean; about 3 where thousands are right
+  seconds            of one draw by the cube, without the ids
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bias_clip.balancing import (
+    CountTable,
+    Problem,
+    allocate,
+    association_bias,
+    count,
+    keep,
+    make_cells,
+    make_problem,
+    solve,
+)
+from bias_clip.balancing.balanced_draw import cell_copies
+
+RANDOM = ((300, 10, 1), (600, 20, 1), (1000, 40, 1), (2000, 100, 1), (500, 10, 2), (1000, 20, 2),
+          (2000, 40, 2), (4000, 60, 3))  # fmt: skip
+
+
+class Solved(NamedTuple):
+    """A problem, and the weights of its cells."""
+
+    name: str
+    table: CountTable
+    problem: Problem
+    weights: np.ndarray
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `bench` reads."""
+    parser.add_argument("--seeds", type=int, default=1000, help="draws of each kind and problem")
+    parser.add_argument("--problems", type=int, nargs="+", help="numbers of some, from 0; all")
+
+
+def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Prints and returns a row per problem."""
+    heads = (
+        "before",
+        "weighted",
+        "row",
+        "bound",
+        "cube",
+        "largest",
+        "over",
+        "coin",
+        "largest",
+        "over",
+    )
+    print(f"{'problem':<24}" + "".join(f"{head:>9}" for head in heads) + "    sigma  seconds")
+    found = []
+    for number in args.problems or range(2 + len(RANDOM)):
+        row = measure(make(number), args.seeds)
+        points = "".join(f"{row[key]:>9.2f}" for key in list(row)[1:11])
+        print(f"{row['problem']:<24}{points}{row['sigma']:>9.1f}{row['seconds']:>9.3f}", flush=True)
+        found.append(row)
+    return found
+
+
+def make(number: int) -> Solved:
+    """One of the ten problems, solved."""
+    if number < 2:
+        return solve_flags(*(_readme, _m4)[number]())
+    rows, labels, groups = RANDOM[number - 2]
+    return random_problem(rows, labels, groups, seed=number)
+
+
+def random_problem(rows: int, labels: int, groups: int, *, seed: int) -> Solved:
+    """Labels of 3 to 30 rows that go with the first attribute; those too rare on a side are free."""
+    from bias_clip.curation.weights import release_rare
+
+    rng = np.random.default_rng(seed)
+    attributes = (rng.random((rows, groups)) < rng.uniform(0.35, 0.65, groups)).astype(np.int8)
+    y = np.zeros((rows, labels), np.int8)
+    for r in range(labels):
+        pull = np.exp(rng.normal(0, 0.5) * attributes[:, 0])
+        size = int(rng.integers(3, 31))
+        y[rng.choice(rows, size, replace=False, p=pull / pull.sum()), r] = 1
+    attributes[rng.random((rows, groups)) < 0.2] = -1
+    table = count(attributes, y)
+    names = [f"label{r}" for r in range(labels)]
+    targets = {f"group{k}": 0.5 for k in range(groups)}
+    problem = release_rare(make_problem(targets, names, eta="max"), table, 2)
+    weights = solve(table, problem, min_retained=0.0).weights
+    name = f"{rows} rows, {labels} x {groups}"
+    return Solved(name, table, problem, np.clip(weights, 0, 1))
+
+
+def solve_flags(name: str, annotate: list[str], balance: list[str]) -> Solved:
+    """What the two tools make of their flags."""
+    from bias_clip.cli import annotate as annotate_tool
+    from bias_clip.cli.balance import make_parser
+    from bias_clip.cli.balance_options import read_problem, solve_problem
+    from bias_clip.curation import weights
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "annotations.parquet"
+        annotate_tool.main([*annotate, "--out", str(path)])
+        words = ["--annotations", str(path), "--out", str(path.with_name("w.parquet"))]
+        args = make_parser().parse_args([*words, *balance])
+        problem = read_problem(args)
+        counted = weights.count_annotations(path, problem)
+        problem = weights.release_rare(problem, counted.table, args.min_per_side)
+        solution = solve_problem(counted, problem, args.min_retained)
+    return Solved(name, counted.table, problem, np.clip(solution.weights, 0, problem.cap))
+
+
+def measure(solved: Solved, seeds: int) -> dict[str, Any]:
+    """A row of the table, in points."""
+    table, problem, weights = solved.table, solved.problem, solved.weights
+    mass, cells = weights * table.counts, make_cells(table, problem)
+    place = np.repeat(np.arange(len(weights)), table.counts)
+    ids = np.arange(len(place))
+    start = time.perf_counter()
+    cube = [
+        cell_copies(table.counts, weights, allocate(s, table.counts, weights, cells))[1]
+        for s in range(seeds)
+    ]
+    seconds = (time.perf_counter() - start) / seeds
+    coins = [np.bincount(place, keep(s, ids, weights[place]), len(weights)) for s in range(seeds)]
+    before, weighted = largest(solved, table.counts), largest(solved, mass)
+    row = _one_row(solved, mass)
+    bound = 1.1 * weighted + row
+    by_cube, by_coin = (np.array([largest(solved, c) for c in draws]) for draws in (cube, coins))
+    fraction = mass % 1
+    error = np.sqrt(np.maximum(fraction * (1 - fraction), 1e-12) / seeds)
+    off = np.where((fraction > 1e-6) & (fraction < 1 - 1e-6), np.abs(np.mean(cube, 0) - mass), 0)
+    points = {"before": before, "weighted": weighted, "row": row, "bound": bound}
+    points |= {"cube": by_cube.mean(), "cube_largest": by_cube.max()}
+    points |= {"cube_over": (by_cube > bound + 1e-12).mean()}
+    points |= {"coin": by_coin.mean(), "coin_largest": by_coin.max()}
+    points |= {"coin_over": (by_coin > bound + 1e-12).mean()}
+    found = {key: 100 * float(value) for key, value in points.items()}
+    sigma = float((off / error).max())
+    return {"problem": solved.name, **found, "sigma": sigma, "seconds": seconds}
+
+
+def largest(solved: Solved, mass: np.ndarray) -> float:
+    """Largest association bias of a label that is balanced."""
+    held = np.isfinite(solved.problem.eps_association) & (solved.table.labels == 1).any(0)
+    labels = solved.table.labels[:, held]
+    return float(
+        np.nanmax(np.abs(association_bias(solved.table.attributes, labels, mass * 1.0).gap))
+    )
+
+
+def _one_row(solved: Solved, mass: np.ndarray) -> float:
+    """One row of the smaller side of an attribute."""
+    return float(1 / min((mass @ (solved.table.attributes == side)).min() for side in (0, 1)))
+
+
+def _readme() -> tuple[str, list[str], list[str]]:
+    source = ["--source", "emoji", "split=train", "unit=entry", "variant=biased"]
+    gender = ["--column", "man=gender", "yes=man", "no=woman", "unknown=*"]
+    return "README", [*source, *gender], ["--min-per-side", "5", "--eta", "max"]
+
+
+def _m4() -> tuple[str, list[str], list[str]]:
+    from tools.experiments.m4_ablation import BALANCED, annotate_flags
+
+    return "docs/m4.md", annotate_flags(), [*BALANCED, "--no-proxies"]
