@@ -132,6 +132,17 @@ def test_the_number_drawn_is_the_sum_rounded(total):
     assert set(sizes) == {int(np.floor(total)), int(np.ceil(total))}
 
 
+def test_the_landing_gives_up_what_harms_least():
+    """More constraints than units, so that only a few can be kept: among them the one that matters."""
+    sides = np.repeat([1.0, -1.0], 4)[:, None]
+    others = np.random.default_rng(0).normal(size=(8, 12))
+    scale = np.append(np.full(12, 1e-3), 1000.0)
+    matrix = np.concatenate([others, sides], axis=1)
+    kept = Constraints(lambda units: matrix[units], scale, np.zeros(13))
+    for seed in range(20):
+        assert cube(seed, np.full(8, 0.5), kept) @ sides[:, 0] == 0
+
+
 def test_many_units_keep_their_sums_to_a_few_units():
     """As many steps as make the inverse be computed again, with dependent and repeated moments."""
     rng = np.random.default_rng(2)
