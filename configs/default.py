@@ -1,10 +1,10 @@
-"""Every key of a config at its default: a view of the schema, `bias_clip/train/schema.py`.
+"""Every key of a config at its default: a view of the schema, `bias_clip/train/options/schema.py`.
 
     python -m bias_clip.train --config=configs/default.py --workdir=runs/default
 
 A config of yours, in any folder, starts from the same function:
 
-    from bias_clip.train.schema import default_config
+    from bias_clip.train.options.schema import default_config
 
     def get_config():
         config = default_config()
@@ -12,7 +12,7 @@ A config of yours, in any folder, starts from the same function:
         return config
 """
 
-from bias_clip.train.schema import default_config
+from bias_clip.train.options.schema import default_config
 
 
 def get_config():

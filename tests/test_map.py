@@ -7,8 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
-ROOM = 16  # modules of a folder beyond which nobody finds anything
-LARGER = {"bias_clip/train": 24, "bias_clip/cli": 26, "bias_clip/pretrained": 24}
+ROOM = 18  # modules of a folder beyond which nobody finds anything
 
 
 def paths():
@@ -39,5 +38,5 @@ def test_folders_stay_small_enough_to_find_something():
         if path.name != "__init__.py":
             folder = path.parent.relative_to(ROOT).as_posix()
             sizes[folder] = sizes.get(folder, 0) + 1
-    crowded = {f: n for f, n in sizes.items() if n > LARGER.get(f, ROOM)}
+    crowded = {f: n for f, n in sizes.items() if n > ROOM}
     assert not crowded, "move what belongs together to a folder of its own"

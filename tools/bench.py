@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bias_clip.cli.flags import Parser, add_json, in_one_line, write_json
+from bias_clip.cli.shared.flags import Parser, add_json, in_one_line, write_json
 
 BENCHES = ("step", "losses", "balance", "draws", "kmeans", "attention", "input")
 

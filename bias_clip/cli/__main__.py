@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_clip.cli.flags import Parser, in_one_line
+from bias_clip.cli.shared.flags import Parser, in_one_line
 
 # In the order of use; "_" is written "-" on the command line.
 TOOLS = (

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bias_clip.cli.choices import BOTH, MERGE_RULES
-from bias_clip.cli.flags import Parser, add_source, read_call, run_tool
+from bias_clip.cli.shared.choices import BOTH, MERGE_RULES
+from bias_clip.cli.shared.flags import Parser, add_source, read_call, run_tool
 from bias_clip.core.write import write_file
 
 
@@ -34,7 +34,7 @@ def annotate(args: argparse.Namespace) -> None:
     """
     from tqdm import tqdm
 
-    from bias_clip.cli.annotate_options import make_annotators
+    from bias_clip.cli.shared.annotate_options import make_annotators
     from bias_clip.curation.annotate_source import annotate_source
     from bias_clip.data.sources import make_source
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bias_clip.cli.choices import DRAWS, TOLERANCES, UNKNOWNS
-from bias_clip.cli.flags import Parser, run_tool
+from bias_clip.cli.shared.choices import DRAWS, TOLERANCES, UNKNOWNS
+from bias_clip.cli.shared.flags import Parser, run_tool
 from bias_clip.core.write import write_file
 
 REPORT = ("report.txt", "report.html", "report.json")  # the last one is written last
@@ -47,7 +47,7 @@ def balance(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from bias_clip.balancing import max_eta
-    from bias_clip.cli.balance_options import read_problem, read_utility, solve_problem
+    from bias_clip.cli.shared.balance_options import read_problem, read_utility, solve_problem
     from bias_clip.curation import weights
     from bias_clip.data.tables import read_manifest
     from bias_clip.report import balancing

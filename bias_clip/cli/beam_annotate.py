@@ -12,8 +12,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from bias_clip.cli.choices import BOTH, MERGE_RULES
-from bias_clip.cli.flags import Parser, in_one_line, read_pair, read_pairs
+from bias_clip.cli.shared.choices import BOTH, MERGE_RULES
+from bias_clip.cli.shared.flags import Parser, in_one_line, read_pair, read_pairs
 
 
 def main(argv: list[str] | None = None) -> None:

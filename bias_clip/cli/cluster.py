@@ -13,8 +13,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_clip.cli.choices import EMPTY, MODALITIES
-from bias_clip.cli.flags import Parser, run_tool
+from bias_clip.cli.shared.choices import EMPTY, MODALITIES
+from bias_clip.cli.shared.flags import Parser, run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,7 +28,7 @@ def work(args: argparse.Namespace) -> None:
     Raises:
       ValueError: embeddings that are not there or not finite, or flags that do not fit them.
     """
-    from bias_clip.cli.cluster_rows import cluster, to_text, write_cells
+    from bias_clip.cli.shared.cluster_rows import cluster, to_text, write_cells
     from bias_clip.data.tables.embeddings import open_embeddings
 
     embeddings = open_embeddings(args.embeddings)

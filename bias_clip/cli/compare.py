@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bias_clip.cli.flags import Parser, add_json, read_pairs, run_tool, show
+from bias_clip.cli.shared.flags import Parser, add_json, read_pairs, run_tool, show
 from bias_clip.core.json_object import read_object
 from bias_clip.core.write import write_file
 

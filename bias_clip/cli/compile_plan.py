@@ -21,14 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bias_clip.cli.flags import (
-    Parser,
-    add_json,
-    add_set,
-    read_set,
-    run_tool,
-    show,
-)
+from bias_clip.cli.shared.flags import Parser, add_json, add_set, read_set, run_tool, show
 from bias_clip.core.write import write_file
 
 PROGRESS_SECONDS = 10.0
@@ -108,7 +101,7 @@ def measure(
     """
     from bias_clip.train.config_io import load_config
     from bias_clip.train.objective import make_objective
-    from bias_clip.train.overrides import apply_overrides
+    from bias_clip.train.options.overrides import apply_overrides
     from bias_clip.train.setup import make_setup
     from bias_clip.train.sharding import make_mesh
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_clip.cli.flags import Parser, run_tool
+from bias_clip.cli.shared.flags import Parser, run_tool
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bias_clip.cli.choices import DTYPES, FORMS, MODALITIES
-from bias_clip.cli.flags import Parser, add_source, add_workdirs, read_call, run_tool
+from bias_clip.cli.shared.choices import DTYPES, FORMS, MODALITIES
+from bias_clip.cli.shared.flags import Parser, add_source, add_workdirs, read_call, run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bias_clip.cli.choices import FORMS
-from bias_clip.cli.flags import Parser, add_json, add_workdirs, run_tool, show
+from bias_clip.cli.shared.choices import FORMS
+from bias_clip.cli.shared.flags import Parser, add_json, add_workdirs, run_tool, show
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,7 +29,7 @@ def work(args: argparse.Namespace) -> None:
     Raises:
       ValueError: no run, no checkpoint of the step, or a config that has no such evaluators.
     """
-    from bias_clip.cli.evaluate_run import evaluate_alone, evaluate_stages
+    from bias_clip.cli.shared.evaluate_run import evaluate_alone, evaluate_stages
     from bias_clip.train.evaluation import flat_metrics, write_results
     from bias_clip.train.workdir.load_run import load_stages
 

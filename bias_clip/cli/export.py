@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_clip.cli.flags import Parser, run_tool
+from bias_clip.cli.shared.flags import Parser, run_tool
 
 LAYOUTS = ("hugging_face", "open_clip", "big_vision")
 PARTS = ("preprocessing", "tokenizer")
@@ -29,8 +29,8 @@ def work(args: argparse.Namespace) -> None:
       ValueError: there is neither a run nor a checkpoint, `--out` is not empty, or the layout cannot
         say something of the model.
     """
-    from bias_clip.cli.export_sources import exported_checkpoint, exported_run, is_run
-    from bias_clip.pretrained.export_folder import export_folder
+    from bias_clip.cli.shared.export_sources import exported_checkpoint, exported_run, is_run
+    from bias_clip.pretrained.exports.export_folder import export_folder
 
     if is_run(args.path):
         if args.tokenizer is not None:

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_clip.cli.flags import Parser, add_source, read_call, run_tool
+from bias_clip.cli.shared.flags import Parser, add_source, read_call, run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from bias_clip.cli.flags import Parser, add_json, run_tool, show
+from bias_clip.cli.shared.flags import Parser, add_json, run_tool, show
 
 SHOWN = ("representation", "association_mean", "association_max", "ess")
 

@@ -28,8 +28,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bias_clip.cli.commands import Step, Stopped, call, check_same, hold, say, write_json
-from bias_clip.cli.flags import Parser, add_set, read_set, run_tool
+from bias_clip.cli.shared.commands import Step, Stopped, call, check_same, hold, say, write_json
+from bias_clip.cli.shared.flags import Parser, add_set, read_set, run_tool
 from bias_clip.core.launching import RUN_AGAIN
 
 MODALITIES = {"image": ("image",), "text": ("text",), "both": ("text", "image")}

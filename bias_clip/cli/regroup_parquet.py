@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_clip.cli.flags import Parser, run_tool
+from bias_clip.cli.shared.flags import Parser, run_tool
 
 ROWS = 16
 

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_clip.cli.flags import Parser, run_tool
+from bias_clip.cli.shared.flags import Parser, run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> None:

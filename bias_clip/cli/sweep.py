@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from bias_clip.cli.compare import add_table_arguments, check_page, compare
-from bias_clip.cli.flags import Parser, add_set, read_set, run_tool
+from bias_clip.cli.shared.flags import Parser, add_set, read_set, run_tool
 
 
 class Run(NamedTuple):

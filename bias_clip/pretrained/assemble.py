@@ -8,10 +8,10 @@ import jax
 
 from bias_clip.models.two_towers import Model, make_model
 from bias_clip.pretrained import leaves
-from bias_clip.pretrained.describe import Described
+from bias_clip.pretrained.files.read import Weights
+from bias_clip.pretrained.layouts.describe import Described
+from bias_clip.pretrained.layouts.table import Entry, names_in_file
 from bias_clip.pretrained.leaves import Leaf, make_leaf, resampled
-from bias_clip.pretrained.read import Weights
-from bias_clip.pretrained.table import Entry, names_in_file
 
 TOWERS = {"image": "img", "text": "txt"}
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from bias_clip.models.vit import parse_variant
-from bias_clip.pretrained import big_vision, hugging_face, safetensors
 from bias_clip.pretrained.assemble import flat
-from bias_clip.pretrained.table import Entry, is_layered, names_in_file, to_file
+from bias_clip.pretrained.files import safetensors
+from bias_clip.pretrained.layouts import big_vision, hugging_face
+from bias_clip.pretrained.layouts.table import Entry, is_layered, names_in_file, to_file
 
 _ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu"}
 _SIZES = {

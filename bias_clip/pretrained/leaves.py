@@ -8,14 +8,14 @@ import ml_dtypes
 import numpy as np
 
 from bias_clip.pretrained import positions
-from bias_clip.pretrained.table import (
+from bias_clip.pretrained.files.tensors import Tensor
+from bias_clip.pretrained.layouts.table import (
     Entry,
     file_shape,
     from_file,
     is_layered,
     names_in_file,
 )
-from bias_clip.pretrained.tensors import Tensor
 
 CHUNK = 2**25  # bytes that are read before their pages are released
 _ALIGNMENT = 64  # bytes; JAX on a CPU uses an array with this alignment without a copy

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from bias_clip.data.text import vocabulary_names
 from bias_clip.models.two_towers import Model, make_model
-from bias_clip.pretrained import big_vision, hugging_face, open_clip
 from bias_clip.pretrained.assemble import TOWERS, make_leaves, place_leaves
-from bias_clip.pretrained.describe import Described, read_json, tower_arguments
+from bias_clip.pretrained.files.read import Weights, check_shards, read_weights, shard_names
+from bias_clip.pretrained.files.tensors import Tensor
+from bias_clip.pretrained.layouts import big_vision, hugging_face, open_clip
+from bias_clip.pretrained.layouts.describe import Described, read_json, tower_arguments
 from bias_clip.pretrained.place import INDEX, Place, find_weights, open_place, split_tower
 from bias_clip.pretrained.preprocess import PREPROCESS_FILES, Preprocess, read_preprocess
-from bias_clip.pretrained.read import Weights, check_shards, read_weights, shard_names
-from bias_clip.pretrained.tensors import Tensor
 from bias_clip.pretrained.tokenizer import TOKENIZER_FILES, Tokenizer, read_tokenizer
 
 CLIP_IDS = 49_408  # size of CLIP's vocabulary

@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from bias_clip.train.command_line import parse
 from bias_clip.train.early_stop import stops_early
 from bias_clip.train.hosts.log import settle_log
+from bias_clip.train.options.command_line import parse
 
 
 def main(argv: Sequence[str] | None = None) -> None:

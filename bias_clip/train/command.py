@@ -12,15 +12,15 @@ from absl import logging
 
 from bias_clip.core.launching import RUN_AGAIN
 from bias_clip.core.storage import NotSavedError, absolute, run_folder
-from bias_clip.train.command_line import Arguments
 from bias_clip.train.config import validate
 from bias_clip.train.config_io import load_config, split_spec
+from bias_clip.train.display.terminal import device_note, say
 from bias_clip.train.hosts.allocator import keep_pages
 from bias_clip.train.hosts.distributed import join
 from bias_clip.train.hosts.log import log
 from bias_clip.train.loop import Interrupted, train
-from bias_clip.train.overrides import apply_overrides
-from bias_clip.train.terminal import device_note, say
+from bias_clip.train.options.command_line import Arguments
+from bias_clip.train.options.overrides import apply_overrides
 
 
 def run(arguments: Arguments, words: Sequence[str]) -> None:

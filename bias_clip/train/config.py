@@ -14,11 +14,11 @@ from bias_clip.data.stream.batch import ATTRIBUTES, CELLS, WEIGHTS, attributes_o
 from bias_clip.data.stream.cells import SMALL
 from bias_clip.data.text import vocab_size
 from bias_clip.stages.mcl_plan import MODES, SEQUENCES
+from bias_clip.train.display.sinks import SINKS
 from bias_clip.train.objective import TERMS, needed_columns
 from bias_clip.train.optim.schedule import parse_duration
-from bias_clip.train.receivers import Section, at, receiver_of
-from bias_clip.train.schema import RENAMED, default_config
-from bias_clip.train.sinks import SINKS
+from bias_clip.train.options.receivers import Section, at, receiver_of
+from bias_clip.train.options.schema import RENAMED, default_config
 
 _OWN_KEYS = ("data", "evaluation", "checkpoint")  # sections whose keys the schema lists
 _REQUIRED = (("data", "source"), ("data", "text"), ("model",), ("schedule",), ("mesh",))
@@ -82,7 +82,7 @@ def _check_keys(where: str, config: Mapping, schema: Mapping) -> None:
     missing = [key for key in schema if key not in config]
     if missing:
         raise ValueError(
-            f"{where} lacks {missing}; start from default_config() of bias_clip.train.schema."
+            f"{where} lacks {missing}; start from default_config() of bias_clip.train.options.schema."
         )
     for key, default in schema.items():
         if default is not None and not isinstance(default, Mapping | ml_collections.ConfigDict):

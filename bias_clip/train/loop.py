@@ -15,6 +15,9 @@ from bias_clip.evals.headlines import headlines
 from bias_clip.models.two_towers import count_parameters
 from bias_clip.report.run_page import write_report
 from bias_clip.train.config_io import to_plain
+from bias_clip.train.display.sinks import Sink, open_sinks
+from bias_clip.train.display.speed import WAITS, make_speed, speed_text
+from bias_clip.train.display.terminal import Progress, format_table, say, waiting
 from bias_clip.train.evaluation import flat_metrics, make_evaluation, write_results
 from bias_clip.train.guards import is_healthy, stop_sick_run
 from bias_clip.train.hosts.distributed import asked_to_stop, is_main
@@ -23,11 +26,8 @@ from bias_clip.train.hosts.watchdog import Watchdog
 from bias_clip.train.metrics import Clock, MetricWriter, plain_numbers
 from bias_clip.train.setup import Setup, make_setup
 from bias_clip.train.sharding import make_mesh, to_global
-from bias_clip.train.sinks import Sink, open_sinks
-from bias_clip.train.speed import WAITS, make_speed, speed_text
 from bias_clip.train.state import TrainState
 from bias_clip.train.stream import open_stream
-from bias_clip.train.terminal import Progress, format_table, say, waiting
 from bias_clip.train.workdir import checkpoint
 from bias_clip.train.workdir.folder import check_room, hold_workdir, open_workdir, write_run
 from bias_clip.train.workdir.initial_state import first_state

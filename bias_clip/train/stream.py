@@ -10,7 +10,7 @@ from bias_clip.data.stream.cells import describe, make_cells_plan
 from bias_clip.data.stream.pipeline import TrainIterator
 from bias_clip.data.stream.plan import Plan
 from bias_clip.data.text import make_text_fn
-from bias_clip.train.terminal import say
+from bias_clip.train.display.terminal import say
 
 
 def open_stream(

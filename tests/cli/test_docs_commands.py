@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from bias_clip.cli.__main__ import module_of
-from bias_clip.cli.flags import read_call, read_set
 from bias_clip.cli.launch import checks
-from bias_clip.train.command_line import parse
+from bias_clip.cli.shared.flags import read_call, read_set
 from bias_clip.train.config_io import load_config
-from bias_clip.train.overrides import apply_overrides
+from bias_clip.train.options.command_line import parse
+from bias_clip.train.options.overrides import apply_overrides
 from tests.cli.commands_in_docs import PAGES, ROOT, find_commands
 
 COMMANDS = find_commands()

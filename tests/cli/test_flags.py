@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bias_clip.cli import choices
-from bias_clip.cli.flags import (
+from bias_clip.cli.shared import choices
+from bias_clip.cli.shared.flags import (
     Parser,
     add_json,
     add_set,

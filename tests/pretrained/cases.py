@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bias_clip.pretrained import safetensors
-from bias_clip.pretrained.read import read_weights
+from bias_clip.pretrained.files import safetensors
+from bias_clip.pretrained.files.read import read_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 

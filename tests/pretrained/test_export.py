@@ -7,7 +7,7 @@ import pytest
 from bias_clip.models import make_model
 from bias_clip.pretrained import load_pretrained
 from bias_clip.pretrained.export import export_big_vision, export_hugging_face
-from bias_clip.pretrained.export_open_clip import export_open_clip
+from bias_clip.pretrained.exports.export_open_clip import export_open_clip
 from tests.pretrained.cases import GOLDEN, arrays
 from tests.pretrained.test_load import same
 

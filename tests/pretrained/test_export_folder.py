@@ -8,14 +8,14 @@ import pytest
 
 from bias_clip.data.text import make_text_fn, read_vocabulary
 from bias_clip.pretrained import load_pretrained
-from bias_clip.pretrained.export_card import Facts, Measured, model_card
-from bias_clip.pretrained.export_folder import Exported, export_folder
-from bias_clip.pretrained.export_images import (
+from bias_clip.pretrained.exports.export_card import Facts, Measured, model_card
+from bias_clip.pretrained.exports.export_folder import Exported, export_folder
+from bias_clip.pretrained.exports.export_images import (
     big_vision_images,
     hugging_face_images,
     open_clip_images,
 )
-from bias_clip.pretrained.export_tokens import (
+from bias_clip.pretrained.exports.export_tokens import (
     big_vision_tokens,
     hugging_face_tokens,
     open_clip_tokens,

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from bias_clip.models.vit import VARIANTS
-from bias_clip.pretrained import hugging_face, leaves, load_pretrained, safetensors
-from bias_clip.pretrained.describe import tower_arguments
+from bias_clip.pretrained import leaves, load_pretrained
+from bias_clip.pretrained.files import safetensors
+from bias_clip.pretrained.layouts import hugging_face
+from bias_clip.pretrained.layouts.describe import tower_arguments
 from bias_clip.train.sharding import make_mesh, tree_shardings
 from tests.pretrained.cases import GOLDEN, arrays, distance, edit_config, rewritten
 

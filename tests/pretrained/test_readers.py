@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bias_clip.pretrained import safetensors
-from bias_clip.pretrained.read import read_weights, shard_names
+from bias_clip.pretrained.files import safetensors
+from bias_clip.pretrained.files.read import read_weights, shard_names
 from tests.pretrained.cases import GOLDEN, arrays
 
 PT = GOLDEN / "pt_files"

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from bias_clip.pretrained import load_pretrained, table
+from bias_clip.pretrained import load_pretrained
 from bias_clip.pretrained.assemble import flat
+from bias_clip.pretrained.layouts import table
 from bias_clip.pretrained.load import _choose, _describe
 from bias_clip.pretrained.place import open_place
 from tests.pretrained.cases import GOLDEN

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bias_clip.cli import cluster as tool
-from bias_clip.cli import cluster_rows
+from bias_clip.cli.shared import cluster_rows
 from bias_clip.data.tables import file_sha256, join, manifest_path, read_table
 from bias_clip.data.tables.embeddings_writer import Shard, write_embeddings
 from tests.stages.test_kmeans import blobs

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from bias_clip.cli import embed as tool
-from bias_clip.cli import evaluate, evaluate_run
+from bias_clip.cli import evaluate
+from bias_clip.cli.shared import evaluate_run
 from bias_clip.data.sources import SOURCES
 from bias_clip.data.tables.embeddings import open_embeddings
 from bias_clip.evals import embed_rows

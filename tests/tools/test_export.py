@@ -6,7 +6,8 @@ import jax
 import pytest
 
 from bias_clip.cli.export import LAYOUTS, PARTS, main
-from bias_clip.pretrained import export_folder, load_pretrained
+from bias_clip.pretrained import load_pretrained
+from bias_clip.pretrained.exports import export_folder
 from bias_clip.train.workdir.load_run import load_run
 from tests.pretrained.test_load import same
 from tests.tools.runs import make_run

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bias_clip.cli import multistage
-from bias_clip.cli.commands import Step, Stopped, call
+from bias_clip.cli.shared.commands import Step, Stopped, call
 from bias_clip.data.tables import read_table, write_table
 
 ROOT = Path(__file__).parents[2]

@@ -94,7 +94,7 @@ def test_plain_config_keeps_the_order_of_the_file():
 
 
 OWN = """
-from bias_clip.train.schema import default_config
+from bias_clip.train.options.schema import default_config
 from helpers import SIZE
 
 
@@ -137,7 +137,7 @@ def test_the_examples_are_there_where_no_folder_has_their_name(tmp_path, monkeyp
     for folder, size in (("one", 7), ("two", 9)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "own.py").write_text("from configs.emoji_people import get_config\n")
-        text = f"from bias_clip.train.schema import default_config\nSIZE = {size}\n"
+        text = f"from bias_clip.train.options.schema import default_config\nSIZE = {size}\n"
         (tmp_path / folder / "base.py").write_text(text)
         (tmp_path / folder / "more.py").write_text(
             "from configs.base import SIZE, default_config\n\n\ndef get_config():\n"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tensorboardX.event_file_writer import EventsWriter
 
-from bias_clip.cli.evaluate_run import evaluate_run
+from bias_clip.cli.shared.evaluate_run import evaluate_run
 from bias_clip.core.storage import NotSavedError
 from bias_clip.data.tables import write_table
 from bias_clip.train import loop, stream

@@ -6,7 +6,7 @@ import pytest
 
 from bias_clip.train.config import validate
 from bias_clip.train.config_io import to_plain
-from bias_clip.train.overrides import apply_overrides, read_value
+from bias_clip.train.options.overrides import apply_overrides, read_value
 from configs.emoji import get_config as get_emoji
 from tests.train.tiny import tiny_config, use_squares
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from bias_clip.train.display.sinks import SINKS, open_sinks
 from bias_clip.train.loop import train
-from bias_clip.train.sinks import SINKS, open_sinks
 from tests.train.tiny import tiny_config, use_squares
 
 

@@ -73,7 +73,7 @@ def test_a_damaged_config_of_a_workdir_is_one_line_that_names_it(tmp_path, conte
 SAYS = """
 import sys
 from bias_clip.train.hosts.log import settle_log
-from bias_clip.train.terminal import Progress, say
+from bias_clip.train.display.terminal import Progress, say
 progress = Progress(total_steps=3, start_step=0)
 say("reading"); progress.say("starting"); progress.update(3, "loss 1"); progress.close()
 settle_log()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bias_clip.train.terminal import device_note, format_seconds, format_table, waiting
+from bias_clip.train.display.terminal import device_note, format_seconds, format_table, waiting
 
 GPU, TPU = ("/dev/nvidia0",), ("/dev/accel0",)
 

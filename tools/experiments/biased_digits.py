@@ -29,7 +29,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from bias_clip.cli.flags import Parser
+from bias_clip.cli.shared.flags import Parser
 from bias_clip.losses import eps_supinfonce_loss, fairkl, supcon_loss, weighted_mean
 
 Run = tuple[int, float, str]  # seed, rho, method

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bias_clip.cli.flags import Parser
+from bias_clip.cli.shared.flags import Parser
 
 CONFIG = "configs/m4_people.py"
 SHARES = (10, 90, 100)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from bias_clip.cli.flags import Parser
+from bias_clip.cli.shared.flags import Parser
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import Source, column, make_source
 from bias_clip.evals.ranking import row_blocks

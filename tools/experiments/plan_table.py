@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bias_clip.cli.flags import Parser
+from bias_clip.cli.shared.flags import Parser
 
 B16, SO400M, ALL = "siglip_b16.py", "siglip_so400m.py", "siglip_b16.py:all"
 CHUNKED, CUDNN = "objective.sigmoid.chunk_size={}", 'model.attention="cudnn"'

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bias_clip.cli.flags import Parser
+from bias_clip.cli.shared.flags import Parser
 
 if TYPE_CHECKING:
     from bias_clip.cli.sweep import Run
@@ -98,8 +98,8 @@ def judge(workdir: Path, name: str, seed: int) -> dict[str, float]:
     Raises:
       ValueError: a run is missing.
     """
-    from bias_clip.cli.commands import write_json
-    from bias_clip.cli.evaluate_run import evaluate_stages
+    from bias_clip.cli.shared.commands import write_json
+    from bias_clip.cli.shared.evaluate_run import evaluate_stages
     from bias_clip.train.evaluation import flat_metrics
     from bias_clip.train.workdir.load_run import load_stages
 

@@ -11,10 +11,10 @@ status 75 (stopped by a signal, all saved) the run is started again; docs/pods.m
 import argparse
 import sys
 
-from bias_clip.cli.flags import Parser, in_one_line
 from bias_clip.cli.launch import kubernetes, ray, slurm, tpu_vm
 from bias_clip.cli.launch.checks import check_launch
 from bias_clip.cli.launch.job import Job, shown
+from bias_clip.cli.shared.flags import Parser, in_one_line
 
 WHERE = {"tpu_vm": tpu_vm, "kubernetes": kubernetes, "slurm": slurm, "ray": ray}
 

@@ -83,7 +83,7 @@ def _check_config(job: Job) -> None:
     Loads the config as the trainer will, which takes JAX: only here, where a launch is near.
     """
     from bias_clip.train.config_io import load_config
-    from bias_clip.train.overrides import apply_overrides
+    from bias_clip.train.options.overrides import apply_overrides
 
     path, _, argument = job.config.partition(":")
     config = load_config(Path(path), *filter(None, [argument]))

@@ -12,8 +12,8 @@ import sys
 import urllib.parse
 from typing import Any
 
-from bias_clip.cli.flags import Parser
 from bias_clip.cli.launch.job import Job, Step, quote, run_all, train_command
+from bias_clip.cli.shared.flags import Parser
 from bias_clip.core.launching import RUN_AGAIN, TOKEN
 
 _PR_SET_PDEATHSIG = 1  # of Linux: what a process gets when the one that started it is gone

@@ -14,8 +14,8 @@ from bias_clip.data.image import make_image_fn
 from bias_clip.data.text import make_text_fn
 from bias_clip.models import make_model
 from bias_clip.pretrained import load_pretrained
-from bias_clip.pretrained.export_card import Facts
-from bias_clip.pretrained.export_folder import Exported, export_folder
+from bias_clip.pretrained.exports.export_card import Facts
+from bias_clip.pretrained.exports.export_folder import Exported, export_folder
 from tests.pretrained.cases import GOLDEN
 
 PEERS = GOLDEN.parent / "peers"

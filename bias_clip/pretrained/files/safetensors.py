@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from bias_clip.pretrained.tensors import Mapped, Tensor, as_tensor
+from bias_clip.pretrained.files.tensors import Mapped, Tensor, as_tensor
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from bias_clip.pretrained import zips
-from bias_clip.pretrained.tensors import Mapped, Tensor, as_tensor
+from bias_clip.pretrained.files import zips
+from bias_clip.pretrained.files.tensors import Mapped, Tensor, as_tensor
 
 _STORAGES = {
     f"torch.{name}Storage": np.dtype(dtype)

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bias_clip.pretrained import open_clip, safetensors
 from bias_clip.pretrained.assemble import flat
 from bias_clip.pretrained.export import check_projections, complete, one_of, refuse, tensors_of
-from bias_clip.pretrained.table import Entry
+from bias_clip.pretrained.files import safetensors
+from bias_clip.pretrained.layouts import open_clip
+from bias_clip.pretrained.layouts.table import Entry
 
 WEIGHTS = "open_clip_model.safetensors"
 

@@ -4,8 +4,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bias_clip.pretrained.describe import Described, depth_of, section, shape_of, square, whole
-from bias_clip.pretrained.table import (
+from bias_clip.pretrained.files.tensors import Tensor
+from bias_clip.pretrained.layouts.describe import (
+    Described,
+    depth_of,
+    section,
+    shape_of,
+    square,
+    whole,
+)
+from bias_clip.pretrained.layouts.table import (
     OUT,
     PATCH,
     POSITIONS,
@@ -16,7 +24,6 @@ from bias_clip.pretrained.table import (
     linear,
     norm,
 )
-from bias_clip.pretrained.tensors import Tensor
 
 NAME = "open_clip"
 CONFIG = "open_clip_config.json"

@@ -3,8 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bias_clip.pretrained.describe import Described, depth_of, section, shape_of, square, whole
-from bias_clip.pretrained.table import (
+from bias_clip.pretrained.files.tensors import Tensor
+from bias_clip.pretrained.layouts.describe import (
+    Described,
+    depth_of,
+    section,
+    shape_of,
+    square,
+    whole,
+)
+from bias_clip.pretrained.layouts.table import (
     FLAT_PATCH,
     HEADS,
     HEADS_BIAS,
@@ -20,7 +28,6 @@ from bias_clip.pretrained.table import (
     linear,
     norm,
 )
-from bias_clip.pretrained.tensors import Tensor
 
 NAME = "hugging_face"
 CONFIG = "config.json"

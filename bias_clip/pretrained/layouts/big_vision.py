@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from bias_clip.pretrained.describe import Described, depth_of, shape_of, square
-from bias_clip.pretrained.table import BLOCKS, FLAT_PATCH_FIRST, ONE, Entry
-from bias_clip.pretrained.tensors import Tensor
+from bias_clip.pretrained.files.tensors import Tensor
+from bias_clip.pretrained.layouts.describe import Described, depth_of, shape_of, square
+from bias_clip.pretrained.layouts.table import BLOCKS, FLAT_PATCH_FIRST, ONE, Entry
 
 NAME = "big_vision"
 

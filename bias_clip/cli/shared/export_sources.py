@@ -9,8 +9,8 @@ from bias_clip.core.storage import run_folder
 from bias_clip.evals.headlines import against, describe, headline_metrics
 from bias_clip.evals.results import EvalResult
 from bias_clip.pretrained import load_pretrained
-from bias_clip.pretrained.export_card import Facts, Measured
-from bias_clip.pretrained.export_folder import Exported
+from bias_clip.pretrained.exports.export_card import Facts, Measured
+from bias_clip.pretrained.exports.export_folder import Exported
 from bias_clip.report.run_read import read_evals
 from bias_clip.train.config_io import to_plain
 from bias_clip.train.sharding import gather

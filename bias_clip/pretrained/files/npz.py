@@ -8,8 +8,8 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from bias_clip.pretrained import zips
-from bias_clip.pretrained.tensors import Mapped, Tensor, as_tensor
+from bias_clip.pretrained.files import zips
+from bias_clip.pretrained.files.tensors import Mapped, Tensor, as_tensor
 
 _MAX_HEADER = 10_000  # bytes; NumPy's own limit
 _HEADER = re.compile(

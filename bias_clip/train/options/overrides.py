@@ -14,8 +14,8 @@ from bias_clip.data.stream.batch import ATTRIBUTES
 from bias_clip.train.config import refuse_renamed
 from bias_clip.train.optim.optimizer import make_optimizer
 from bias_clip.train.optim.transforms import TRANSFORMS
-from bias_clip.train.receivers import Receiver, Section, at, receiver_of
-from bias_clip.train.schema import default_config
+from bias_clip.train.options.receivers import Receiver, Section, at, receiver_of
+from bias_clip.train.options.schema import default_config
 
 _CHOOSES = ("name", "type")  # keys that choose the function that receives the rest of their section
 _REMOVABLE = ("objective", "evals")  # sections whose entries `None` removes

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 from bias_clip.core.registry import look_up
 from bias_clip.core.write import write_file
 from bias_clip.pretrained.export import complete, export_big_vision, export_hugging_face
-from bias_clip.pretrained.export_card import Facts, model_card
-from bias_clip.pretrained.export_images import (
+from bias_clip.pretrained.exports.export_card import Facts, model_card
+from bias_clip.pretrained.exports.export_images import (
     Written,
     big_vision_images,
     hugging_face_images,
     open_clip_images,
 )
-from bias_clip.pretrained.export_open_clip import export_open_clip
-from bias_clip.pretrained.export_tokens import (
+from bias_clip.pretrained.exports.export_open_clip import export_open_clip
+from bias_clip.pretrained.exports.export_tokens import (
     big_vision_tokens,
     hugging_face_tokens,
     open_clip_tokens,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bias_clip.balancing import Problem, make_problem, solve
-from bias_clip.cli.flags import read_pairs
+from bias_clip.cli.shared.flags import read_pairs
 from bias_clip.curation import weights
 
 

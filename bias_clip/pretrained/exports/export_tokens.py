@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bias_clip.data.text import Vocabulary, load_vocabulary, vocabulary_files
-from bias_clip.pretrained.export_images import Written
+from bias_clip.pretrained.exports.export_images import Written
 
 _CONFIG = "tokenizer_config.json"
 _CLIP_FORMS = {"clip_transformers": "hugging_face", "clip": "open_clip"}

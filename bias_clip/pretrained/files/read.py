@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bias_clip.pretrained import npz, pt, safetensors, zips
-from bias_clip.pretrained.tensors import Mapped, Tensor
+from bias_clip.pretrained.files import npz, pt, safetensors, zips
+from bias_clip.pretrained.files.tensors import Mapped, Tensor
 
 
 class Weights(NamedTuple):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bias_clip.models.vit import VARIANTS, Sizes
-from bias_clip.pretrained.table import Entry
-from bias_clip.pretrained.tensors import Tensor
+from bias_clip.pretrained.files.tensors import Tensor
+from bias_clip.pretrained.layouts.table import Entry
 
 SIZES = Sizes._fields
 

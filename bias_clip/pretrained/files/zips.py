@@ -4,7 +4,7 @@ import zipfile
 import zlib
 from typing import NamedTuple
 
-from bias_clip.pretrained.tensors import Mapped
+from bias_clip.pretrained.files.tensors import Mapped
 
 _LOCAL_HEADER = 30  # bytes before the name
 _MAX_RATIO = 1032  # the most that deflate can compress: a larger claim is false

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bias_clip.cli.flags import read_call, read_pair, read_pairs
+from bias_clip.cli.shared.flags import read_call, read_pair, read_pairs
 from bias_clip.core.registry import argument_names, check_arguments, refuse_unknown
 from bias_clip.curation.annotate_source import Annotator
 from bias_clip.curation.annotators import (

@@ -98,5 +98,5 @@ def default_config() -> ml_collections.ConfigDict:
     config.keep_every = None  # or a multiple of checkpoint.every: these are never deleted
     # None, or arguments of load_params (bias_clip/train/workdir/initial_state.py): weights to start from.
     config.init_from = None
-    config.sinks = ()  # beside TensorBoard: "wandb", "trackio" (bias_clip/train/sinks.py)
+    config.sinks = ()  # beside TensorBoard: "wandb", "trackio" (bias_clip/train/display/sinks.py)
     return config
