@@ -111,7 +111,7 @@ def solve_flags(name: str, annotate: list[str], balance: list[str]) -> Solved:
     """What the two tools make of their flags."""
     from bias_clip.cli import annotate as annotate_tool
     from bias_clip.cli.balance import make_parser
-    from bias_clip.cli.balance_options import read_problem, solve_problem
+    from bias_clip.cli.shared.balance_options import read_problem, solve_problem
     from bias_clip.curation import weights
 
     with tempfile.TemporaryDirectory() as folder:
