@@ -9,6 +9,7 @@ _EXTRAS = {
     "gcs": "gcsfs",
     "s3": "s3fs",
     "http": "aiohttp fsspec",
+    "hub": "huggingface_hub",
     "tpu": "libtpu",
     "experiments": "matplotlib sklearn",
     "build": "resvg_py",

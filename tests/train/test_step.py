@@ -234,6 +234,6 @@ def test_all_regularisers_cost_less_than_five_per_cent_of_the_memory():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_kernel_for_other_devices_is_refused_before_anything_is_compiled(dtype):
     config = tiny_config(model__attention="cudnn", model__dtype=dtype)
-    message = "kernel for gpu, and the devices are 'cpu'" if dtype == "bfloat16" else "bfloat16"
+    message = "kernel for gpu, but the devices are 'cpu'" if dtype == "bfloat16" else "bfloat16"
     with pytest.raises(ValueError, match=message):
         make_setup(config, mesh=make_mesh(), examples_per_epoch=40)

@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import json, resource, threading
 import numpy as np
-from bias_clip.train.allocator import keep_pages
+from bias_clip.train.hosts.allocator import keep_pages
 
 def use():
     np.ones(2**25, np.float32)  # 128 MiB, 32,768 pages

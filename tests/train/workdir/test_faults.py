@@ -271,7 +271,7 @@ def test_keep_every_must_be_a_multiple_of_every(tmp_path):
     config = without_evals(checkpoint__every="3 steps")
     with config.unlocked():
         config.keep_every = "4 steps"
-    with pytest.raises(ValueError, match=r"keep_every is '4 steps', 4 steps, and .*every 3 st"):
+    with pytest.raises(ValueError, match=r"keep_every is '4 steps', 4 steps, and .*every is 3 st"):
         train(config, tmp_path, command="")
 
 
