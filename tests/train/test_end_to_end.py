@@ -86,9 +86,9 @@ def test_killed_at_any_moment_it_continues_bit_for_bit(whole, tmp_path, seed):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--config.batchsize=3", 'Did you mean "batch_size"'),
+        ("--config.batchsize=3", "Did you mean 'batch_size'"),
         ("--config.objective.sigmoid.margn=1", "'margn'"),
-        ("--config=configs/nothing.py", "No such file or directory: 'configs/nothing.py'"),
+        ("--config=configs/nothing.py", "there is no config file"),
         ("--config.data.source.split=trian", "got ['trian'], expected some of ['train',"),
         ("--config.model.image.size=50", "got size 50, patch 16; nearest sizes are 48 and 64"),
     ],
@@ -97,7 +97,7 @@ def test_a_wrong_line_ends_at_once_with_what_is_wrong(tmp_path, flag, message):
     run = start(tmp_path / "run", flag)
     _, errors = run.communicate()
     assert run.returncode == 1
-    assert errors.startswith("error: ")
+    assert errors.splitlines()[-1].startswith("error: ")
     assert message in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "run").exists()
