@@ -81,7 +81,7 @@ def bootstrap(
     """
     table = _table(sums, over)
     if clusters is not None:
-        table = _cluster_sums(table, clusters)
+        table = cluster_sums(table, clusters)
     n = len(table)
     units = {"items": n, "templates": table.shape[1], "both": min(n, table.shape[1])}[over]
     if n < min_items or units < 2:
@@ -91,7 +91,7 @@ def bootstrap(
         return Estimate(np.nan, np.nan, np.nan, n, note)
     whole = _value(value, table.sum(axis=(0, 1))[None])[0]
     drawn = np.concatenate(
-        [_value(value, totals) for totals in _resampled(table, over, num=num, seed=seed)]
+        [_value(value, totals) for totals in resampled_totals(table, over, num=num, seed=seed)]
     )
     return percentile_estimate(float(whole), drawn, n, level)
 
@@ -224,7 +224,14 @@ def _table(sums: np.ndarray, over: str) -> Float[np.ndarray, "n t s"]:
     return table
 
 
-def _cluster_sums(table: Float[np.ndarray, "n t s"], clusters: np.ndarray) -> np.ndarray:
+def cluster_sums(
+    table: Float[np.ndarray, "n t s"], clusters: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "c t s"]:
+    """The sums of each cluster, in place of those of its items.
+
+    Raises:
+      ValueError: clusters of another length.
+    """
     if len(clusters) != len(table):
         raise ValueError(f"{len(clusters)} clusters for {len(table)} items; expected one each.")
     names, index = np.unique(clusters, return_inverse=True)
@@ -233,7 +240,7 @@ def _cluster_sums(table: Float[np.ndarray, "n t s"], clusters: np.ndarray) -> np
     return total
 
 
-def _resampled(
+def resampled_totals(
     table: Float[np.ndarray, "n t s"], over: str, *, num: int, seed: int
 ) -> Iterator[Totals]:
     """Totals of `num` resamples, in blocks."""

@@ -72,9 +72,16 @@ def accuracy(
     five classes.
     """
     ranks = best_ranks(zimg, zcls, np.arange(len(labels)), labels, block_size=block_size)
+    return accuracy_of_ranks(ranks, labels, num_classes=len(zcls))
+
+
+def accuracy_of_ranks(
+    ranks: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], *, num_classes: int
+) -> Accuracy:
+    """`accuracy` from the rank of each image's class."""
     counts = np.bincount(labels)
     recalls = np.bincount(labels, ranks == 0)[counts > 0] / counts[counts > 0]
-    return Accuracy(*_top_shares(ranks, len(zcls)), float(recalls.mean()))
+    return Accuracy(*_top_shares(ranks, num_classes), float(recalls.mean()))
 
 
 def average_precision(

@@ -96,6 +96,30 @@ def berg(
     return suite_result("berg", metrics, reasons=reasons, details=details)
 
 
+def query_skews(
+    scores: Float[np.ndarray, "q n"], codes: Int[np.ndarray, " n"], *, ks: Sequence[int]
+) -> dict[str, Float[np.ndarray, " q"]]:
+    """The values behind the means of `berg`, by metric, a number per prompt; NaN for none."""
+    known = codes >= 0
+    names, groups = np.unique(codes[known], return_inverse=True)
+    candidates, n = scores[:, known], int(known.sum())
+    found: dict[str, np.ndarray] = {}
+    for k in ks:
+        for name, target in TARGETS.items():
+            keys = [f"{metric}_{name}_{k}" for metric in ("maxskew", "minskew", "ndkl")]
+            if k > n or len(names) < 2:
+                found |= {key: np.full(len(scores), np.nan) for key in keys}
+                continue
+            q = target_shares(groups, target)
+            skews = ranking_skews(candidates, groups, q, ks=[k], rule="definition")
+            lowest = np.where(np.isneginf(skews.min_skew), np.nan, skews.min_skew)
+            values = (skews.max_skew, lowest, skews.ndkl)
+            found |= {key: v[:, 0] for key, v in zip(keys, values, strict=True)}
+        if len(names) == 2 and k <= n:
+            found[f"bias_{k}"] = bias_at_k(candidates, groups, ks=[k])[:, 0]
+    return found
+
+
 def _means(skews: Skews, suffix: str) -> dict[str, float]:
     lowest = np.where(np.isneginf(skews.min_skew), np.nan, skews.min_skew)
     values = {"maxskew": skews.max_skew, "minskew": lowest, "ndkl": skews.ndkl}

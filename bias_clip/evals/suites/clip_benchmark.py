@@ -8,8 +8,12 @@ from jaxtyping import Bool, Float, Int
 from bias_clip.evals.metrics import Description
 from bias_clip.evals.quality import retrieval, zeroshot
 from bias_clip.evals.quality.retrieval import chance_recall, retrieval_recall
-from bias_clip.evals.quality.zeroshot import accuracy, average_precision, class_embeddings
-from bias_clip.evals.ranking import row_blocks, similarity, unit
+from bias_clip.evals.quality.zeroshot import (
+    accuracy_of_ranks,
+    average_precision,
+    class_embeddings,
+)
+from bias_clip.evals.ranking import best_ranks, row_blocks, similarity, unit
 from bias_clip.evals.results import EvalResult, or_none
 from bias_clip.evals.suites.result import NOT_ENOUGH, check_embeddings, mean_of, suite_result
 
@@ -43,9 +47,19 @@ def classify(
             f"expected one each, from 0 to {num_classes - 1}."
         )
     zcls = class_embeddings(prompts, dtype=np.float64)
-    found = accuracy(unit(images, dtype=np.float64), zcls, labels, block_size=block_size)
+    rows = np.arange(len(labels))
+    z = unit(images, dtype=np.float64)
+    ranks = best_ranks(z, zcls, rows, labels, block_size=block_size)
+    return classify_ranks(ranks, labels, num_classes=num_classes)
+
+
+def classify_ranks(
+    ranks: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], *, num_classes: int
+) -> EvalResult:
+    """`classify` from the rank of each image's class among all classes, see `best_ranks`."""
+    found = accuracy_of_ranks(ranks, labels, num_classes=num_classes)
     metrics = {**found._asdict(), "chance": 1 / num_classes, "classes": float(num_classes)}
-    metrics["images"] = float(len(images))
+    metrics["images"] = float(len(labels))
     reasons = {"acc5": f"not defined for {num_classes} classes"}
     return suite_result("zeroshot", metrics, reasons=reasons, details={"examples": []})
 

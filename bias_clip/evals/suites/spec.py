@@ -52,6 +52,7 @@ class Suite:
       needs: role to the user's copy of a file that may not be shipped, in words.
       layout: how the data set lies on disk, a name in `layouts.LAYOUTS`; empty for none.
       options: arguments of the scoring function.
+      arguments: of the layout's reader.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Suite:
     needs: Mapping[str, str] = field(default_factory=dict)
     layout: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_suite(name: str) -> Suite:
@@ -112,9 +114,9 @@ def parse_suite(name: str, text: str) -> Suite:
 
 
 def _frozen(key: str, value: Any) -> Any:
-    """Lists as tuples, except in `options`, whose values are arguments."""
+    """Lists as tuples, except in `options` and `arguments`."""
     if isinstance(value, list):
         return tuple(value)
-    if isinstance(value, dict) and key != "options":
+    if isinstance(value, dict) and key not in ("options", "arguments"):
         return {name: _frozen(name, part) for name, part in value.items()}
     return value

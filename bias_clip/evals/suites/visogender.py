@@ -89,10 +89,7 @@ def resolution(
     """
     if pronouns not in (2, 3) or ties not in ("shared", "first"):
         raise ValueError(f"{pronouns=}, {ties=}; expected 2 or 3, and 'shared' or 'first'.")
-    best = scores[:, :pronouns] == scores[:, :pronouns].max(axis=1, keepdims=True)
-    if ties == "first":
-        best &= np.cumsum(best, axis=1) == 1
-    chosen = best / best.sum(axis=1, keepdims=True)
+    chosen = pronoun_choices(scores, pronouns=pronouns, ties=ties)
     hits = chosen[np.arange(len(genders)), genders]
 
     def rounded(value: float) -> float:
@@ -105,6 +102,16 @@ def resolution(
     neutral = float(chosen[:, 2].mean()) if pronouns == 3 and len(chosen) else float("nan")
     sizes = [int(np.sum(genders == g)) for g in (0, 1)]
     return Resolution(rounded((men + women) / 2), rounded(men - women), men, women, neutral, *sizes)
+
+
+def pronoun_choices(
+    scores: Float[np.ndarray, "n 3"], *, pronouns: int = 3, ties: str = "shared"
+) -> Float[np.ndarray, "n p"]:
+    """Which pronoun scores highest, as shares that sum to 1; see `resolution`."""
+    best = scores[:, :pronouns] == scores[:, :pronouns].max(axis=1, keepdims=True)
+    if ties == "first":
+        best &= np.cumsum(best, axis=1) == 1
+    return best / best.sum(axis=1, keepdims=True)
 
 
 def visogender_resolution(

@@ -2,23 +2,41 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from bias_clip.data.records import column
 from bias_clip.evals.encode import Encode
-from bias_clip.evals.results import EvalResult
 from bias_clip.evals.suites.layouts.data import SuiteData
 from bias_clip.evals.suites.layouts.tables import read_visogender
 from bias_clip.evals.suites.spec import Suite
-from bias_clip.evals.suites.visogender import visogender_resolution, visogender_retrieval
 
 
-def make_visogender(
-    suite: Suite, path: Path, *, official: bool = False
-) -> Callable[[Encode], dict[str, EvalResult]]:
-    """Returns `evaluate(encode)`: "resolution", and "retrieval" of images of two people.
+class Scores(NamedTuple):
+    """What one model says of VisoGender's images.
+
+    Attributes:
+      one: scores of his, her, their for images of one person.
+      one_gender: of that person, 0 masculine, 1 feminine.
+      two: the same for images of two people, the occupation first in the sentence.
+      two_gender: of the person in the occupation.
+      other_gender: of the other person.
+      by_occupation: for each occupation the scores of its images of two people for its sentence with
+        "their", and the genders of the people in the occupation.
+    """
+
+    one: Float[np.ndarray, "n 3"]
+    one_gender: Int[np.ndarray, " n"]
+    two: Float[np.ndarray, "m 3"]
+    two_gender: Int[np.ndarray, " m"]
+    other_gender: Int[np.ndarray, " m"]
+    by_occupation: list[tuple[np.ndarray, np.ndarray]]
+
+
+def make_visogender(suite: Suite, path: Path) -> Callable[[Encode], Scores]:
+    """Returns `read(encode)`: the scores of all sentences.
 
     Retrieval ranks the images of each occupation for its sentence with "their", which names the
     participant of the occupation's first image. With fewer images than were published (addresses
@@ -34,29 +52,20 @@ def make_visogender(
     ]
     gender, other = "Occupation_perceived_gender", "Participant_perceived_gender"
 
-    def evaluate(encode: Encode) -> dict[str, EvalResult]:
+    def read(encode: Encode) -> Scores:
         scores = [
             _scores(encode, data, texts) for data, texts in zip((one, two), sentences, strict=True)
         ]
-        resolved = visogender_resolution(
-            scores[0],
-            one.codes[gender],
-            scores[1],
-            two.codes[gender],
-            two.codes[other],
-            official=official,
-        )
         z, rows = encode.images(two.source).astype(np.float64), []
         for i, _ in enumerate(two.names["Occupation"]):
             own = np.flatnonzero(two.codes["Occupation"] == i)
             query = encode.texts([sentences[1][own[0]][2]])[0]
             rows.append((z[own] @ query, two.codes[gender][own]))
-        found = visogender_retrieval(
-            [s for s, _ in rows], [g for _, g in rows], ks=suite.options["ks"], official=official
+        return Scores(
+            scores[0], one.codes[gender], scores[1], two.codes[gender], two.codes[other], rows
         )
-        return {"resolution": resolved, "retrieval": found}
 
-    return evaluate
+    return read
 
 
 def _sentences(suite: Suite, data: SuiteData, prompt: str, thing: str) -> list[list[str]]:

@@ -184,7 +184,7 @@ def test_waterbirds(tmp_path: Path) -> None:
     assert data.source[1]["image"] == PNG
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "emoji"])  # which has none
 def test_a_folder_that_is_not_there_is_named(name, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere"):
         read_layout(name, tmp_path / "nowhere")

@@ -1,14 +1,14 @@
 """What the reader of a published layout gives back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from bias_clip.data.records import Source
+from bias_clip.data.records import LazyColumns, Record, Source, column
 from bias_clip.data.sources.tabular.contained import make_roots
 from bias_clip.data.sources.tabular.json_rows import JsonRows
 from bias_clip.data.sources.tabular.rows import RowRecords, make_layout
@@ -35,6 +35,38 @@ class SuiteData:
     templates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     labels: Int[np.ndarray, "n c"] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+
+
+class Rows:
+    """Some of the records of a source, in the order of `rows`."""
+
+    def __init__(self, source: Source, rows: Int[np.ndarray, " m"]):
+        self.source = source
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[int(self.rows[index])]
+
+    @property
+    def columns(self) -> LazyColumns:
+        """The columns of the same records; AttributeError if the source has none."""
+        names = tuple(self.source.columns)  # type: ignore[attr-defined]
+        return LazyColumns(names, lambda name: column(self.source, name)[self.rows])
+
+
+def take(data: SuiteData, rows: Int[np.ndarray, " m"]) -> SuiteData:
+    """Returns the data of some of the images; one encoder embeds the whole source once for all parts."""
+    own = data.source
+    source = Rows(own.source, own.rows[rows]) if isinstance(own, Rows) else Rows(own, rows)
+    return replace(
+        data,
+        source=source,
+        codes={key: values[rows] for key, values in data.codes.items()},
+        labels=None if data.labels is None else data.labels[rows],
+    )
 
 
 def need(path: Path, what: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 from bias_clip.core.registry import call_by_name
 from bias_clip.evals.suites.layouts import tars
 from bias_clip.evals.suites.layouts.data import SuiteData
+from bias_clip.evals.suites.layouts.emoji import read_emoji
 from bias_clip.evals.suites.layouts.file_names import read_sispi, read_utkface
 from bias_clip.evals.suites.layouts.tables import (
     read_captions,
@@ -20,6 +21,7 @@ from bias_clip.evals.suites.layouts.tables import (
 LAYOUTS: dict[str, Callable[..., SuiteData]] = {
     "captions": read_captions,
     "celeba": read_celeba,
+    "emoji": read_emoji,
     "fairface_csv": read_fairface,
     "sispi": read_sispi,
     "utkface": read_utkface,

@@ -1,0 +1,68 @@
+"""What a suite resamples is what it reports: draws, hits and sizes beside the numbers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bias_clip.evals.encode import Encode
+from bias_clip.evals.headlines import find_metric
+from bias_clip.evals.resampling import difference, interval
+from bias_clip.evals.suites import SUITES, load_suite
+from bias_clip.evals.suites.families import measure, parts_of
+from bias_clip.evals.suites.run import read_suite
+from tests.evals.suites.test_run import ENCODE, _files, _folder, _vectors
+
+PLAIN = {"absent", "short", "without"}  # counts in words: no interval
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_number_of_a_suite_is_resampled_and_is_the_one_that_it_reports(
+    name: str, tmp_path: Path
+) -> None:
+    suite, files = load_suite(name), _files(tmp_path / "files")
+    data = read_suite(suite, _folder(name, tmp_path / "data"))
+    found = measure(suite, data, files)(ENCODE)
+    assert tuple(found) == parts_of(suite)
+    for part in found.values():
+        draws = part.draw(20, 0)
+        metrics, details = part.result.metrics, part.result.details
+        for key, value in draws.whole.items():
+            np.testing.assert_allclose(value, metrics[key], atol=2e-6, err_msg=key)
+        texts = part.draw_texts(20, 0) if part.draw_texts else None
+        for key, value in (texts.whole if texts else {}).items():
+            np.testing.assert_allclose(value, metrics[key], atol=2e-6, err_msg=key)
+        for key, hits in part.hits.items():
+            np.testing.assert_allclose(hits.mean(), metrics[key], atol=1e-9, err_msg=key)
+        missing = {
+            key
+            for key in metrics.keys() - draws.whole.keys()
+            if find_metric(key, details).unit != "count"
+            and not key.endswith(("chance", "_deviation", "_base", "_low", "_high"))
+        }
+        assert not missing - {"p"}
+
+
+def _other(strings: Sequence[str]) -> np.ndarray:
+    return _vectors([f"{text}, of another model" for text in strings])
+
+
+def test_two_models_have_the_same_resamples() -> None:
+    suite = load_suite("emoji_search")
+    evaluate = measure(suite, read_suite(suite, None))
+    first = evaluate(ENCODE)["gender"]
+    second = evaluate(Encode(ENCODE.images, _other, 1.0, 0.0))["gender"]
+    same = difference(first.draw(200, 3), first.draw(200, 3), "maxskew_even_10")
+    assert same.estimate[:3] == (0, 0, 0)
+    assert same.p == 1
+    other = difference(first.draw(200, 3), second.draw(200, 3), "maxskew_even_10")
+    assert other.estimate.low < other.estimate.value < other.estimate.high
+
+
+def test_intervals_of_hashed_embeddings_hold_the_value() -> None:
+    suite = load_suite("emoji_association")
+    draws = measure(suite, read_suite(suite, None))(ENCODE)["all"].draw(300, 0)
+    for key in ("pairs_signed", "pairs_probability_mean"):
+        found = interval(draws, key)
+        assert found.low < found.value < found.high
