@@ -12,7 +12,7 @@ from bias_clip.data.tables.embeddings import MODALITIES
 from bias_clip.data.tables.embeddings_writer import Shard
 from bias_clip.evals.concat import Stage, join
 from bias_clip.evals.encode import filled
-from bias_clip.evals.results import first_picture
+from bias_clip.evals.results import first_image
 
 Inputs = dict[Any, np.ndarray]  # by the function that made them
 
@@ -91,13 +91,13 @@ def _batches(
     num_threads: int,
 ) -> Iterator[list[_Prepared]]:
     """Yields prepared records; the threads are one batch ahead of the caller."""
-    pictures = dict.fromkeys(s.image_fn for s in stages) if "image" in modalities else {}
+    images = dict.fromkeys(s.image_fn for s in stages) if "image" in modalities else {}
     strings = dict.fromkeys(s.text_fn for s in stages) if "text" in modalities else {}
     with ThreadPoolExecutor(num_threads) as pool:
 
         def start(first: int) -> list[Future]:
             rows = records[first : first + batch_size]
-            return [pool.submit(_prepare, source, row, pictures, strings) for row in rows]
+            return [pool.submit(_prepare, source, row, images, strings) for row in rows]
 
         pending = start(0)
         for first in range(batch_size, len(records) + batch_size, batch_size):
@@ -105,23 +105,23 @@ def _batches(
             yield [future.result() for future in current]
 
 
-def _prepare(source: Source, row: int, pictures: Any, strings: Any) -> _Prepared:
+def _prepare(source: Source, row: int, images: Any, strings: Any) -> _Prepared:
     name = ""
     try:
         record = read_record(source, row)
         name = record["id"]
         with record_fault():
-            inputs = {make: make(_picture(record), _rng(row)) for make in pictures}
+            inputs = {make: make(_image(record), _rng(row)) for make in images}
             inputs |= {make: make(_caption(record)) for make in strings}
     except ValueError as error:  # what the pipeline counts and replaces
         return _Prepared(row, name, {}, f"{name!r}: {error}" if name else f"{error}")
     return _Prepared(row, name, inputs, "")
 
 
-def _picture(record: Record) -> Any:
+def _image(record: Record) -> Any:
     if isinstance(record["image"], tuple) and not record["image"]:
         raise ValueError("no image")
-    return first_picture(record)
+    return first_image(record)
 
 
 def _caption(record: Record) -> str:

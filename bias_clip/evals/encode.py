@@ -10,7 +10,7 @@ from jaxtyping import Float
 from bias_clip.data.bad_records import record_fault
 from bias_clip.data.sources import Source
 from bias_clip.evals.ranking import unit
-from bias_clip.evals.results import first_picture
+from bias_clip.evals.results import first_image
 
 
 class Encode(NamedTuple):
@@ -122,7 +122,7 @@ def _image_batches(
 
         def start(first: int) -> dict[int, Future]:
             wanted = {min(first + row, last) for row in rows} if first <= last else set()
-            return {i: pool.submit(_picture, source, image_fn, i) for i in sorted(wanted)}
+            return {i: pool.submit(_image, source, image_fn, i) for i in sorted(wanted)}
 
         pending = start(0)
         for first in range(0, len(source), batch_size):
@@ -135,12 +135,12 @@ def _image_batches(
             yield batch
 
 
-def _picture(source: Source, image_fn: Callable, index: int) -> np.ndarray:
+def _image(source: Source, image_fn: Callable, index: int) -> np.ndarray:
     record = source[index]
     rng = np.random.Generator(np.random.Philox(key=index))
     try:
         with record_fault():
-            return image_fn(first_picture(record), rng)
+            return image_fn(first_image(record), rng)
     except ValueError as error:
         raise ValueError(
             f"the image of record {record['id']!r} (index {index}) cannot be read: {error}; "

@@ -23,7 +23,7 @@ class EvalResult(NamedTuple):
     details: dict[str, Any]
 
 
-def first_picture(record: Mapping[str, Any]) -> bytes | np.ndarray:
+def first_image(record: Mapping[str, Any]) -> bytes | np.ndarray:
     """The image on which a record is evaluated: the first if it has several equivalent ones."""
     image = record["image"]
     return image[0] if isinstance(image, tuple) else image
@@ -32,7 +32,7 @@ def first_picture(record: Mapping[str, Any]) -> bytes | np.ndarray:
 def thumbnail(record: Mapping[str, Any]) -> str:
     """The record's image on white, 64 pixels wide, as base64 of a PNG."""
     ops = make_image_fn(THUMBNAIL_OPS)
-    pixels = np.asarray(ops(first_picture(record), np.random.default_rng(0)))
+    pixels = np.asarray(ops(first_image(record), np.random.default_rng(0)))
     if pixels.dtype != np.uint8:
         pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     return base64.b64encode(encode_png(pixels)).decode("ascii")

@@ -105,9 +105,9 @@ def quality_tiles(run: Run) -> list[Tile]:
 def image_share(records: Iterable[Mapping]) -> float:
     """The share of all images that fits in IMAGE_BYTES."""
     details = [record["details"] for record in records]
-    pictures = [item for d in details for item in d.get("examples", ())]
-    pictures += [item for d in details for q in d.get("queries", ()) for item in q["pictures"]]
-    total = sum(len(picture["png"]) for picture in pictures)
+    images = [item for d in details for item in d.get("examples", ())]
+    images += [item for d in details for q in d.get("queries", ()) for item in q["pictures"]]
+    total = sum(len(image["png"]) for image in images)
     return min(1.0, IMAGE_BYTES / total) if total else 1.0
 
 

@@ -214,15 +214,15 @@ def test_the_tool_says_what_is_wrong_before_it_writes(tmp_path, words, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_zero_shot_sees_each_shard_of_pictures_once(tmp_path):
+def test_zero_shot_sees_each_shard_of_images_once(tmp_path):
     """A stand-in model that knows a patch by its first pixel: bright ones are day."""
     source, seen = Patches(10), []
     prompts = WordList("light", "0" * 64, {"day": ("a day",), "night": ("a night",)})
 
     def embed_images(rows):
-        pictures = [rows[i]["image"] for i in range(len(rows))]
-        seen.append(len(pictures))
-        bright = np.asarray([p[0, 0, 0] > 127 for p in pictures])
+        images = [rows[i]["image"] for i in range(len(rows))]
+        seen.append(len(images))
+        bright = np.asarray([p[0, 0, 0] > 127 for p in images])
         return np.stack([bright, ~bright], axis=1).astype(np.float32)
 
     made = by_zero_shot(

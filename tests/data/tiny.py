@@ -10,26 +10,22 @@ WORDS = ("red", "green", "blue", "large", "small", "cat", "dog", "hand", "tree",
 
 
 class Patches:
-    """`count` pictures of 6x5 noise, each with two captions; the ids in `bad` are broken."""
+    """`count` images of 6x5 noise, each with two captions; the ids in `bad` are broken."""
 
-    def __init__(self, count, *, bad=(), pictures=1):
+    def __init__(self, count, *, bad=(), per_record=1):
         rng = np.random.default_rng(0)
-        self.images = rng.integers(0, 256, (count, pictures, 6, 5, 3), dtype=np.uint8)
+        self.images = rng.integers(0, 256, (count, per_record, 6, 5, 3), dtype=np.uint8)
         self.bad = frozenset(bad)
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, index):
-        pictures = tuple(self.images[index])
+        images = tuple(self.images[index])
         first, second = WORDS[index % 10], WORDS[index // 10 % 10]
         return {
             "id": f"patch{index}",
-            "image": b"broken"
-            if index in self.bad
-            else pictures
-            if len(pictures) > 1
-            else pictures[0],
+            "image": b"broken" if index in self.bad else images if len(images) > 1 else images[0],
             "captions": (f"a {first} {second}", f"{second} {first}"),
             "number": index,
         }

@@ -7,10 +7,10 @@ import tensorflow_datasets as tfds
 
 from bias_clip.data.image import encode_png
 
-_Picture = tfds.features.Image(shape=(None, None, 4))
+_Image = tfds.features.Image(shape=(None, None, 4))
 
 
-def picture(number: int) -> np.ndarray:
+def image(number: int) -> np.ndarray:
     return np.full((8, 8, 4), number, np.uint8)
 
 
@@ -22,8 +22,8 @@ class TinyCaptions(tfds.core.GeneratorBasedBuilder):
     def _info(self):
         text = tfds.features.Text()
         features = {
-            "image": _Picture,
-            "views": {"side": _Picture},
+            "image": _Image,
+            "views": {"side": _Image},
             "text": text,
             "tags": tfds.features.Sequence(text),
             "captions": tfds.features.Sequence({"text": text}),
@@ -40,7 +40,7 @@ class TinyCaptions(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, numbers):
         for number in numbers:
-            png = encode_png(picture(number))
+            png = encode_png(image(number))
             yield (
                 number,
                 {

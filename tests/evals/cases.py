@@ -22,7 +22,7 @@ class ListSource:
 
 
 def record(index, captions=("a thing",), **attributes):
-    """A record whose 4 x 4 picture is transparent but for one pixel that tells the index."""
+    """A record whose 4 x 4 image is transparent but for one pixel that tells the index."""
     image = np.zeros((4, 4, 4), np.uint8)
     image[0, 0] = (index, 255 - index, 7, 255)
     return {"id": f"r{index}", "image": image, "captions": tuple(captions), **attributes}

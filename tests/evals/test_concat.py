@@ -123,7 +123,7 @@ def test_forms_and_numbers_of_stages_are_checked_at_once():
 
 @pytest.mark.parametrize("case", [0, 1])
 def test_joined_embeddings_have_the_authors_mean_similarities(case):
-    """Mean cosine of the two pictures, and the two texts, of a pair, by pattern."""
+    """Mean cosine of the two images, and the two texts, of a pair, by pattern."""
     golden = np.load(Path(__file__).parents[1] / "golden" / f"metric_mmvp_{case}.npz")
     for name in ("image", "text"):
         z = unit(join(list(golden[f"{name}_embeddings"]), form="raw")).reshape(135, 2, -1)

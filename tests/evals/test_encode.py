@@ -94,9 +94,9 @@ def test_each_checkpoint_embeds_anew():
     assert encoder(1.0, 2.0, 3.0)[2:] == (2.0, 3.0)
 
 
-def test_a_record_with_several_pictures_is_judged_by_the_first():
-    pictures = (SOURCE[3]["image"], SOURCE[4]["image"])
-    source = ListSource([record(0) | {"image": pictures}])
+def test_a_record_with_several_images_is_judged_by_the_first():
+    images = (SOURCE[3]["image"], SOURCE[4]["image"])
+    source = ListSource([record(0) | {"image": images}])
     seen = []
     encoder = make_encoder(
         embed_image=lambda _, x: seen.append(float(x[0, 0, 0, 2])) or np.ones((len(x), 2)),
@@ -109,7 +109,7 @@ def test_a_record_with_several_pictures_is_judged_by_the_first():
     assert seen == [3.0]
 
 
-def test_the_caller_waits_for_few_pictures_at_a_time():
+def test_the_caller_waits_for_few_images_at_a_time():
     """Not more than two batches are read ahead, so a large set never lies in memory."""
     lock, read = threading.Lock(), []
 

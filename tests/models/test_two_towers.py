@@ -261,7 +261,7 @@ def test_tokens_of_the_image_tower_are_rows_in_order():
     shapes = jax.eval_shape(tiny().init, jax.random.key(0))
     lowered = jax.jit(tiny().apply).lower(shapes, image=jnp.zeros((2, 16, 16, 3)))
     (barrier,) = [line for line in lowered.as_text().splitlines() if "optimization_barrier" in line]
-    assert "tensor<8x32xf32>" in barrier  # 2 pictures of 4 tokens
+    assert "tensor<8x32xf32>" in barrier  # 2 images of 4 tokens
 
 
 CLIP_IMAGE = dict(pool="class", class_token=True, pre_norm=True, patch_bias=False, head_bias=False)

@@ -40,7 +40,7 @@ def unchecked():
 
 
 def digits():
-    """1797 pictures of digits at unit length, in 64 dimensions."""
+    """1797 images of digits at unit length, in 64 dimensions."""
     x = load_digits().data
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 

@@ -81,7 +81,7 @@ def expected(*workdirs, form="raw"):
     return encode.images(source), encode.texts(texts)
 
 
-def test_rows_are_the_models_embeddings_of_picture_and_first_caption(runs, tmp_path, capsys):
+def test_rows_are_the_models_embeddings_of_image_and_first_caption(runs, tmp_path, capsys):
     run_tool(tmp_path / "z", runs[0], flags=("--shard-rows", "16"))
     found = open_embeddings(tmp_path / "z")
     assert found.ids == Squares().columns["id"].tolist()

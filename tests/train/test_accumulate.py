@@ -139,7 +139,7 @@ def test_splitting_gives_every_device_a_part_of_its_own_rows():
 
 
 @pytest.mark.parametrize("mode", ["microbatch", "cached"])
-def test_no_picture_changes_its_device(mode):
+def test_no_image_changes_its_device(mode):
     function, _, _ = compiled(mode, STEPS, {"sigmoid": {"coef": 1.0}}, make_mesh())
     found = set(re.findall(r" (all-\w+|reduce-scatter|collective-\w+)\(", function.as_text()))
     assert "all-reduce" in found  # of gradients

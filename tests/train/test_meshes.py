@@ -58,8 +58,8 @@ def start(sizes, **changes):
     config = tiny_config(total=f"{STEPS} steps", ema_decay=0.9, **changes)
     setup = make_setup(config, mesh=mesh, examples_per_epoch=40)
     image = setup.abstract_batch["image"]  # bytes; the batches here are what they stand for
-    pictures = jax.ShapeDtypeStruct(image.shape, jnp.float32, sharding=image.sharding)
-    batch = {**setup.abstract_batch, "image": pictures}
+    images = jax.ShapeDtypeStruct(image.shape, jnp.float32, sharding=image.sharding)
+    batch = {**setup.abstract_batch, "image": images}
     step = setup.train_step.lower(setup.abstract_state, batch).compile()
     return setup, step
 
@@ -147,8 +147,8 @@ def test_outside_of_training_too_a_device_computes_its_own_rows_alone(take, monk
     take(setup._replace(model=recording), config, setup.init(jax.random.key(0)).params)
     image = jax.jit(lambda p, x: apply(p, image=x).zimg, out_shardings=replicated(setup.mesh))
     batch = setup.abstract_batch["image"]
-    pictures = jax.ShapeDtypeStruct(batch.shape, jnp.float32, sharding=batch.sharding)
-    text = image.lower(used[0], pictures).compile().as_text()
+    images = jax.ShapeDtypeStruct(batch.shape, jnp.float32, sharding=batch.sharding)
+    text = image.lower(used[0], images).compile().as_text()
     check_rows(text, rows=4, heads=1)
 
 
@@ -160,14 +160,14 @@ def test_outside_of_training_too_a_kernel_knows_the_mesh(monkeypatch):
         return run(kernel, length, size, q, *rest, **fixed)
 
     monkeypatch.setattr(pallas_attention, "_run", recording)
-    pictures = np.random.default_rng(0).uniform(-1, 1, (16, 16, 16, 3)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(-1, 1, (16, 16, 16, 3)).astype(np.float32)
 
     def embeddings(**changes):
         config = tiny_config(**changes)
         setup = make_setup(config, mesh=make_mesh(fsdp=2, tensor=2), examples_per_epoch=40)
         params = setup.init(jax.random.key(0)).params
         stage = as_stage(Trained(Path(), 8, config, setup.model, params, setup.mesh), 16)
-        return np.asarray(stage.image(pictures))
+        return np.asarray(stage.image(images))
 
     np.testing.assert_allclose(embeddings(**PALLAS), embeddings(), rtol=1e-4, atol=1e-5)
     assert set(parts) == {(16 // 4, 2 // 2)}  # examples and heads of one of 4 x 2 devices
@@ -205,7 +205,7 @@ def leaves_of(tree):
 
 
 @pytest.mark.slow
-def test_bad_pictures_change_nothing_but_the_counters():
+def test_bad_images_change_nothing_but_the_counters():
     setup, step = start((2, 1, 2))
     (first, second) = (to_global(batch, setup.mesh) for batch in batches(2))
     state, metrics = step(setup.init(jax.random.key(0)), first)

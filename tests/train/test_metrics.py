@@ -35,7 +35,7 @@ def test_equal_captions_are_not_held_against_each_other():
 
 
 def test_image_and_caption_accuracy_are_not_mixed_up():
-    # Both pictures prefer caption 0; each caption prefers its own picture.
+    # Both images prefer caption 0; each caption prefers its own image.
     zimg, ztxt = np.array([[2.0, 0.0], [1.0, 0.5]], "f"), np.array([[1.0, 0.0], [0.0, 1.0]], "f")
     got = health(outputs(zimg, ztxt), {})
     assert (float(got["acc_img"]), float(got["acc_txt"])) == (0.5, 1.0)

@@ -10,7 +10,7 @@ SHADES = 10
 
 
 class Squares:
-    """Forty pictures: a colour in ten shades, each with two captions."""
+    """Forty images: a colour in ten shades, each with two captions."""
 
     def __init__(self, *, shift: int = 0):
         self.shift = shift

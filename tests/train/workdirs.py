@@ -1,4 +1,4 @@
-"""A workdir as a training run leaves it, without the training: curves of real shape, drawn pictures."""
+"""A workdir as a training run leaves it, without the training: curves of real shape, drawn images."""
 
 import base64
 import colorsys
@@ -222,11 +222,11 @@ def _example(index: int, rng: np.random.Generator) -> dict:
 
 def _query(index: int, rng: np.random.Generator) -> dict:
     hits = rng.random(6) < np.linspace(0.7, 0.1, 6)
-    pictures = [
+    images = [
         {"png": _png(index if hit else index + i + 1), "correct": bool(hit)}
         for i, hit in enumerate(hits)
     ]
-    return {"text": THINGS[index % len(THINGS)], "pictures": pictures}
+    return {"text": THINGS[index % len(THINGS)], "pictures": images}
 
 
 def _png(index: int) -> str:

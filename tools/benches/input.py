@@ -37,12 +37,12 @@ class Photos:
         rng = np.random.default_rng(0)
         self.jpegs, self.captions = [], []
         for i in range(COUNT):
-            picture = whole[i % 2]
+            image = whole[i % 2]
             width, height = int(rng.integers(350, 641)), int(rng.integers(260, 428))
-            left = int(rng.integers(picture.width - width + 1))
-            top = int(rng.integers(picture.height - height + 1))
+            left = int(rng.integers(image.width - width + 1))
+            top = int(rng.integers(image.height - height + 1))
             buffer = io.BytesIO()
-            picture.crop((left, top, left + width, top + height)).save(
+            image.crop((left, top, left + width, top + height)).save(
                 buffer, "JPEG", quality=quality
             )
             self.jpegs.append(buffer.getvalue())
@@ -149,8 +149,8 @@ def _torch(photos: Photos, args: argparse.Namespace, workers: int) -> Contestant
         def __iter__(self) -> Iterator[Any]:
             i = 0
             while True:
-                picture = Image.open(io.BytesIO(photos.jpegs[i % COUNT])).convert("RGB")
-                yield prepare(picture), tokenize(photos.captions[i % COUNT])[0]
+                image = Image.open(io.BytesIO(photos.jpegs[i % COUNT])).convert("RGB")
+                yield prepare(image), tokenize(photos.captions[i % COUNT])[0]
                 i += 1
 
     loader = torch.utils.data.DataLoader(Data(), batch_size=args.batch, num_workers=workers)

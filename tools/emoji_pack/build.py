@@ -5,8 +5,8 @@
     python -m tools.emoji_pack.build --packages DIR --check    # build aside and compare byte for byte
 
 Writes `bias_clip/data/emoji/pack/`: `entries.tsv.xz` (one row an emoji, sorted so that near-duplicate
-drawings are neighbours), `images.tsv.xz` (one row a drawing, in the order of the picture files), one
-picture file a style, `names_<language>.tsv.xz`, `emoji.model` and `manifest.json`. The same packages,
+drawings are neighbours), `images.tsv.xz` (one row a drawing, in the order of the image files), one
+image file a style, `names_<language>.tsv.xz`, `emoji.model` and `manifest.json`. The same packages,
 tool versions and command give the same bytes; the manifest holds the versions and the hashes.
 Needs: pip install resvg_py pillow numpy sentencepiece.
 """
@@ -35,7 +35,7 @@ from tools.emoji_pack.packages import Drawing
 PRESET = 9 | lzma.PRESET_EXTREME  # 64 MiB window: a whole style, so genders and tones match up
 # Method 6 is 2% smaller and 50 times slower.
 WEBP: dict[str, Any] = {"format": "WEBP", "quality": 80, "method": 4}
-TWIN_DISTANCE = 2.0  # of 255, mean over a picture on white: two drawings no eye can tell apart
+TWIN_DISTANCE = 2.0  # of 255, mean over a image on white: two drawings no eye can tell apart
 VOCABULARY = 2000
 
 
@@ -70,7 +70,7 @@ def build(packages: pathlib.Path, out: pathlib.Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     entries = emoji_packages.read_entries(packages)
     drawings = {s: list(emoji_packages.draw(s, entries, packages)) for s in emoji.STYLES}
-    same = number_pictures(drawings)
+    same = number_images(drawings)
     rows = [(style, drawing) for style in drawings for drawing in drawings[style]]
     families = join_concepts([entries[d.entry]["concept"] for _, d in rows], same)
     for entry in entries:
@@ -81,7 +81,7 @@ def build(packages: pathlib.Path, out: pathlib.Path) -> None:
     ]
     write_table(out / "images.tsv.xz", images)
     for style, of_style in drawings.items():
-        pack_pictures(out, style, [drawing.pixels for drawing in of_style])
+        pack_images(out, style, [drawing.pixels for drawing in of_style])
     names = {x: emoji_packages.read_names(packages, x, entries) for x in emoji.LANGUAGES[1:]}
     for language, table in names.items():
         write_table(out / f"names_{language}.tsv.xz", table)
@@ -106,10 +106,10 @@ def check_packages(packages: pathlib.Path) -> None:
             raise ValueError(f"{path}: found {found}, expected {name}@{number}; run with --fetch")
 
 
-def number_pictures(drawings: Mapping[str, Sequence[Drawing]]) -> list[int]:
-    """A number for each drawing, in order; equal for pictures that are the same to the eye.
+def number_images(drawings: Mapping[str, Sequence[Drawing]]) -> list[int]:
+    """A number for each drawing, in order; equal for images that are the same to the eye.
 
-    Pixel-identical pictures of whatever emoji, and pictures of one emoji that lie closer than
+    Pixel-identical images of whatever emoji, and images of one emoji that lie closer than
     TWIN_DISTANCE in two styles, share a number.
     """
     numbers: dict[bytes, int] = {}
@@ -134,7 +134,7 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
 
 
 def join_concepts(concepts: Sequence[str], same: Sequence[int]) -> dict[str, str]:
-    """From concept to family: concepts that share a picture in some style are one family."""
+    """From concept to family: concepts that share a image in some style are one family."""
     family = {concept: concept for concept in concepts}
     first: dict[int, str] = {}
     for concept, number in zip(concepts, same, strict=True):
@@ -144,12 +144,12 @@ def join_concepts(concepts: Sequence[str], same: Sequence[int]) -> dict[str, str
     return family
 
 
-def pack_pictures(out: pathlib.Path, style: str, pictures: Sequence[np.ndarray]) -> None:
-    """One file of all pictures of a style, in the form of `emoji.PICTURE_FILES`."""
-    path = out / emoji.PICTURE_FILES[style]
-    stack = np.stack(pictures)
+def pack_images(out: pathlib.Path, style: str, images: Sequence[np.ndarray]) -> None:
+    """One file of all images of a style, in the form of `emoji.IMAGE_FILES`."""
+    path = out / emoji.IMAGE_FILES[style]
+    stack = np.stack(images)
     if style == "fluent-3d":  # shaded: WebP is a fifth of what xz makes of it
-        path.write_bytes(join_blobs([encode_webp(picture) for picture in pictures]))
+        path.write_bytes(join_blobs([encode_webp(image) for image in images]))
         return
     if style == "fluent-hc":  # black: alpha is all there is
         if stack[..., :3].any():
@@ -161,7 +161,7 @@ def pack_pictures(out: pathlib.Path, style: str, pictures: Sequence[np.ndarray])
 
 
 def encode_webp(pixels: np.ndarray) -> bytes:
-    """A picture as WebP: lossy colours, exact alpha."""
+    """A image as WebP: lossy colours, exact alpha."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, **WEBP)
     return buffer.getvalue()

@@ -21,7 +21,7 @@ PACKAGES = {
     "@iconify-json/twemoji": "1.2.5",
     "emojibase-data": "17.0.0",
 }
-ICON_SETS = {  # style -> folder; fluent-3d comes as picture files and is read apart
+ICON_SETS = {  # style -> folder; fluent-3d comes as image files and is read apart
     "noto": "@iconify-json/noto",
     "noto-v1": "@iconify-json/noto-v1",
     "fluent-flat": "@iconify-json/fluent-emoji-flat",
@@ -84,7 +84,7 @@ OTHER_NAMES = {  # where a set's name does not follow from the present CLDR name
 
 
 class Drawing(NamedTuple):
-    """One picture: the row of its entry and its pixels [SIZE, SIZE, 4]."""
+    """One image: the row of its entry and its pixels [SIZE, SIZE, 4]."""
 
     entry: int
     pixels: np.ndarray
@@ -168,7 +168,7 @@ def concept_of(label: str, people: bool) -> str:
 
 
 def draw(style: str, entries: Sequence[Mapping], packages: pathlib.Path) -> Iterator[Drawing]:
-    """The pictures that a style has, in the order of the entries."""
+    """The images that a style has, in the order of the entries."""
     if style == "fluent-3d":
         yield from draw_files(entries, packages / "@lobehub/fluent-emoji-3d/assets")
         return
@@ -180,7 +180,7 @@ def draw(style: str, entries: Sequence[Mapping], packages: pathlib.Path) -> Iter
 
 
 def draw_files(entries: Sequence[Mapping], folder: pathlib.Path) -> Iterator[Drawing]:
-    """The pictures that come as files, reduced to SIZE."""
+    """The images that come as files, reduced to SIZE."""
     files = {code_points(path.stem): path for path in sorted(folder.iterdir())}
     for number, entry in enumerate(entries):
         if (path := files.get(entry["id"])) is not None:
@@ -254,7 +254,7 @@ def render(svg: str) -> np.ndarray:
 
 
 def clean(pixels: np.ndarray) -> np.ndarray:
-    """The picture with colour zero where it is fully transparent: nothing to see, nothing to store."""
+    """The image with colour zero where it is fully transparent: nothing to see, nothing to store."""
     return np.where(pixels[..., 3:] > 0, pixels, 0).astype(np.uint8)
 
 

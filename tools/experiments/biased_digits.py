@@ -108,7 +108,7 @@ def paint(images: np.ndarray, colour: np.ndarray) -> np.ndarray:
 
 
 def move(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Each picture moved by up to a pixel."""
+    """Each image moved by up to a pixel."""
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
     y, x = random.integers(0, 3, (2, len(images)))
     rows, columns = np.arange(8)[None, :, None], np.arange(8)[None, None, :]

@@ -17,7 +17,7 @@ from bias_clip.cli.shared.flags import Parser
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import Source, column, make_source
 from bias_clip.evals.ranking import row_blocks
-from bias_clip.evals.results import first_picture
+from bias_clip.evals.results import first_image
 from bias_clip.train.config_io import load_config
 
 
@@ -61,9 +61,7 @@ def pixels(source: Source, ops: str) -> Float[np.ndarray, "n d"]:
     """Every image of a source as one row of values."""
     image_fn = make_image_fn(ops)
     random = np.random.default_rng(0)  # evaluation uses no random draws
-    return np.stack(
-        [image_fn(first_picture(source[i]), random).ravel() for i in range(len(source))]
-    )
+    return np.stack([image_fn(first_image(source[i]), random).ravel() for i in range(len(source))])
 
 
 def nearest_ranks(

@@ -34,7 +34,7 @@ PACK = pathlib.Path(__file__).parent / "pack"
 SIZE = 64  # pixels per side
 LANGUAGES = ("en", "de", "es", "fr", "it", "nl", "pt")
 UNITS = ("image", "entry")
-PICTURE_FILES = {  # by style; the order of images.tsv.xz
+IMAGE_FILES = {  # by style; the order of images.tsv.xz
     "noto": "noto.rgba.xz",
     "noto-v1": "noto-v1.rgba.xz",
     "fluent-flat": "fluent-flat.rgba.xz",
@@ -42,7 +42,7 @@ PICTURE_FILES = {  # by style; the order of images.tsv.xz
     "fluent-3d": "fluent-3d.webp.bin",
     "twemoji": "twemoji.rgba.xz",
 }
-STYLES = tuple(PICTURE_FILES)
+STYLES = tuple(IMAGE_FILES)
 GROUPS = (
     *("smileys-emotion", "people-body", "animals-nature", "food-drink", "travel-places"),
     *("activities", "objects", "symbols", "flags"),
@@ -67,25 +67,25 @@ class EmojiSource:
 
     Attributes:
       columns: all attributes of the records, and "id", as arrays.
-      pictures: for each record, its images, as read-only views.
+      images: for each record, its images, as read-only views.
       languages: languages of the captions.
       single: whether a record has one image, or a tuple of images.
     """
 
     columns: Mapping[str, np.ndarray]
-    pictures: Sequence[tuple[UInt8[np.ndarray, "64 64 4"], ...]]
+    images: Sequence[tuple[UInt8[np.ndarray, "64 64 4"], ...]]
     languages: tuple[str, ...]
     single: bool
 
     def __len__(self) -> int:
         """Returns the number of records."""
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns one record."""
         record = {k: v[index].item() for k, v in self.columns.items()}
-        pictures = self.pictures[index]
-        record["image"] = pictures[0] if self.single else pictures
+        images = self.images[index]
+        record["image"] = images[0] if self.single else images
         record["captions"] = emoji_captions_of(record["entry"], self.languages)
         return record
 
@@ -201,30 +201,30 @@ def _check(argument: str, given: Sequence[str], valid: Sequence[str]) -> None:
 
 
 def _by_image(rows: np.ndarray, languages: tuple[str, ...]) -> EmojiSource:
-    drawings, pictures = _load_drawings(), _pictures_of(rows)
+    drawings, images = _load_drawings(), _images_of(rows)
     columns = _columns(drawings.entry[rows], drawings.style[rows])
     ids = [f"{s}/{i}" for s, i in zip(columns["style"], columns["id"], strict=True)]
     columns["id"] = np.asarray(ids)
-    return EmojiSource(columns, [(p,) for p in pictures], languages, single=True)
+    return EmojiSource(columns, [(p,) for p in images], languages, single=True)
 
 
 def _by_entry(rows: np.ndarray, languages: tuple[str, ...]) -> EmojiSource:
-    drawings, pictures = _load_drawings(), _pictures_of(rows)
+    drawings, images = _load_drawings(), _images_of(rows)
     found: dict[int, list[int]] = {}
     for i, entry in enumerate(drawings.entry[rows].tolist()):
         found.setdefault(entry, []).append(i)
     entries = sorted(found)
-    grouped = [tuple(pictures[i] for i in found[e]) for e in entries]
+    grouped = [tuple(images[i] for i in found[e]) for e in entries]
     styles = drawings.style[rows]
     style = ["several" if len(found[e]) > 1 else styles[found[e][0]] for e in entries]
     return EmojiSource(_columns(entries, style), grouped, languages, single=False)
 
 
-def _pictures_of(rows: np.ndarray) -> list[UInt8[np.ndarray, "64 64 4"]]:
+def _images_of(rows: np.ndarray) -> list[UInt8[np.ndarray, "64 64 4"]]:
     """The images of the rows; within a style, images have the same order as in the table."""
     style = _load_drawings().style
     first = {name: int(np.argmax(style == name)) for name in np.unique(style[rows]).tolist()}
-    return [_load_pictures(style[r])[r - first[style[r]]] for r in rows.tolist()]
+    return [_load_images(style[r])[r - first[style[r]]] for r in rows.tolist()]
 
 
 def _columns(entries: Sequence[int], styles: Sequence[str]) -> dict[str, np.ndarray]:
@@ -263,18 +263,18 @@ def _load_splits() -> np.ndarray:
 
 
 @functools.cache
-def _load_pictures(style: str) -> UInt8[np.ndarray, "n 64 64 4"]:
+def _load_images(style: str) -> UInt8[np.ndarray, "n 64 64 4"]:
     """All images of a style; colour is zero where they are transparent."""
-    data = (PACK / PICTURE_FILES[style]).read_bytes()
+    data = (PACK / IMAGE_FILES[style]).read_bytes()
     if style == "fluent-3d":
-        pictures = _decode_webp(data)
+        images = _decode_webp(data)
     else:
         flat = np.frombuffer(lzma.decompress(data), np.uint8)
-        pictures = flat.reshape(-1, SIZE, SIZE, 1 if style == "fluent-hc" else 4)
+        images = flat.reshape(-1, SIZE, SIZE, 1 if style == "fluent-hc" else 4)
     if style == "fluent-hc":  # all black, so the file has only the alpha channel
-        pictures = np.concatenate([np.zeros((*pictures.shape[:3], 3), np.uint8), pictures], axis=-1)
-    pictures.setflags(write=False)
-    return pictures
+        images = np.concatenate([np.zeros((*images.shape[:3], 3), np.uint8), images], axis=-1)
+    images.setflags(write=False)
+    return images
 
 
 def _decode_webp(data: bytes) -> UInt8[np.ndarray, "n 64 64 4"]:

@@ -156,5 +156,5 @@ def caption_pairs(
 
 
 def _query(source: Source, text: str, right: set[int], top: np.ndarray) -> dict[str, Any]:
-    pictures = [{"png": thumbnail(source[i]), "correct": i in right} for i in top.tolist()]
-    return {"text": text, "pictures": pictures}
+    found = [{"png": thumbnail(source[i]), "correct": i in right} for i in top.tolist()]
+    return {"text": text, "pictures": found}

@@ -146,7 +146,7 @@ def make_zeroshot(
     rows, columns = label_pairs(values, classes, form, separator)
     prompts = [form(template.replace("{}", name)) for name in classes for template in formats]
     shown = spread(len(source), num_examples, seed=seed)
-    pictures = [thumbnail(source[int(i)]) for i in shown]
+    images = [thumbnail(source[int(i)]) for i in shown]
 
     def evaluate(encode: Encode) -> EvalResult:
         zimg = encode.images(source)
@@ -162,7 +162,7 @@ def make_zeroshot(
         truths = [columns[rows == i] for i in shown]
         examples = [
             _example(png, truth, classes, t, s)
-            for png, truth, t, s in zip(pictures, truths, top, scores, strict=True)
+            for png, truth, t, s in zip(images, truths, top, scores, strict=True)
         ]
         return EvalResult(metrics, {"kind": "zeroshot", "examples": examples})
 

@@ -20,7 +20,7 @@ def ids(**arguments):
 
 
 def digests(split):
-    """From the digest of the pixels to the ids of the pictures."""
+    """From the digest of the pixels to the ids of the images."""
     source = emoji_source(split=split)
     found = {}
     for i in range(len(source)):
@@ -79,7 +79,7 @@ def test_held_out_style_is_in_no_training_split():
     assert set(emoji_source(split="style").columns["style"]) == {splits.HELD_OUT_STYLE}
 
 
-def test_every_held_out_picture_has_its_emoji_in_training_in_another_style():
+def test_every_held_out_image_has_its_emoji_in_training_in_another_style():
     train = emoji_source(split="train").columns
     held = emoji_source(split="images").columns
     trained = set(zip(train["entry"], train["style"], strict=True))
@@ -87,7 +87,7 @@ def test_every_held_out_picture_has_its_emoji_in_training_in_another_style():
     assert not set(zip(held["entry"], held["style"], strict=True)) & trained
 
 
-def test_no_test_picture_is_pixel_identical_to_a_training_picture():
+def test_no_test_image_is_pixel_identical_to_a_training_image():
     train = digests("train")
     for split in TESTS:
         shared = [sorted(v | train[k]) for k, v in digests(split).items() if k in train]
@@ -117,7 +117,7 @@ def toy_drawings(same):
     return splits.Drawings(style, np.tile(np.arange(400), 3), same)
 
 
-def test_twins_of_training_pictures_leave_the_tests():
+def test_twins_of_training_images_leave_the_tests():
     families = [f"family {i}" for i in range(400)]
     apart = splits.assign_splits(toy_drawings(np.arange(1200)), families)
     twins = splits.assign_splits(toy_drawings(np.tile(np.arange(400), 3)), families)
@@ -219,7 +219,7 @@ def test_roles_of_the_thinning_exist_and_none_is_in_both_lists():
         assert len(listed & in_training) >= 12
 
 
-def test_unit_entry_groups_the_same_pictures_without_repeating_an_emoji():
+def test_unit_entry_groups_the_same_images_without_repeating_an_emoji():
     images, entries = (emoji_source(split="images", unit=u) for u in emoji.UNITS)
     assert (np.diff(entries.columns["entry"]) > 0).all()
     grouped = {}
@@ -233,17 +233,17 @@ def test_unit_entry_groups_the_same_pictures_without_repeating_an_emoji():
             np.testing.assert_array_equal(one, other)
 
 
-def test_record_has_the_columns_and_a_clean_read_only_picture():
+def test_record_has_the_columns_and_a_clean_read_only_image():
     source = emoji_source(split="all")
     assert len(set(source.columns["id"].tolist())) == len(source)
     for i in range(0, len(source), 500):
         record = source[i]
-        picture = record.pop("image")
-        assert picture.shape == (emoji.SIZE, emoji.SIZE, 4)
-        assert picture.dtype == np.uint8
-        assert not picture.flags.writeable
-        assert not picture[picture[..., 3] == 0].any()
-        assert picture[..., 3].max() > 100
+        image = record.pop("image")
+        assert image.shape == (emoji.SIZE, emoji.SIZE, 4)
+        assert image.dtype == np.uint8
+        assert not image.flags.writeable
+        assert not image[image[..., 3] == 0].any()
+        assert image[..., 3].max() > 100
         captions = record.pop("captions")
         assert captions[0] == record["name"] == emoji.emoji_labels()[record["entry"]]
         assert record == {k: v[i] for k, v in source.columns.items()}
@@ -258,8 +258,8 @@ def test_every_style_draws_what_its_place_says():
         rows = np.flatnonzero(source.columns["name"] == name)
         assert len(rows) >= 5
         for i in rows:
-            picture = source[int(i)]["image"].astype(float)
-            mean = picture[..., :3][picture[..., 3] > 200].mean(axis=0)
+            image = source[int(i)]["image"].astype(float)
+            mean = image[..., :3][image[..., 3] > 200].mean(axis=0)
             if source.columns["style"][i] == "fluent-hc":
                 assert mean.max() == 0
             else:
@@ -371,10 +371,10 @@ def test_in_the_old_noto_the_neutral_figure_is_the_mans_or_the_womans():
     assert "detective" in twins["man"]
     assert "shrugging" in twins["woman"]
     source = emoji_source(split="all", styles=("noto-v1",))
-    pictures = {
+    images = {
         (record["concept"], record["gender"]): record["image"]
         for record in (source[i] for i in range(len(source)))
         if record["tone"] == 0 and record["concept"] == "detective"
     }
-    np.testing.assert_array_equal(pictures["detective", "person"], pictures["detective", "man"])
+    np.testing.assert_array_equal(images["detective", "person"], images["detective", "man"])
     assert {gender: len(c) for gender, c in emoji_twins("noto").items()} == {"woman": 1, "man": 1}

@@ -286,31 +286,31 @@ def test_damaged_exif_turns_nothing_and_raises_nothing(order):
 # Fuzz.
 
 
-def _variants(picture):
+def _variants(image):
     """One file of each kind of reader that Pillow has for the formats of the list."""
-    gray = picture[..., 0]
+    gray = image[..., 0]
     wide = gray.astype(np.uint16) * 257
-    alpha = np.dstack([picture, gray])
-    frames = {"save_all": True, "append_images": [Image.fromarray(picture[::-1].copy())]}
+    alpha = np.dstack([image, gray])
+    frames = {"save_all": True, "append_images": [Image.fromarray(image[::-1].copy())]}
     tag = Image.Exif()
     tag[0x0112] = 6
-    yield "jpeg", encoded(picture, "JPEG", exif=tag)
-    yield "jpeg progressive", encoded(picture, "JPEG", progressive=True)
-    yield "jpeg cmyk", encoded(Image.fromarray(picture).convert("CMYK"), "JPEG")
-    yield "png", encoded(picture, "PNG", exif=tag)
-    yield "png palette", encoded(Image.fromarray(picture).quantize(16), "PNG", transparency=3)
+    yield "jpeg", encoded(image, "JPEG", exif=tag)
+    yield "jpeg progressive", encoded(image, "JPEG", progressive=True)
+    yield "jpeg cmyk", encoded(Image.fromarray(image).convert("CMYK"), "JPEG")
+    yield "png", encoded(image, "PNG", exif=tag)
+    yield "png palette", encoded(Image.fromarray(image).quantize(16), "PNG", transparency=3)
     yield "png 16 bit", encoded(wide, "PNG")
     yield "webp", encoded(alpha, "WEBP", exif=tag)
     yield "webp lossless", encoded(alpha, "WEBP", lossless=True)
-    yield "webp animated", encoded(picture, "WEBP", **frames)
-    yield "gif", encoded(picture, "GIF")
-    yield "gif animated", encoded(picture, "GIF", **frames)
-    yield "bmp", encoded(picture, "BMP")
-    yield "bmp palette", encoded(Image.fromarray(picture).quantize(16), "BMP")
-    yield "tiff", encoded(picture, "TIFF", exif=tag)
-    yield "tiff lzw", encoded(picture, "TIFF", compression="tiff_lzw")
+    yield "webp animated", encoded(image, "WEBP", **frames)
+    yield "gif", encoded(image, "GIF")
+    yield "gif animated", encoded(image, "GIF", **frames)
+    yield "bmp", encoded(image, "BMP")
+    yield "bmp palette", encoded(Image.fromarray(image).quantize(16), "BMP")
+    yield "tiff", encoded(image, "TIFF", exif=tag)
+    yield "tiff lzw", encoded(image, "TIFF", compression="tiff_lzw")
     yield "tiff deflate", encoded(wide, "TIFF", compression="tiff_adobe_deflate")
-    yield "tiff jpeg", encoded(picture, "TIFF", compression="jpeg")
+    yield "tiff jpeg", encoded(image, "TIFF", compression="jpeg")
     yield "tiff float", encoded(gray.astype(np.float32) / 255, "TIFF")
     yield "avif", encoded(alpha, "AVIF", exif=tag)
 
@@ -340,8 +340,8 @@ def _outcome(data):
 def test_flips_and_cuts_of_every_format_end_as_an_image_or_a_value_error():
     draw = rng(1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    picture = smooth(37, 53) + draw.integers(0, 9, (37, 53, 3), dtype=np.uint8)
-    for name, whole in _variants(picture):
+    image = smooth(37, 53) + draw.integers(0, 9, (37, 53, 3), dtype=np.uint8)
+    for name, whole in _variants(image):
         assert decode(whole).dtype == np.uint8
         outcomes = Counter(_outcome(_damaged(draw, whole)) for _ in range(1500))
         print(f"{name}: {dict(outcomes)}")

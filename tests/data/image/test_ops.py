@@ -50,7 +50,7 @@ def test_decode_gives_rgb_or_rgba_whatever_the_file_is():
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("keep", [0, 10, 60, 0.5, -40])
-def test_cut_files_are_value_errors_not_half_pictures(form, keep):
+def test_cut_files_are_value_errors_not_half_images(form, keep):
     whole = encoded(noise(32, 32), form)
     cut = whole[: int(keep * len(whole)) if isinstance(keep, float) else keep]
     with pytest.raises(ValueError, match=f"cannot decode an image of {len(cut)} bytes"):
@@ -84,7 +84,7 @@ def test_background_is_the_alpha_blend():
     np.testing.assert_allclose(got, expected, atol=1)
 
 
-def test_background_leaves_opaque_pictures():
+def test_background_leaves_opaque_images():
     image = noise(4, 4)
     assert image_color.background(image, "black", rng=rng()) is image
 
@@ -243,7 +243,7 @@ def test_random_crop_reaches_every_place_and_no_other():
     assert firsts == {0, 1, 2, 4, 5, 6}
 
 
-def test_crops_larger_than_the_picture_say_so():
+def test_crops_larger_than_the_image_say_so():
     for crop in (
         geometry.central_crop,
         lambda x, n: geometry.random_crop(x, n, rng=rng()),
@@ -303,7 +303,7 @@ def test_affine_fills_what_comes_in(fill, color):
     assert got[0, 0].tolist() == color
 
 
-def test_affine_of_a_transparent_picture_brings_in_nothing():
+def test_affine_of_a_transparent_image_brings_in_nothing():
     image = np.full((8, 8, 4), 255, np.uint8)
     got = geometry.affine(image, scale=(0.5, 0.5), rng=rng())
     assert got[0, 0, 3] == 0

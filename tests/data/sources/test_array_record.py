@@ -20,16 +20,16 @@ from bias_clip.data.sources.array_record import (
 from tests.data.tiny import Patches
 
 
-@pytest.mark.parametrize("pictures", [1, 3])
-def test_written_records_read_back(tmp_path, pictures):
-    source = Patches(5, pictures=pictures)
+@pytest.mark.parametrize("per_record", [1, 3])
+def test_written_records_read_back(tmp_path, per_record):
+    source = Patches(5, per_record=per_record)
     path = tmp_path / "folder" / "a.array_record"
     assert write_array_record(source, path) == 5
     read = array_record_source(path=str(path))
     assert len(read) == 5
     for index in (4, 0, 2):  # any order
         got, expected = read[index], source[index]
-        images = got["image"] if pictures > 1 else (got["image"],)
+        images = got["image"] if per_record > 1 else (got["image"],)
         for image, pixels in zip(images, source.images[index], strict=True):
             np.testing.assert_array_equal(decode(image), pixels)
         del got["image"], expected["image"]
@@ -58,7 +58,7 @@ def test_the_embedded_data_export_without_loss(tmp_path):
         assert got["captions"] == expected["captions"]
 
 
-def test_encoded_pictures_stay_as_they_are():
+def test_encoded_images_stay_as_they_are():
     record = {"id": "a", "image": b"jpeg bytes", "captions": ("x",), "tone": np.int64(3)}
     assert unpack_record(pack_record(record)) == {**record, "tone": 3}
 

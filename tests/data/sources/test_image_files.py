@@ -1,4 +1,4 @@
-"""Loose pictures and tables: the published layouts can be read, and what is wrong is named."""
+"""Loose images and tables: the published layouts can be read, and what is wrong is named."""
 
 import json
 
@@ -9,7 +9,7 @@ from bias_clip.data.image import encode_png
 from bias_clip.data.sources import column, make_source
 
 
-def picture(path, shade):
+def write_image(path, shade):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_png(np.full((2, 2, 3), shade, np.uint8)))
 
@@ -19,8 +19,8 @@ def read(folder, **arguments):
 
 
 def test_a_table_of_csv_makes_a_record_a_row(tmp_path):
-    picture(tmp_path / "a" / "x.png", 10)
-    picture(tmp_path / "y.png", 20)
+    write_image(tmp_path / "a" / "x.png", 10)
+    write_image(tmp_path / "y.png", 20)
     (tmp_path / "table.csv").write_text(
         'image, caption, shape\na/x.png, "a cat, red", round\ny.png, dog, flat\n'
     )
@@ -34,7 +34,7 @@ def test_a_table_of_csv_makes_a_record_a_row(tmp_path):
 
 def test_paths_and_ids_can_be_made_of_columns_and_captions_chosen(tmp_path):
     for number, kind in ((1, "up"), (2, "down")):
-        picture(tmp_path / kind / f"{number}.jpg", number)
+        write_image(tmp_path / kind / f"{number}.jpg", number)
     (tmp_path / "q.csv").write_text("id,type,statement\n1,up,it rises\n2,down,it falls\n")
     source = read(
         tmp_path,
@@ -62,7 +62,7 @@ def test_several_tables_of_json_are_told_apart_by_their_names(tmp_path, form):
             "lines": "\n".join(map(json.dumps, rows)) + "\n",
         }[form]
         (tmp_path / f"{kind}.{'jsonl' if form == 'lines' else 'json'}").write_text(text)
-    picture(tmp_path / "val" / "0.png", 0)
+    write_image(tmp_path / "val" / "0.png", 0)
     source = read(
         tmp_path,
         tables="*.json*",

@@ -24,7 +24,7 @@ def source_of(folder, **arguments):
     return make_source(name="tfds", data_dir=str(folder), **{**defaults, **arguments})
 
 
-def test_every_record_is_there_with_its_picture_and_text(prepared):
+def test_every_record_is_there_with_its_image_and_text(prepared):
     source = source_of(prepared)
     assert len(source) == 7
     assert sorted(column(source, "number").tolist()) == list(range(7))
@@ -33,7 +33,7 @@ def test_every_record_is_there_with_its_picture_and_text(prepared):
         number = record["number"]
         assert record["id"] == f"tiny_captions/train/{index}"
         assert record["captions"] == (f"Nummer {number} für alle",)
-        np.testing.assert_array_equal(decode(record["image"]), tiny_captions.picture(number))
+        np.testing.assert_array_equal(decode(record["image"]), tiny_captions.image(number))
     assert "tensorflow" not in sys.modules
 
 
@@ -51,7 +51,7 @@ def test_captions_from_labels_lists_and_nested_features(prepared, text_key, expe
     assert record["captions"] == expected
 
 
-def test_nested_picture_own_id_and_label_attribute(prepared):
+def test_nested_image_own_id_and_label_attribute(prepared):
     keys = {"image_key": "views/side", "id_key": "number", "attribute_keys": ("label", "number")}
     record = source_of(prepared, **keys)[3]
     assert record["id"] == str(record["number"])

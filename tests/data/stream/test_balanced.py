@@ -100,8 +100,8 @@ def test_rows_of_a_thinned_batch_belong_together(fns, table):
     plain = {**fns, "image_fn": make_image_fn("decode|value_range(0,255)")}
     for batch in batches(plain, plan, 3, columns={"labels": "number"}):
         np.testing.assert_array_equal(batch["labels"], batch["index"])
-        pictures = SOURCES["with arrays"].images[batch["index"], 0]
-        np.testing.assert_allclose(batch["image"], pictures, atol=1e-3)
+        images = SOURCES["with arrays"].images[batch["index"], 0]
+        np.testing.assert_allclose(batch["image"], images, atol=1e-3)
 
 
 def test_the_seed_of_the_run_leaves_the_kept_records(fns, table):

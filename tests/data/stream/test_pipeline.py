@@ -156,16 +156,16 @@ def test_seed_decides_order_and_augmentation(fns):
     assert_same(again, one)
 
 
-def test_visits_draw_other_pictures_captions_and_crops(fns):
-    source = Patches(1, pictures=3)
+def test_visits_draw_other_images_captions_and_crops(fns):
+    source = Patches(1, per_record=3)
     rows = joined(batches(source, fns, 8))
     assert len(np.unique(rows["text_id"])) == 2  # two captions
-    # three pictures, two ways round, three by two places: at most 36
+    # three images, two ways round, three by two places: at most 36
     assert 18 <= len(np.unique(rows["image"].reshape(64, -1), axis=0)) <= 36
 
 
 def test_another_augmentation_leaves_order_and_captions(fns):
-    source = Patches(30, pictures=2)
+    source = Patches(30, per_record=2)
     plain = {**fns, "image_fn": make_image_fn("decode|central_crop(4)|value_range(-1,1)")}
     one, two = joined(batches(source, fns, 4)), joined(batches(source, plain, 4))
     np.testing.assert_array_equal(one["index"], two["index"])
@@ -421,7 +421,7 @@ def test_wrong_arguments_fail_before_the_first_batch(fns, arguments, message):
         make_train_iterator(**{**defaults, **arguments})
 
 
-def test_pictures_of_many_sizes_without_a_resize_are_an_error(fns):
+def test_images_of_many_sizes_without_a_resize_are_an_error(fns):
     class Sizes(Patches):
         def __getitem__(self, index):
             return {**super().__getitem__(index), "image": np.zeros((4 + index, 4, 3), np.uint8)}

@@ -1,4 +1,4 @@
-"""Processes that prepare pictures: they outlive a signal that the run outlives, and not the run."""
+"""Processes that prepare images: they outlive a signal that the run outlives, and not the run."""
 
 import os
 import signal

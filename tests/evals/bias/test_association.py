@@ -87,13 +87,13 @@ WORDS = {
 
 
 def people():
-    """Ten women, ten men, and five pictures of nobody."""
+    """Ten women, ten men, and five images of nobody."""
     who = ["woman"] * 10 + ["man"] * 10 + ["none"] * 5
     return ListSource(record(i, gender=g) for i, g in enumerate(who))
 
 
 def look_like(*counts):
-    """For each word in turn, so many pictures that look like it."""
+    """For each word in turn, so many images that look like it."""
     words = [w for w, n in counts for _ in range(n)]
     return fixed_encode(np.array([WORDS[w] for w in words]), WORDS)
 
@@ -170,7 +170,7 @@ def test_association_of_a_model_that_sees_women_as_nurses():
     ]
 
 
-def test_too_few_pictures_of_a_group_are_no_number():
+def test_too_few_images_of_a_group_are_no_number():
     encode = fixed_encode(normal(0, 25, 3), WORDS)
     arguments = dict(by="gender", pairs=(("nurse", "doctor"),))
     few = make_association(people(), groups=("man", "woman"), min_count=11, **arguments)

@@ -216,7 +216,7 @@ def test_identical_groups_have_parity():
 
 
 def people():
-    """Twelve pictures, of which "unknown" and the empty one are in no group that is asked for."""
+    """Twelve images, of which "unknown" and the empty one are in no group that is asked for."""
     who = ["man"] * 4 + ["woman"] * 4 + ["", "", "child", "child"]
     return ListSource(
         record(i, work=("cook", "judge")[i % 2], gender=g, tone=(1, 1, -1)[i % 3])
@@ -239,7 +239,7 @@ def test_groups_are_read_from_columns():
     np.testing.assert_array_equal(found.counts, [4, 4, 0])
     found = read_groups(source, ("gender", "tone"), (("man", "woman"), (1, 5)))
     assert found.names == ("man_1", "man_5", "woman_1", "woman_5")
-    np.testing.assert_array_equal(found.counts, [3, 0, 3, 0])  # pictures 2 and 5 have no tone
+    np.testing.assert_array_equal(found.counts, [3, 0, 3, 0])  # images 2 and 5 have no tone
     found = read_groups(source, "tone", (-1, 1))  # a value that is not known makes no group
     np.testing.assert_array_equal(found.counts, [0, 8])
     found = read_groups(source, "tone", only={"gender": ("child",), "work": ("cook",)})
@@ -309,7 +309,7 @@ def test_one_group_of_all_is_zero_shot_classification():
             assert metrics["acc"] == metrics["acc_worst"] == zeroshot[key] > 0
 
 
-def test_pictures_of_unknown_class_count_nowhere():
+def test_images_of_unknown_class_count_nowhere():
     source = people()
     source.columns["work"][:3] = ""
     metrics = make_groups(source, label="work", by="gender")(look_like(["judge"] * 12)).metrics

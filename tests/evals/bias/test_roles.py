@@ -82,7 +82,7 @@ def test_gaps_are_the_differences_that_were_built_in():
 
 
 def test_identical_groups_have_no_gap_and_swapped_groups_the_opposite():
-    zimg = unit(np.repeat(normal(0, 30, 5), 2, axis=0))  # each picture once in each group
+    zimg = unit(np.repeat(normal(0, 30, 5), 2, axis=0))  # each image once in each group
     zroles = unit(normal(1, 3, 5))
     got = association_gaps(zimg, zroles, ROLES, GROUPS, scale=5.0)
     np.testing.assert_array_equal(got.gap, 0)
@@ -143,7 +143,7 @@ JOBS = {"cook": [1, 0], "judge": [0, 1], "walking": [0.5, 0.5]}
 
 
 def world(neutral=(0.5, 0.5), cook_by_woman=1.0):
-    """Six pictures a cell; `neutral` is how person pictures look, `cook_by_woman` of the female cooks
+    """Six images a cell; `neutral` is how person images look, `cook_by_woman` of the female cooks
     look like cooks and the others like judges."""
     records, rows = [], []
 
@@ -199,7 +199,7 @@ def test_a_fair_world_has_no_bias():
     assert metrics["association_roles"] == 2
 
 
-def test_neutral_pictures_that_look_like_men_show_as_representation_bias():
+def test_neutral_images_that_look_like_men_show_as_representation_bias():
     metrics = evaluate(*world(neutral=(0.4, 0.6))).metrics
     assert metrics["preference"] == metrics["preference_plain"] == 1
     assert metrics["representation"] == 0.5

@@ -1,4 +1,4 @@
-"""Pairs of pictures and texts: the authors' numbers, and examples counted by hand."""
+"""Pairs of images and texts: the authors' numbers, and examples counted by hand."""
 
 from pathlib import Path
 
@@ -75,11 +75,11 @@ def test_the_mmvp_evaluator_has_the_authors_average(case):
     assert result.metrics["pairs"] == 135
 
 
-# Cosines are scores[i, j] of picture i and text j: pictures are the rows, texts the axes.
+# Cosines are scores[i, j] of image i and text j: images are the rows, texts the axes.
 SCORES = {  # text, image, group right?
     "both": ([[0.9, 0.1], [0.2, 0.8]], (True, True)),
-    "text_only": ([[0.9, 0.8], [0.3, 0.4]], (True, False)),  # text 1 prefers picture 0
-    "image_only": ([[0.6, 0.7], [0.1, 0.9]], (False, True)),  # picture 0 prefers text 1
+    "text_only": ([[0.9, 0.8], [0.3, 0.4]], (True, False)),  # text 1 prefers image 0
+    "image_only": ([[0.6, 0.7], [0.1, 0.9]], (False, True)),  # image 0 prefers text 1
     "none": ([[0.1, 0.9], [0.8, 0.2]], (False, False)),
     "tied_texts": ([[0.5, 0.5], [0.2, 0.9]], (False, True)),
     "tied_pictures": ([[0.5, 0.2], [0.5, 0.9]], (True, False)),

@@ -54,13 +54,13 @@ def test_order_of_records_changes_nothing():
     np.testing.assert_array_equal(one, other)
 
 
-def test_every_picture_of_a_shared_caption_is_right():
+def test_every_image_of_a_shared_caption_is_right():
     source = ListSource([record(0, ["a"]), record(1, ["a"]), record(2, ["b"])])
     zimg = np.array([[0.6, 0.0, 0.8], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     encode = fixed_encode(zimg, {"a": [1.0, 0.1, 0], "b": [0.0, 1.0, 0]})
     metrics = make_retrieval(source, ks=(1, 2))(encode).metrics
     assert metrics["texts"] == 2
-    assert metrics["t2i_r1"] == 1.0  # the second picture is found for "a"
+    assert metrics["t2i_r1"] == 1.0  # the second image is found for "a"
     assert metrics["i2t_r1"] == 1.0
     assert metrics["t2i_r1_chance"] == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert metrics["i2t_r1_chance"] == pytest.approx(1 / 2)
@@ -75,9 +75,9 @@ def test_first_takes_one_caption_and_all_takes_all():
     every = make_retrieval(source, ks=(1,), captions="all")(encode).metrics
     assert (first["texts"], every["texts"]) == (2, 3)
     assert first["i2t_r1"] == 0.5  # "a" and "c" tie, and the first of them wins
-    assert every["i2t_r1"] == 0.5  # by "b", which is nearest to both pictures
-    assert first["t2i_r1"] == 0  # the picture without a caption is nearest to "a" and "c"
-    assert every["t2i_r1"] == pytest.approx(1 / 3)  # "b" finds its picture
+    assert every["i2t_r1"] == 0.5  # by "b", which is nearest to both images
+    assert first["t2i_r1"] == 0  # the image without a caption is nearest to "a" and "c"
+    assert every["t2i_r1"] == pytest.approx(1 / 3)  # "b" finds its image
     assert first["uncaptioned"] == every["uncaptioned"] == 1
 
 
@@ -101,7 +101,7 @@ def test_chance_is_what_a_random_order_reaches():
         assert chance_recall(counts, 8, k) == pytest.approx(np.mean(hits), abs=0.02)
 
 
-def test_details_show_found_pictures_and_which_are_right():
+def test_details_show_found_images_and_which_are_right():
     source = ListSource(record(i, [f"t{i}"]) for i in range(8))
     zimg = normal(0, 8, 8)
     encode = fixed_encode(zimg, {f"t{i}": zimg[i] for i in range(8)})

@@ -78,7 +78,7 @@ ANIMALS = ("cat", "dog", "emu", "fox", "gnu", "hen")
 
 
 def one_hot_case(wrong=()):
-    """Twelve pictures, two of each animal; those in `wrong` look like the next animal."""
+    """Twelve images, two of each animal; those in `wrong` look like the next animal."""
     labels = np.arange(12) % 6
     source = ListSource(record(i, name=ANIMALS[labels[i]]) for i in range(12))
     shown = np.array([(label + (i in wrong)) % 6 for i, label in enumerate(labels)])
@@ -185,7 +185,7 @@ def test_details_are_what_the_report_draws():
     assert (pixels[-1, -1] == 255).all()  # transparent is white
 
 
-def test_the_same_seed_shows_the_same_pictures():
+def test_the_same_seed_shows_the_same_images():
     source, encode = one_hot_case()
     shown = [
         make_zeroshot(source, label="name", num_examples=4, seed=s)(encode).details

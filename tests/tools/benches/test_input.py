@@ -20,7 +20,7 @@ def test_each_number_of_threads_and_processes_has_its_speed(capsys):
     assert "512 JPEGs of " in capsys.readouterr().out
 
 
-def test_ours_makes_pictures_of_the_size_as_bytes():
+def test_ours_makes_images_of_the_size_as_bytes():
     contestant = input._ours(input.Photos(), arguments(), 1, 0)
     batch = next(contestant.batches)
     contestant.close()

@@ -1,4 +1,4 @@
-"""How the embedded data set is put together: what a name says, which pictures are the same."""
+"""How the embedded data set is put together: what a name says, which images are the same."""
 
 import numpy as np
 import pytest
@@ -48,36 +48,36 @@ def test_mirrored_alias_is_drawn_mirrored():
         packages.icon_svg(icons, "again")
 
 
-def picture(value):
+def image(value):
     return np.full((4, 4, 4), (value, value, value, 255), np.uint8)
 
 
-def test_equal_pictures_share_a_number_and_near_ones_within_an_emoji():
+def test_equal_images_share_a_number_and_near_ones_within_an_emoji():
     drawing = packages.Drawing
     drawings = {
-        "one": [drawing(0, picture(10)), drawing(1, picture(10)), drawing(2, picture(90))],
-        "two": [drawing(0, picture(11)), drawing(1, picture(50)), drawing(3, picture(91))],
+        "one": [drawing(0, image(10)), drawing(1, image(10)), drawing(2, image(90))],
+        "two": [drawing(0, image(11)), drawing(1, image(50)), drawing(3, image(91))],
     }
-    assert build.number_pictures(drawings) == [0, 0, 2, 0, 4, 5]
+    assert build.number_images(drawings) == [0, 0, 2, 0, 4, 5]
 
 
-def test_concepts_that_share_a_picture_are_one_family():
+def test_concepts_that_share_a_image_are_one_family():
     family = build.join_concepts(list("dcbae"), [0, 1, 0, 1, 2])
     assert family == {"a": "a", "c": "a", "b": "b", "d": "b", "e": "e"}
     chain = build.join_concepts(list("abbccd"), [0, 0, 1, 1, 2, 2])
     assert set(chain.values()) == {"a"}
 
 
-def test_packed_pictures_come_back(tmp_path, monkeypatch):
+def test_packed_images_come_back(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (3, emoji.SIZE, emoji.SIZE, 4), np.uint8)
-    pictures[:, :20] = 0
-    pictures = packages.clean(pictures)
-    black = pictures * np.uint8([0, 0, 0, 1])
-    for style, expected in (("noto", pictures), ("fluent-hc", black), ("fluent-3d", pictures)):
-        build.pack_pictures(tmp_path, style, list(expected))
+    images = rng.integers(0, 256, (3, emoji.SIZE, emoji.SIZE, 4), np.uint8)
+    images[:, :20] = 0
+    images = packages.clean(images)
+    black = images * np.uint8([0, 0, 0, 1])
+    for style, expected in (("noto", images), ("fluent-hc", black), ("fluent-3d", images)):
+        build.pack_images(tmp_path, style, list(expected))
         monkeypatch.setattr(emoji, "PACK", tmp_path)
-        found = emoji._load_pictures.__wrapped__(style)
+        found = emoji._load_images.__wrapped__(style)
         np.testing.assert_array_equal(found[..., 3], expected[..., 3])
         if style != "fluent-3d":  # WebP keeps the colours only nearly
             np.testing.assert_array_equal(found, expected)

@@ -21,9 +21,9 @@ def test_colours_follow_the_class_as_often_as_asked():
 def test_a_painted_digit_is_white_on_its_colour():
     ink = np.zeros((1, 8, 8))
     ink[0, 2, 3] = 1.0
-    picture = biased_digits.paint(ink, np.array([4]))[0]
-    np.testing.assert_allclose(picture[2, 3], 1.0)
-    np.testing.assert_allclose(picture[0, 0], biased_digits.colours()[4])
+    image = biased_digits.paint(ink, np.array([4]))[0]
+    np.testing.assert_allclose(image[2, 3], 1.0)
+    np.testing.assert_allclose(image[0, 0], biased_digits.colours()[4])
 
 
 def test_moving_keeps_the_ink_within_a_pixel():

@@ -9,12 +9,12 @@ def test_ranks_are_those_of_a_plain_loop():
     random = np.random.default_rng(0)
     train, queries = random.normal(size=(60, 5)), random.normal(size=(40, 5))
     train_names = random.choice(list("abcdefgh"), 60)
-    names = random.choice(list("abcdefghxyz"), 40)  # x, y and z have no training picture
+    names = random.choice(list("abcdefghxyz"), 40)  # x, y and z have no training image
     expected = []
     for query, name in zip(queries, names, strict=True):
         nearest = {}
-        for picture, other in zip(train, train_names, strict=True):
-            distance = float(np.sum((picture - query) ** 2))
+        for image, other in zip(train, train_names, strict=True):
+            distance = float(np.sum((image - query) ** 2))
             nearest[other] = min(distance, nearest.get(other, np.inf))
         known = name in nearest
         expected.append(sorted(nearest, key=nearest.get).index(name) if known else len(nearest))
@@ -48,5 +48,5 @@ def get_config():
     print_baseline(path)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["same"]
-    # A picture is its own nearest neighbour; at 8 pixels some emoji look the same.
+    # A image is its own nearest neighbour; at 8 pixels some emoji look the same.
     assert float(lines[1].split()[4].rstrip("%")) > 95

@@ -16,7 +16,7 @@ STEPS = range(1, 21)
 
 
 def batches_of(rows):
-    """The batches that a host with these rows embeds, and how many pictures it prepared for them."""
+    """The batches that a host with these rows embeds, and how many images it prepared for them."""
     batches, prepared = [], []
     encoder = make_encoder(
         embed_image=lambda _, x: batches.append(x) or np.ones((len(x), 2)),
@@ -32,7 +32,7 @@ def batches_of(rows):
     return np.stack(batches), len(prepared)
 
 
-def test_hosts_prepare_their_own_pictures_and_together_all():
+def test_hosts_prepare_their_own_images_and_together_all():
     (all_rows, count), (first, half), (second, rest) = map(batches_of, (None, [0, 3], [1, 2]))
     np.testing.assert_array_equal(first + second, all_rows)
     assert np.all(first[:, [1, 2]] == 0)

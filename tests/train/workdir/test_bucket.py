@@ -228,7 +228,7 @@ def test_a_missing_gcsfs_is_said(monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_killed_at_random_end_as_if_they_had_never_been(environ, tmp_path):
-    """The real command on two hosts that share nothing but the bucket; their pictures come from processes."""
+    """The real command on two hosts that share nothing but the bucket; their images come from processes."""
     flags = ["--config.checkpoint.every=4 steps"]
     pod.finish(*pod.start_pod(tmp_path / "a", "gs://bucket/pod_a", environ=environ, flags=flags))
     flags = [*flags, "--config.data.num_workers=1"]

@@ -506,7 +506,7 @@ def test_a_skipped_step_is_no_reason_to_stop_but_many_in_a_row_are(metrics, heal
 
 
 class Poisoned(Squares):
-    """Squares whose pictures cannot be decoded, or have no caption, as `spoil` says."""
+    """Squares whose images cannot be decoded, or have no caption, as `spoil` says."""
 
     def __init__(self, spoil):
         super().__init__()
@@ -516,7 +516,7 @@ class Poisoned(Squares):
         return self.spoil(i, super().__getitem__(i))
 
 
-def _broken_picture(i, record):
+def _broken_image(i, record):
     return {**record, "image": b"\x89PNG, but no more"} if i == 7 else record
 
 
@@ -525,7 +525,7 @@ def _no_caption(i, record):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spoil", [_broken_picture, _no_caption])
+@pytest.mark.parametrize("spoil", [_broken_image, _no_caption])
 def test_a_bad_record_is_replaced_logged_and_named_at_the_end(tmp_path, monkeypatch, capsys, spoil):
     monkeypatch.setitem(SOURCES, "squares", lambda: Poisoned(spoil))
     train(without_evals(data__max_bad_share=0.1), tmp_path, command="")
@@ -541,7 +541,7 @@ def test_a_bad_record_is_replaced_logged_and_named_at_the_end(tmp_path, monkeypa
 
 @pytest.mark.slow
 def test_a_share_of_bad_records_stops_the_run_and_what_was_saved_stays(tmp_path, monkeypatch):
-    monkeypatch.setitem(SOURCES, "squares", lambda: Poisoned(_broken_picture))
+    monkeypatch.setitem(SOURCES, "squares", lambda: Poisoned(_broken_image))
     train(without_evals(data__max_bad_share=0.5, checkpoint__every="2 steps"), tmp_path, command="")
     bad = lambda i, record: {**record, "image": b""}  # noqa: E731
     monkeypatch.setitem(SOURCES, "squares", lambda: Poisoned(bad))
