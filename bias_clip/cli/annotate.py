@@ -11,13 +11,13 @@ then scores, then the model, then the captions; `--merge` says who is believed. 
 
 import argparse
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bias_clip.cli.shared.choices import BOTH, MERGE_RULES
 from bias_clip.cli.shared.flags import Parser, add_source, read_call, run_tool
+from bias_clip.core.json_object import to_json
 from bias_clip.core.write import write_file
 
 
@@ -73,7 +73,7 @@ def write_report(path: Path, folder: Path) -> str:
     found = report.statistics(counts, names)
     text = report.to_text(found)
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "statistics.json", json.dumps(found, indent=1))
+    write_file(folder / "statistics.json", to_json(found, indent=1))
     write_file(folder / "statistics.txt", text + "\n")
     write_file(folder / "annotations.html", render_annotations(found))
     return text

@@ -1,10 +1,20 @@
-"""A small JSON file that may have been cut, damaged or swapped: an object, or an error that names it."""
+"""Small JSON files: written so that every reader takes them, read as an object or an error that names them."""
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _SHOWN = 60  # characters of a file in a message
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Returns a value as JSON; numbers that are not finite become null.
+
+    Python's own writer makes NaN and Infinity of them, which no other reader takes.
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def read_object(path: Path, *, advice: str) -> dict[str, Any]:
@@ -34,3 +44,11 @@ def parse_object(content: bytes, where: str, *, advice: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{expected}; {advice}.")
     return value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -82,6 +82,8 @@ def read_evals(folder: Path) -> dict[str, dict]:
                 )
     place = {name: i for i, name in enumerate(order)}
     names = sorted(found, key=lambda name: (place.get(name, len(place)), name))
+    for record in found.values():  # null is how JSON says that a metric has no number
+        record["metrics"] = {k: np.nan if v is None else v for k, v in record["metrics"].items()}
     results = {name: EvalResult(found[name]["metrics"], found[name]["details"]) for name in names}
     return {name: found[name] for name in by_importance(results)}
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from bias_clip.core.json_object import to_json
 from bias_clip.core.storage import write_whole, writing
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import make_source
@@ -81,6 +82,8 @@ def flat_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
 def write_results(directory: Path, step: int, results: Mapping[str, EvalResult]) -> None:
     """Writes `<evaluator>.json` with step, metrics and details for each result, on one process only.
 
+    A metric without a number is null: JSON has no NaN.
+
     Raises:
       NotSavedError: a file cannot be written.
     """
@@ -90,7 +93,7 @@ def write_results(directory: Path, step: int, results: Mapping[str, EvalResult])
         directory.mkdir(parents=True, exist_ok=True)
     for name, result in results.items():
         record = {"step": step, "metrics": result.metrics, "details": result.details}
-        write_whole(directory / f"{name}.json", json.dumps(record))
+        write_whole(directory / f"{name}.json", to_json(record))
 
 
 def make_evaluators(

@@ -1,9 +1,12 @@
 import json
+import math
 
 import numpy as np
 import pytest
 
 from bias_clip.evals import EVALUATORS, EvalResult, make_evaluator
+from bias_clip.report.run_read import read_evals
+from bias_clip.train.evaluation import write_results
 from tests.evals.cases import ListSource, fixed_encode, normal, record
 
 BY = {"by": "gender", "groups": ("man", "woman")}
@@ -68,3 +71,16 @@ def test_unknown_names_and_arguments_list_the_valid_ones():
         make_evaluator("zeroshot", source, lable="name")
     with pytest.raises(ValueError, match=r"lacks \['label'\]"):
         make_evaluator("zeroshot", source)
+
+
+def test_results_are_json_that_every_reader_takes(tmp_path):
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    result = EvalResult({"acc1": 1.0, "acc5": float("nan")}, {"kind": "zeroshot", "examples": []})
+    write_results(tmp_path / "evals", 1, {"pets": result})
+    text = (tmp_path / "evals" / "pets.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["metrics"] == {"acc1": 1.0, "acc5": None}
+    read = read_evals(tmp_path)["pets"]["metrics"]
+    assert read["acc1"] == 1
+    assert math.isnan(read["acc5"])

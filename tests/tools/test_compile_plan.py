@@ -161,7 +161,8 @@ def run_tool(*arguments, **variables):
     return subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, **variables},
+        # The config of these tests imports `tests`, which lies at the root of the checkout.
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
         text=True,
         check=False,

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bias_clip.core.json_object import to_json
 from bias_clip.core.launching import RUN_AGAIN
 
 
@@ -101,7 +101,7 @@ def write_json(path: Path, value: Any) -> None:
     """
     from bias_clip.core.storage import write_whole
 
-    write_whole(path, json.dumps(value, indent=2) + "\n")
+    write_whole(path, to_json(value, indent=2) + "\n")
 
 
 def say(text: str) -> None:

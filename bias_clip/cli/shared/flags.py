@@ -7,14 +7,13 @@ imported by the work, after the command line has been read.
 
 import argparse
 import ast
-import json
-import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bias_clip.core.extras import what_is_missing
+from bias_clip.core.json_object import to_json
 from bias_clip.core.write import write_file
 
 _JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
@@ -149,7 +148,7 @@ def show(text: str, numbers: Any, path: str | None) -> None:
 
 def write_json(numbers: Any, path: str) -> None:
     """Writes JSON to a file, or to stdout for "-"; numbers that are not finite become null."""
-    content = json.dumps(_finite(numbers), indent=2, allow_nan=False) + "\n"
+    content = to_json(numbers, indent=2) + "\n"
     if path == "-":
         print(content, end="")
     else:
@@ -221,11 +220,3 @@ def read_set(words: Sequence[str]) -> list[str]:
     """
     pairs = read_pairs(words, flag="--set", example="'total=1_000 steps'")
     return [f"{key}={text}" for key, text in pairs.items()]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,12 +10,15 @@ from jaxtyping import Bool, Int
 from bias_clip.data.records import missing
 from bias_clip.data.sources import Source, column
 
+_JOINTS = ("_", " & ", " | ")  # between the values of several columns in the name of a group
+
 
 class Groups(NamedTuple):
     """The groups of a source.
 
     Attributes:
-      names: names of the groups; values of several columns are joined by "_".
+      names: distinct names of the groups; values of several columns are joined by "_", or by the
+        first of `_JOINTS` that keeps the names apart.
       of_record: the group of each record, -1 for a record in no group.
     """
 
@@ -50,7 +53,8 @@ def read_groups(
       keep: mask of the records that may be in a group; None for all.
 
     Raises:
-      ValueError: an unknown column, values listed twice, no record in any group.
+      ValueError: an unknown column, values listed twice, no record in any group, groups that no
+        name tells apart.
     """
     names = [by] if isinstance(by, str) else list(by)
     listed = [groups] if isinstance(by, str) else groups
@@ -70,7 +74,7 @@ def read_groups(
         raise ValueError(
             f"no record is in a group of {names}: values asked for are {labels}, {only=}."
         )
-    return Groups(tuple("_".join(parts) for parts in itertools.product(*labels)), index)
+    return Groups(_group_names(labels), index)
 
 
 def rows_where(source: Source, only: Mapping[str, Sequence[Any]] | None) -> Bool[np.ndarray, " n"]:
@@ -92,6 +96,19 @@ def rows_where(source: Source, only: Mapping[str, Sequence[Any]] | None) -> Bool
 def known(values: np.ndarray) -> Bool[np.ndarray, " n"]:
     """Where a value is known: not the empty string, None, NaN or a negative number."""
     return ~missing(values, codes=True)
+
+
+def _group_names(labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """One name per combination of values. Metrics are kept by name, so equal names would lose some."""
+    for joint in _JOINTS:
+        names = tuple(joint.join(parts) for parts in itertools.product(*labels))
+        if len(set(names)) == len(names):
+            return names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    raise ValueError(
+        f"{len(twice)} names stand for several groups, such as {twice[:3]}; expected values that stay "
+        "distinct as text: rename some, or list those to count in `groups`."
+    )
 
 
 def _places(

@@ -13,7 +13,7 @@ from bias_clip.evals.bias.scores import share
 from bias_clip.evals.encode import Encode
 from bias_clip.evals.metrics import Description, Metric, count
 from bias_clip.evals.prompts import prompt_embeddings, word_prompts
-from bias_clip.evals.quality.zeroshot import distinct_names, label_pairs
+from bias_clip.evals.quality.zeroshot import distinct_names, label_pairs, one_class_each
 from bias_clip.evals.ranking import best_ranks
 from bias_clip.evals.results import EvalResult, or_none
 
@@ -212,6 +212,8 @@ def make_groups(
     rows = found.of_record >= 0
     names = distinct_names(values[known(values)], label, form, None) if classes is None else classes
     targets = label_pairs(values[rows], names, form, None)[1]
+    names, place = one_class_each(names, form)
+    targets = place[targets]
     prompts = [[form(text) for text in texts] for texts in word_prompts(names, templates)]
 
     def evaluate(encode: Encode) -> EvalResult:

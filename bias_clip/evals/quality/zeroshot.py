@@ -122,7 +122,8 @@ def make_zeroshot(
       source: images with a column `label` of class names, or of integers into `classes`.
       label: name of the column; "name" of the emoji has about 3,900 classes.
       templates: a name in `TEMPLATES`, or strings with one "{}"; their prompts are averaged per class.
-      classes: names to choose from; by default the distinct values of the column.
+      classes: names to choose from; by default the distinct values of the column. Names with one
+        prompt are one class, see `one_class_each`.
       class_source: source whose column gives the classes, so that a part of a data set is classified
         among the labels of the whole.
       canonical: prompts without punctuation, in lower case; names that become equal are one class.
@@ -144,6 +145,8 @@ def make_zeroshot(
         among = values if class_source is None else column(class_source, label)
         classes = distinct_names(among, label, form, separator)
     rows, columns = label_pairs(values, classes, form, separator)
+    classes, place = one_class_each(classes, form)
+    rows, columns = np.unique(np.stack([rows, place[columns]]), axis=1)  # "dog|Dog" is one label
     prompts = [form(template.replace("{}", name)) for name in classes for template in formats]
     shown = spread(len(source), num_examples, seed=seed)
     images = [thumbnail(source[int(i)]) for i in shown]
@@ -195,6 +198,29 @@ def distinct_names(
             f"column {label!r} holds {values.dtype} and no names; give classes, which it indexes."
         )
     return sorted({form(part) for value in values for part in _split(value, separator)})
+
+
+def one_class_each(
+    classes: Sequence[str], form: Callable[[str], str]
+) -> tuple[list[str], Int[np.ndarray, " c"]]:
+    """Classes whose names `form` makes equal have the same prompts: no model tells them apart.
+
+    Without this, the first of them would take the images of all, and chance would be too low.
+
+    Returns:
+      the first name of each set of equal ones, in the given order, and the place of every given class
+      among these.
+    """
+    places: dict[str, int] = {}
+    firsts: list[str] = []
+    place = np.zeros(len(classes), np.int64)
+    for i, name in enumerate(classes):
+        key = form(name)
+        if key not in places:
+            places[key] = len(firsts)
+            firsts.append(name)
+        place[i] = places[key]
+    return firsts, place
 
 
 def label_pairs(

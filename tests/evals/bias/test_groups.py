@@ -246,6 +246,29 @@ def test_groups_are_read_from_columns():
     np.testing.assert_array_equal(np.flatnonzero(found.of_record >= 0), [10])
 
 
+def test_groups_whose_joined_names_would_collide_keep_their_own_metric():
+    skin, age = ("mid_dark", "mid_dark", "mid", "mid"), ("old", "old", "dark_old", "dark_old")
+    source = ListSource(
+        record(i, work=work, skin=skin[i], age=age[i])
+        for i, work in enumerate(("cook", "judge", "cook", "judge"))
+    )
+    encode = look_like(("cook", "judge", "judge", "cook"))
+    metrics = make_groups(source, label="work", by=("skin", "age"))(encode).metrics
+    of = {key: value for key, value in metrics.items() if key.startswith("acc_of_")}
+    assert len(of) == metrics["groups"] == 4
+    assert (of["acc_of_mid_dark & old"], of["acc_of_mid & dark_old"]) == (1, 0)
+
+
+def test_groups_that_no_name_tells_apart_are_refused():
+    names = ("x", "x_y", "x & y", "x | y"), ("z", "y_z", "y & z", "y | z")
+    source = ListSource(record(i, first=names[0][i], second=names[1][i]) for i in range(4))
+    with pytest.raises(ValueError, match=r"several groups, such as .*'x \| y \| z'"):
+        read_groups(source, ("first", "second"))
+    mixed = ListSource(record(i, code=code) for i, code in enumerate(("1", 1)))
+    with pytest.raises(ValueError, match=r"several groups, such as .*'1'"):
+        read_groups(mixed, "code", ("1", 1))
+
+
 def test_columns_that_cannot_make_groups_are_refused():
     source = people()
     with pytest.raises(ValueError, match="'sex'"):

@@ -127,12 +127,33 @@ def test_integer_labels_index_the_classes():
         make_zeroshot(source, label="kind", classes=ANIMALS[:3])
 
 
-def test_of_equal_names_in_a_given_list_the_first_is_the_class():
+def test_equal_names_in_a_given_list_are_one_class():
     source = ListSource([record(0, name="crane"), record(1, name="owl")])
     encode = fixed_encode(np.eye(2), {"crane": np.eye(2)[0], "owl": np.eye(2)[1]})
     metrics = make_zeroshot(source, label="name", classes=("crane", "owl", "crane"))(encode).metrics
     assert metrics["acc1"] == 1
-    assert metrics["classes"] == 3
+    assert metrics["classes"] == 2
+    assert metrics["chance"] == 1 / 2
+    by_index = ListSource([record(0, kind=2), record(1, kind=1)])  # the second crane, and the owl
+    classes = ("crane", "owl", "crane")
+    indexed = make_zeroshot(by_index, label="kind", classes=classes)(encode).metrics
+    assert (indexed["acc1"], indexed["classes"]) == (1, 2)
+
+
+def test_names_with_one_prompt_are_one_class_and_chance_says_so():
+    names = ("C++", "C#", "C")
+    source = ListSource(record(i, name=name) for i, name in enumerate(names))
+    encode = fixed_encode(np.eye(3), {"c": np.ones(3)})
+    for classes in (names, None):
+        metrics = make_zeroshot(source, label="name", classes=classes)(encode).metrics
+        assert (metrics["classes"], metrics["chance"], metrics["acc1"]) == (1, 1, 1)
+    told_apart = fixed_encode(np.eye(3), {name: np.eye(3)[i] for i, name in enumerate(names)})
+    metrics = make_zeroshot(source, label="name", canonical=False)(told_apart).metrics
+    assert (metrics["classes"], metrics["acc1"]) == (3, 1)
+    twice = ListSource([record(0, name="Dog|dog"), record(1, name="cat")])
+    encode = fixed_encode(np.eye(2), {"dog": np.eye(2)[0], "cat": np.eye(2)[1]})
+    metrics = make_zeroshot(twice, label="name", separator="|")(encode).metrics
+    assert metrics["chance"] == 1 / 2
 
 
 def test_canonical_prompts_have_no_punctuation_and_equal_names_are_one_class():
