@@ -32,7 +32,10 @@ GCS = ["gcsfs>=2025.3"]  # runs and data in buckets of Google Cloud Storage
 S3 = ["s3fs>=2025.3"]  # data in buckets of Amazon S3, and of what speaks its protocol
 HUB = ["huggingface_hub>=1.0"]  # hf://owner/name, weights of the Hugging Face Hub
 HTTP = ["aiohttp>=3.9", "fsspec>=2025.3"]  # data on web servers
+# Near copies of images, and languages of captions: measures for filters.
+QUALITY = ["imagehash>=4.3", "py3langid>=0.3"]
 TEST = [
+    *QUALITY,
     *GCS,  # tests/train/workdir/bucket.py is the bucket
     *S3,
     *HTTP,
@@ -88,6 +91,7 @@ setup(
         "s3": S3,
         "http": HTTP,
         "hub": HUB,
+        "quality": QUALITY,
         "cuda": ["jax[cuda12]>=0.10"],
         "experiments": ["matplotlib>=3.9", "optax>=0.2.8", "scikit-learn>=1.5", "tqdm>=4.66"],
         "build": ["resvg-py>=0.2"],  # renders the embedded data set again

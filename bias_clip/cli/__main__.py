@@ -23,7 +23,10 @@ TOOLS = (
     "report",
     "sweep",
     "annotate",
+    "measure",
+    "filter",
     "balance",
+    "compare_weights",
     "exposure_bias",
     "embed",
     "cluster",
@@ -36,6 +39,8 @@ TOOLS = (
     "launch",
     "configs",
 )
+# Of what is in the folder `curate`: they make data better, or hand it on.
+_CURATE = ("measure", "filter", "compare_weights")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,9 +63,9 @@ def call(tool: str, words: Sequence[str]) -> None:
 
 def module_of(tool: str) -> str:
     """Returns the module that has a tool's `main`."""
-    return {"train": "bias_clip.train.__main__", "launch": "bias_clip.cli.launch.__main__"}.get(
-        tool, f"bias_clip.cli.{tool}"
-    )
+    if tool == "train":
+        return "bias_clip.train.__main__"
+    return f"bias_clip.cli.{_file_of(tool).removesuffix('.py').replace('/', '.')}"
 
 
 def make_parser() -> Parser:
@@ -82,9 +87,15 @@ def first_line(tool: str) -> str:
     """Returns what a command says of itself; its file is read, not run."""
     if tool == "train":
         return "Trains a model by a config; resumes, evaluates, and writes a report."
-    name = "launch/__main__.py" if tool == "launch" else f"{tool}.py"
-    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
+    text = (Path(__file__).parent / _file_of(tool)).read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+
+
+def _file_of(tool: str) -> str:
+    """The file of a tool, within this folder."""
+    if tool == "launch":
+        return "launch/__main__.py"
+    return f"curate/{tool}.py" if tool in _CURATE else f"{tool}.py"
 
 
 def _run(package: str) -> None:

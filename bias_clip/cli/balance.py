@@ -55,8 +55,11 @@ def balance(args: argparse.Namespace) -> dict[str, Any]:
     problem = read_problem(args)
     rows = read_manifest(args.annotations, kind=weights.ANNOTATIONS)["rows"]
     utility = read_utility(args)
+    kept = None if args.filter is None else weights.read_filter(args.annotations, args.filter)
     with tqdm(total=2 * rows, unit=" examples", disable=None, desc="counting") as bar:
-        counted = weights.count_annotations(args.annotations, problem, utility, on_rows=bar.update)
+        counted = weights.count_annotations(
+            args.annotations, problem, utility, kept=kept, on_rows=bar.update
+        )
         problem = weights.release_rare(problem, counted.table, args.min_per_side)
         bar.set_description(f"solving {len(counted.table.counts):,} distinct rows")
         solution = solve_problem(counted, problem, args.min_retained)
@@ -110,6 +113,7 @@ def make_parser() -> Parser:
     add("--tolerance", choices=TOLERANCES, default="prevalence", help="unit of --eps")
     add("--unknown", choices=UNKNOWNS, default="masked", help="rows where an attribute is unknown")
     add("--utility", nargs="+", metavar="[FILE] COLUMN", help="of the table, or of a Parquet file")
+    add("--filter", type=Path, metavar="FILE", help="a table of filter; dropped rows get weight 0")
     add("--buckets", type=int, default=64, help="of a utility of more distinct values than that")
     add("--min-per-side", type=int, default=0, help="free labels rarer in or outside a group")
     add("--min-retained", type=float, default=0.1, help="least share left of a group or label")

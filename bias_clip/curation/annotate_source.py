@@ -1,32 +1,19 @@
-"""Annotates a source shard by shard, with bounded memory; an interrupted run can continue.
-
-Shards are tables in `<path>.shards`; finished shards of the same plan are kept. At the end they become
-one table, and the folder is deleted.
-"""
+"""Annotates a source by one or several annotators, shard by shard; see `sharded_table`."""
 
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bias_clip.core.plans import check_same_plan
 from bias_clip.curation.captions import Annotations, Names, check_names, merge_annotations
+from bias_clip.curation.sharded_table import read_range, write_sharded
 from bias_clip.data.bad_records import captions
-from bias_clip.data.records import Source, attributes, read_record
-from bias_clip.data.tables import (
-    KEY,
-    manifest_path,
-    read_manifest,
-    read_table,
-    write_shards,
-    write_table,
-)
+from bias_clip.data.records import Record, Source, attributes
+from bias_clip.data.tables import KEY
 
 KIND = "annotations"
-SHARD_KIND = "shard of annotations"
 
 
 class Shard(NamedTuple):
@@ -79,30 +66,22 @@ def annotate_source(
     Raises: ValueError for a table or shards of another plan, more than `max_broken` broken records,
       ids that come twice, and names that two kinds of columns share.
     """
-    path, plan = Path(path), _plan(annotators, about, rule, len(source))
-    folder = path.with_name(path.name + ".shards")
-    if manifest_path(path).exists():
-        done = read_manifest(path, kind=KIND)
-        _check_plan(path, done, plan)
-        shutil.rmtree(folder, ignore_errors=True)  # where it was stopped just before this
-        on_rows(len(source))
-        return done
-    starts = range(0, len(source), shard_rows)
-    parts = [folder / f"{start:012d}.parquet" for start in starts]
-    broken: dict[str, str] = {}
-    for start, part in zip(starts, parts, strict=True):
-        rows = range(start, min(start + shard_rows, len(source)))
-        own = {**plan, "first": rows.start, "stop": rows.stop}
-        if not manifest_path(part).exists():
-            _write_shard(source, part, rows, annotators, rule, own)
-        made = read_manifest(part, kind=SHARD_KIND)
-        _check_plan(folder, made, own)
-        broken |= made["broken"]
-        _check_broken(broken, max_broken)
-        on_rows(len(rows))
-    manifest = write_shards(path, _read(parts), {"kind": KIND, **plan, "broken": broken})
-    shutil.rmtree(folder)
-    return manifest
+    plan = _plan(annotators, about, rule, len(source))
+
+    def make(rows: range) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        return _annotate_rows(source, rows, annotators, rule, plan)
+
+    return write_sharded(
+        path,
+        plan,
+        make,
+        kind=KIND,
+        records=len(source),
+        shard_rows=shard_rows,
+        max_broken=max_broken,
+        verb="annotate",
+        on_rows=on_rows,
+    )
 
 
 def union(names: Sequence[Names]) -> Names:
@@ -132,58 +111,23 @@ def _plan(
     return json.loads(json.dumps(plan))
 
 
-def _check_plan(path: Path, made: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-    check_same_plan(
-        f"{path} was made with another plan",
-        {key: made.get(key) for key in plan},
-        plan,
-        advice="Delete it to annotate again, or write elsewhere.",
-    )
-
-
-def _write_shard(
+def _annotate_rows(
     source: Source,
-    path: Path,
     rows: range,
     annotators: Sequence[Annotator],
     rule: str,
     plan: Mapping[str, Any],
-) -> None:
-    shard, broken = _load(source, rows)
-    names = [name for kind in ("attributes", "labels", "proxies") for name in plan[kind]]
-    if not len(shard.ids):
-        raise ValueError(f"no record of {rows} can be read: {list(broken.values())[:3]}.")
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    found = read_range(source, rows, _without_image)
+    if not found.rows:
+        return {}, found.broken
+    ids, texts, given = zip(*found.taken, strict=True)
+    shard = Shard(np.asarray(ids), list(texts), list(given), found.rows)
     merged = merge_annotations(*(a.annotate(shard) for a in annotators), rule=rule)
-    columns = {KEY: shard.ids, **{name: merged[name] for name in names}}
-    write_table(path, columns, {"kind": SHARD_KIND, **plan, "broken": broken})
+    names = [name for kind in ("attributes", "labels", "proxies") for name in plan[kind]]
+    return {KEY: shard.ids, **{name: merged[name] for name in names}}, found.broken
 
 
-def _load(source: Source, rows: range) -> tuple[Shard, dict[str, str]]:
-    shard, broken = Shard(np.asarray([]), [], [], []), {}
-    ids = []
-    for row in rows:
-        try:
-            record = read_record(source, row)
-            texts = captions(record)
-        except ValueError as error:  # what the pipeline counts and replaces
-            broken[str(row)] = str(error)
-            continue
-        ids.append(record[KEY])
-        shard.captions.append(texts)
-        shard.attributes.append(attributes(record))
-        shard.rows.append(row)
-    return shard._replace(ids=np.asarray(ids)), broken
-
-
-def _check_broken(broken: Mapping[str, str], most: int) -> None:
-    if len(broken) > most:
-        row, reason = next(iter(broken.items()))
-        raise ValueError(
-            f"{len(broken)} records cannot be read, {most} are allowed. The first is {row}: {reason}. "
-            "Repair the data, or allow more."
-        )
-
-
-def _read(parts: Sequence[Path]) -> Iterator[dict[str, np.ndarray]]:
-    for part in parts:
-        yield read_table(part, kind=SHARD_KIND).columns
+def _without_image(record: Record) -> tuple[str, Sequence[str], dict[str, Any]]:
+    texts = captions(record)
+    return record[KEY], texts, attributes(record)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int8, Int64
+from jaxtyping import Bool, Float, Int8, Int64
 
 from bias_clip.balancing import (
     CountTable,
@@ -31,6 +31,7 @@ from bias_clip.core.plans import check_same_plan
 from bias_clip.curation.annotate_source import KIND as ANNOTATIONS
 from bias_clip.curation.captions import Names
 from bias_clip.curation.given import read_scores
+from bias_clip.curation.quality.kept import read_kept
 from bias_clip.data.tables import (
     KEY,
     SHOWN,
@@ -43,6 +44,7 @@ from bias_clip.data.tables import (
 )
 
 KIND = "weights"
+NO_CELL = -1  # of a row that a filter dropped
 OF_ANNOTATIONS = ("ids_sha256", "file_sha256", "rows", "source")  # their entry in the manifest
 
 _PLAN = ("config", "annotations")  # entries of the manifest on which the weights depend
@@ -63,12 +65,24 @@ class Utility(NamedTuple):
     about: dict[str, Any]
 
 
+class Kept(NamedTuple):
+    """Which annotated examples a filter keeps, in the order of the annotations, and its origin."""
+
+    rows: Bool[np.ndarray, " n"]
+    about: dict[str, Any]
+
+
 class Counted(NamedTuple):
-    """The distinct rows of a table of annotations, its manifest, and the utility they include."""
+    """The distinct rows of a table of annotations, its manifest, and the utility they include.
+
+    Attributes:
+      kept: if given, only the rows that a filter keeps are counted; the others get weight 0.
+    """
 
     table: CountTable
     annotations: dict[str, Any]
     utility: Utility | None
+    kept: Kept | None = None
 
 
 class Drawn(NamedTuple):
@@ -146,9 +160,10 @@ def count_annotations(
     problem: Problem,
     utility: Utility | None = None,
     *,
+    kept: Kept | None = None,
     on_rows: OnRows = lambda rows: None,
 ) -> Counted:
-    """Counts the distinct rows in the columns of the problem.
+    """Counts the distinct rows, of those that a filter keeps, in the columns of the problem.
 
     Raises: ValueError for columns that the table does not have, or with values other than 1, 0, -1.
     """
@@ -158,11 +173,24 @@ def count_annotations(
         raise ValueError(f"{both} are attributes and labels at once; name them as one of the two.")
     _check_present(path, [*problem.attributes, *problem.labels], manifest)
     tables: list[CountTable] = []
-    for rows, used in _with_utility(batches, utility):
-        part = count(*_arrays(rows, problem), used, edges=utility and utility.edges)
+    for rows, used, some in _with_utility(batches, utility, kept):
+        attributes, labels = (values[some] for values in _arrays(rows, problem))
+        used = None if used is None else used[some]
+        part = count(attributes, labels, used, edges=utility and utility.edges)
         tables = [merge([*tables, part])]
         on_rows(len(rows[KEY]))
-    return Counted(tables[0], manifest, utility)
+    return Counted(tables[0], manifest, utility, kept)
+
+
+def read_filter(path: str | Path, filtered: str | Path) -> Kept:
+    """Reads which examples of the annotations at `path` the filter at `filtered` keeps.
+
+    Raises: ValueError for a table that is not of a filter, or that lacks an annotated example.
+    """
+    _, batches = open_table(path, kind=ANNOTATIONS)
+    ids = np.concatenate([rows[KEY] for rows in batches])
+    about = {"rule": read_manifest(filtered, kind=KIND).get("filter", {}).get("rule")}
+    return Kept(read_kept(filtered, ids), {**about, "sha256": file_sha256(filtered)})
 
 
 def release_rare(problem: Problem, table: CountTable, least: int) -> Problem:
@@ -195,6 +223,7 @@ def make_manifest(
     """
     used = counted.utility and {**counted.utility.about, "edges": counted.utility.edges}
     settings = {"utility": used, "min_retained": min_retained}
+    settings |= {"filter": counted.kept.about} if counted.kept else {}
     plan = plain(
         {
             "config": {"problem": dataclasses.asdict(problem), **settings},
@@ -253,15 +282,20 @@ def write_weights(
     edges = counted.utility and counted.utility.edges
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
-        for rows, used in _with_utility(batches, counted.utility):
-            place = lookup(counted.table, *_arrays(rows, problem), used, edges=edges)
+        for rows, used, some in _with_utility(batches, counted.utility, counted.kept):
+            attributes, labels = (values[some] for values in _arrays(rows, problem))
+            used = None if used is None else used[some]
+            place = lookup(counted.table, attributes, labels, used, edges=edges)
             rows_of[:] += np.bincount(place, minlength=len(rows_of))
             if draw == "coin":
-                copies = keep(seed, rows[KEY], weights[place])
+                copies = keep(seed, rows[KEY][some], weights[place])
                 for total, number in zip(taken, (copies > 0, copies, copies**2), strict=True):
                     np.add.at(total, place, number)
-            yield {KEY: rows[KEY], "weight": weights[place], "cell": place.astype(np.int32)}
-            on_rows(len(place))
+            # A dropped row is in no cell: the cube must not count it.
+            weight, cell = np.zeros(len(rows[KEY])), np.full(len(rows[KEY]), NO_CELL, np.int32)
+            weight[some], cell[some] = weights[place], place
+            yield {KEY: rows[KEY], "weight": weight, "cell": cell}
+            on_rows(len(weight))
 
     write_shards(path, parts(), manifest)
     if draw == "cube":  # the counts decide it: no id is needed again
@@ -298,12 +332,15 @@ def _check_present(path: str | Path, names: list[str], manifest: Mapping[str, An
         raise ValueError(f"{path} has no columns {missing}; it has {known}.")
 
 
-def _with_utility(batches: Iterator[dict[str, np.ndarray]], utility: Utility | None) -> Iterator:
-    """Each part of the annotations with its part of the utilities, or None."""
+def _with_utility(
+    batches: Iterator[dict[str, np.ndarray]], utility: Utility | None, kept: Kept | None
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray | None, Any]]:
+    """Yields parts of the annotations, their utilities or None, and which of their rows are kept."""
     start = 0
     for rows in batches:
         stop = start + len(rows[KEY])
-        yield rows, None if utility is None else utility.values[start:stop]
+        some = slice(None) if kept is None else kept.rows[start:stop]
+        yield rows, None if utility is None else utility.values[start:stop], some
         start = stop
 
 

@@ -147,6 +147,7 @@ def test_workdir_and_source_are_lists_of_words():
 def test_choices_are_those_of_the_library():
     from bias_clip.balancing import balanced_draw, problem
     from bias_clip.curation import captions
+    from bias_clip.curation.quality import measures
     from bias_clip.data.tables import embeddings, embeddings_writer
     from bias_clip.evals import concat
     from bias_clip.stages import kmeans
@@ -157,4 +158,5 @@ def test_choices_are_those_of_the_library():
     assert (problem.TOLERANCES, problem.UNKNOWNS) == (choices.TOLERANCES, choices.UNKNOWNS)
     assert embeddings.MODALITIES == choices.MODALITIES
     assert embeddings_writer.DTYPES == choices.DTYPES
+    assert measures.PARTS == choices.MEASURES
     assert (concat.FORMS, kmeans.EMPTY) == (choices.FORMS, choices.EMPTY)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bias_clip.cli import annotate as tool
-from bias_clip.curation import annotate_source
+from bias_clip.curation import annotate_source, sharded_table
 from bias_clip.curation.annotators import by_captions, by_zero_shot
 from bias_clip.curation.captions import Lists, Names
 from bias_clip.curation.word_lists import WordList
@@ -60,7 +60,7 @@ def test_shards_and_restarts_do_not_change_the_table(tmp_path, monkeypatch):
     arguments = dict(annotators=[by_captions(lists)], about={"name": "patches"})
     once = annotate_source.annotate_source(source, tmp_path / "once", **arguments)
     reads = []
-    real = annotate_source._write_shard
+    real = sharded_table._write_shard
 
     def dies_at_third(*args):
         reads.append(args)
@@ -68,7 +68,7 @@ def test_shards_and_restarts_do_not_change_the_table(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         real(*args)
 
-    monkeypatch.setattr(annotate_source, "_write_shard", dies_at_third)
+    monkeypatch.setattr(sharded_table, "_write_shard", dies_at_third)
     with pytest.raises(KeyboardInterrupt):
         annotate_source.annotate_source(source, tmp_path / "parts", **arguments, shard_rows=7)
     with pytest.raises(ValueError, match="no table"):
@@ -93,7 +93,7 @@ def test_shards_of_another_plan_are_not_mixed_in(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(annotate_source, "write_shards", stop)
+        broken.setattr(sharded_table, "write_shards", stop)
         with pytest.raises(KeyboardInterrupt):
             annotate_source.annotate_source(
                 Patches(9), tmp_path / "t", [by_captions(lists)], **about

@@ -29,7 +29,7 @@ class Weighted(NamedTuple):
 
     Attributes:
       path: of the table, for messages.
-      place: the cell of each record; None where the table has none, nor `cells`.
+      place: the cell of each record, negative for one that a filter dropped; None where the table has none, nor `cells`.
     """
 
     path: str
@@ -89,7 +89,9 @@ def draw_rows(weighted: Weighted, seed: int, draw: str | None) -> Int64[np.ndarr
     if draw == "coin" or place is None or cells is None:
         copies = keep(seed, ids, weights)
     else:
-        copies = keep_balanced(seed, ids, weights, place, cells)
+        some = place >= 0  # the others were dropped by a filter and have weight 0
+        copies = np.zeros(len(ids), np.int64)
+        copies[some] = keep_balanced(seed, ids[some], weights[some], place[some], cells)
     return np.repeat(np.arange(len(ids)), copies)
 
 

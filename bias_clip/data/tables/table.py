@@ -131,6 +131,16 @@ def read_manifest(path: str | Path, *, kind: str) -> dict[str, Any]:
     return manifest
 
 
+def read_kind(path: str | Path) -> str:
+    """Returns the kind that the manifest of the table at `path` states.
+
+    Raises: ValueError as `read_manifest`.
+    """
+    whole = manifest_path(path)
+    kind = read_object(whole, advice="write the table again").get("kind") if whole.is_file() else ""
+    return read_manifest(path, kind=str(kind))["kind"]
+
+
 def join(table: Table, ids: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
     """Returns the columns of the table in the order of `ids`; other rows are left out.
 
