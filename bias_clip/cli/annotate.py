@@ -93,7 +93,11 @@ def make_parser() -> Parser:
     add("--column", **several, help="NAME=COLUMN yes=a,b no=c unknown=d or * [as=label]")
     add("--categories", **several, help="COLUMN values=a,b,c [as=attribute]: a column each")
     add("--scores", **several, help="FILE NAME=COLUMN threshold=0.5 [band=0.1 key=id as= missing=]")
-    add("--zero-shot", **several, help="RUN prompts=FILE [margin=0.01 step=N as=]; a word list")
+    add(
+        "--zero-shot",
+        **several,
+        help="RUN or CHECKPOINT, prompts=FILE, a word list [margin=0.01 step=N as= tokenizer=FILE]",
+    )
     parser.add_argument("--merge", choices=MERGE_RULES, default="first", help="who is believed")
     add("--shard-rows", metavar="N", type=_positive, default=65536, help="in memory at a time")
     add("--max-broken", metavar="N", type=int, default=0, help="records that may be unreadable")

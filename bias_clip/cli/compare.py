@@ -4,7 +4,9 @@
         --metrics 'style/acc' 'gender/(preference|recognition)$' --plot page.html
 
 Prints a Markdown table: a row per metric, a column per group. Metrics are those in `evals/` of the
-workdirs, "evaluator/metric"; regexes are searched for in their names.
+workdirs, "evaluator/metric"; regexes are searched for in their names. Nothing is measured here: a
+published checkpoint stands as the folder that `bias-clip evaluate --workdir CHECKPOINT --config FILE
+--out DIR` wrote, so evaluate it with the evaluators of the runs first.
 """
 
 import argparse
@@ -94,17 +96,11 @@ def read_group(workdirs: list[Path]) -> Group:
     Raises:
       ValueError: a workdir without evaluations, or runs that measured different things.
     """
-    from bias_clip.core.storage import run_folder
-
     runs = []
     for workdir in workdirs:
-        files = sorted((run_folder(workdir) / "evals").glob("*.json"))
-        if not files:
-            raise ValueError(f"{workdir} has no evals/*.json; is the run finished?")
         last: dict[str, float] = {}
-        for path in files:
-            metrics = read_object(path, advice="evaluate the run again")["metrics"]
-            last |= {f"{path.stem}/{name}": value for name, value in metrics.items()}
+        for evaluator, record in read_results(workdir).items():
+            last |= {f"{evaluator}/{name}": value for name, value in record["metrics"].items()}
         runs.append(last)
     for workdir, run in zip(workdirs, runs, strict=True):
         if run.keys() != runs[0].keys():
@@ -115,10 +111,33 @@ def read_group(workdirs: list[Path]) -> Group:
 
 def read_details(workdir: Path) -> dict[str, dict]:
     """Returns what each evaluator of a run says beside its metrics (its kind, its groups)."""
-    from bias_clip.core.storage import run_folder
+    return {name: record["details"] for name, record in read_results(workdir).items()}
+
+
+def read_results(path: Path) -> dict[str, dict]:
+    """Returns the records of a run's `evals/`, or of a folder that `evaluate --out` wrote, by evaluator.
+
+    Raises:
+      ValueError: it has none, or is a published checkpoint, which has to be evaluated first.
+    """
+    from bias_clip.core.storage import is_run, run_folder
     from bias_clip.report.run_read import read_evals
 
-    return {name: record["details"] for name, record in read_evals(run_folder(workdir)).items()}
+    folder = run_folder(path)
+    if found := read_evals(folder):
+        return found
+    if is_run(path):
+        raise ValueError(f"{path} has no evals/*.json; is the run finished?")
+    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    records = {file.stem: read_object(file, advice="evaluate again") for file in files}
+    if not records or not all(
+        {"metrics", "details"} <= record.keys() for record in records.values()
+    ):
+        raise ValueError(
+            f"{path} has no evals/*.json; is the run finished? Expected one, or the folder that evaluate --out wrote. For a "
+            f"published checkpoint, first: bias-clip evaluate --workdir {path} --config FILE --out DIR."
+        )
+    return records
 
 
 def make_table(

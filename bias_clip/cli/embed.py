@@ -1,4 +1,4 @@
-"""Embeds a data set with a trained model, on all devices, as a directory of shards.
+"""Embeds a data set with a run or a published checkpoint, on all devices, as a directory of shards.
 
     bias-clip embed --workdir runs/emoji --source emoji split=train --out runs/emoji/train_z
 
@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from bias_clip.cli.shared.choices import DTYPES, FORMS, MODALITIES
-from bias_clip.cli.shared.flags import Parser, add_source, add_workdirs, read_call, run_tool
+from bias_clip.cli.shared.flags import (
+    Parser,
+    add_source,
+    add_workdirs,
+    print_notes,
+    read_call,
+    read_changes,
+    run_tool,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,19 +44,21 @@ def embed(args: argparse.Namespace) -> dict[str, Any]:
     """Embeds what the command line asks for, and returns the manifest.
 
     Raises:
-      ValueError: no run or checkpoint, an unknown source, an `out` of other embeddings.
+      ValueError: neither a run nor a checkpoint, an unknown source, an `out` of other embeddings.
     """
     from tqdm import tqdm
 
     from bias_clip.data.sources import make_source
     from bias_clip.data.tables.embeddings_writer import write_embeddings
     from bias_clip.evals.embed_rows import make_embed_rows
-    from bias_clip.train.workdir.load_run import as_stage, identity, load_stages
+    from bias_clip.train.workdir.load_model import load_models
+    from bias_clip.train.workdir.load_run import as_stage, identity
 
     name, arguments = read_call(args.source, flag="--source")
     words = {"name": name, **arguments}
     source = make_source(**words)
-    runs = load_stages(args.workdir, args.step)
+    runs = load_models(args.workdir, args.step, changes=read_changes(args.set))
+    print_notes(runs)
     stages = [as_stage(run, args.batch_size) for run in runs]
     with tqdm(total=len(source), unit=" examples", disable=None) as bar:
         return write_embeddings(
@@ -68,14 +78,24 @@ def embed(args: argparse.Namespace) -> dict[str, Any]:
                 "concat": args.concat,
                 "modalities": args.modalities,
             },
-            notes={
-                "checkpoints": [str(run.workdir / "checkpoints" / str(run.step)) for run in runs]
-            },
+            notes=_notes(runs),
             dtype=args.dtype,
             shard_rows=args.shard_rows,
             max_broken=args.max_broken,
             on_kept=bar.update,
         )
+
+
+def _notes(runs: Sequence[Any]) -> dict[str, Any]:
+    """Where each checkpoint lay, and what was overridden."""
+    paths = [
+        str(run.workdir / "checkpoints" / str(run.step))
+        if run.origin is None
+        else run.origin["path"]
+        for run in runs
+    ]
+    said = {str(run.workdir): list(run.notes) for run in runs if run.notes}
+    return {"checkpoints": paths, **({"models": said} if said else {})}
 
 
 def make_parser() -> Parser:

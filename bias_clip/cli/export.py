@@ -29,7 +29,8 @@ def work(args: argparse.Namespace) -> None:
       ValueError: there is neither a run nor a checkpoint, `--out` is not empty, or the layout cannot
         say something of the model.
     """
-    from bias_clip.cli.shared.export_sources import exported_checkpoint, exported_run, is_run
+    from bias_clip.cli.shared.export_sources import exported_checkpoint, exported_run
+    from bias_clip.core.storage import is_run
     from bias_clip.pretrained.exports.export_folder import export_folder
 
     if is_run(args.path):

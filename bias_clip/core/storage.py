@@ -63,6 +63,18 @@ def run_folder(workdir: Path | str) -> Path:
     return cast(Path, epath.Path("gs://" + text.removeprefix(_BUCKET).lstrip("/")))
 
 
+def is_run(path: Path | str) -> bool:
+    """Whether a path is the workdir of a run: published folders have no checkpoints/ beside config.json.
+
+    Raises:
+      ValueError: as `run_folder`.
+    """
+    if str(path).startswith("hf:/"):
+        return False
+    folder = run_folder(path)
+    return (folder / "checkpoints").is_dir() and (folder / "config.json").is_file()
+
+
 def in_bucket(path: Path) -> bool:
     """Whether `path`, from `run_folder`, is an object or a prefix in a bucket."""
     return str(path).startswith(_BUCKET)

@@ -5,6 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
+from bias_clip.data.tables import file_sha256
 from bias_clip.data.text import vocabulary_names
 from bias_clip.models.two_towers import Model, make_model
 from bias_clip.pretrained.assemble import TOWERS, make_leaves, place_leaves
@@ -12,6 +15,7 @@ from bias_clip.pretrained.files.read import Weights, check_shards, read_weights,
 from bias_clip.pretrained.files.tensors import Tensor
 from bias_clip.pretrained.layouts import big_vision, hugging_face, open_clip
 from bias_clip.pretrained.layouts.describe import Described, read_json, tower_arguments
+from bias_clip.pretrained.leaves import Leaf
 from bias_clip.pretrained.place import INDEX, Place, find_weights, open_place, split_tower
 from bias_clip.pretrained.preprocess import PREPROCESS_FILES, Preprocess, read_preprocess
 from bias_clip.pretrained.tokenizer import TOKENIZER_FILES, Tokenizer, read_tokenizer
@@ -57,6 +61,7 @@ def load_pretrained(
     text: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
     shardings: Callable[[Any], Any] | None = None,
+    fingerprint: bool = False,
     dtype: str = "float32",
     remat: str = "none",
     scan: bool = True,
@@ -76,6 +81,7 @@ def load_pretrained(
       tokenizer: a vocabulary to use instead of the one beside the weights, see `read_tokenizer`.
       shardings: maps a tree of shapes to a tree of shardings, such as
         `lambda tree: tree_shardings(tree, config.sharding, mesh)`. None: the default device.
+      fingerprint: also reads the files of weights as bytes, for their SHA-256 in `origin["sha256"]`.
       dtype, remat, scan, attention: of `make_model`.
 
     Raises:
@@ -87,34 +93,67 @@ def load_pretrained(
       loaded = load_pretrained("hf://google/siglip2-base-patch16-224")
       zimg = loaded.model.apply(loaded.params, image=pixels).zimg
     """
-    where, only = split_tower(str(path))
-    overrides = {"image": dict(image or {}), "text": dict(text or {})}
     rest = {"dtype": dtype, "remat": remat, "scan": scan, "attention": attention}
     with ExitStack() as stack:
-        place = open_place(where, stack)
-        name, weights = _choose(place)
-        described = _describe(place, name, weights.tensors)
-        stored, wanted = _configs(described, overrides, only, name, rest)
-        found = make_leaves(described, stored, wanted, only, weights)
-        model = make_model(**wanted)
-        params = place_leaves(model, found, shardings)
-        names = {*PREPROCESS_FILES, *TOKENIZER_FILES} & set(place.names)
-        files = {name: place.fetch(name) for name in sorted(names)}
-        preprocess = _preprocess(described, files, wanted)
-        words, missing = _tokenizer(described, files, wanted, tokenizer)
-    origin = {"path": str(path), "files": [name, described.source], **place.facts}
+        loaded, found, files = _open(str(path), stack, image, text, tokenizer, rest)
+        if fingerprint:
+            digests = {file.name: file_sha256(file) for file in files}
+            loaded = loaded._replace(origin={**loaded.origin, "sha256": digests})
+        return loaded._replace(params=place_leaves(loaded.model, found, shardings))
+
+
+def inspect_pretrained(
+    path: str | Path,
+    *,
+    image: Mapping[str, Any] | None = None,
+    text: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
+) -> Loaded:
+    """Says what `load_pretrained` would load, with shapes in place of parameters; reads no values.
+
+    Args and Raises: as `load_pretrained`.
+    """
+    with ExitStack() as stack:
+        return _open(str(path), stack, image, text, tokenizer, {})[0]
+
+
+def _open(
+    path: str,
+    stack: ExitStack,
+    image: Mapping[str, Any] | None,
+    text: Mapping[str, Any] | None,
+    tokenizer: str | None,
+    rest: dict[str, Any],
+) -> tuple[Loaded, dict[str, Leaf], list[Path]]:
+    """The checkpoint with shapes in place of parameters, its leaves, and the files of weights."""
+    where, only = split_tower(path)
+    overrides = {"image": dict(image or {}), "text": dict(text or {})}
+    place = open_place(where, stack)
+    name, weights = _choose(place)
+    described = _describe(place, name, weights.tensors)
+    stored, wanted = _configs(described, overrides, only, name, rest)
+    found = make_leaves(described, stored, wanted, only, weights)
+    model = make_model(**wanted)
+    names = {*PREPROCESS_FILES, *TOKENIZER_FILES} & set(place.names)
+    files = {name: place.fetch(name) for name in sorted(names)}
+    words, missing = _tokenizer(described, files, wanted, tokenizer)
+    if words is not None:
+        # Copies of a bucket's files are deleted with the stack: a config needs the address instead.
+        rules = {**words.rules, "tokenizer": place.address(words.rules["tokenizer"])}
+        words = words._replace(rules=rules)
     notes = described.notes if "activation" not in {*overrides["image"], *overrides["text"]} else ()
-    return Loaded(
+    loaded = Loaded(
         model=model,
-        params=params,
+        params=jax.eval_shape(model.init, jax.random.key(0)),
         config=wanted,
         layout=described.layout,
         family=described.family,
-        origin=origin,
+        origin={"path": path, "files": [name, described.source], **place.facts},
         notes=(*notes, *missing),
-        preprocess=preprocess,
+        preprocess=_preprocess(described, files, wanted),
         tokenizer=words,
     )
+    return loaded, found, _files(place, name)
 
 
 def _preprocess(
@@ -165,6 +204,14 @@ def _is_known(tensors: dict[str, Tensor]) -> bool:
     return any(layout.recognises(tensors) for layout in (big_vision, hugging_face, open_clip))
 
 
+def _files(place: Place, name: str) -> list[Path]:
+    """The files of weights behind a name: itself, or the shards of an index."""
+    if not name.endswith(INDEX):
+        return [place.fetch(name)]
+    shards = shard_names(place.fetch(name)).values()
+    return [place.fetch(shard) for shard in sorted(set(shards))]
+
+
 def _read(place: Place, name: str) -> Weights:
     if not name.endswith(INDEX):
         return read_weights([place.fetch(name)])
@@ -172,7 +219,7 @@ def _read(place: Place, name: str) -> Weights:
     names = shard_names(index)
     if absent := sorted(set(names.values()) - set(place.names)):
         raise ValueError(f"{index} names {absent[0]!r}, which is not beside it; download it again.")
-    weights = read_weights([place.fetch(shard) for shard in sorted(set(names.values()))])
+    weights = read_weights(_files(place, name))
     check_shards(index, names, weights.tensors)
     return weights
 

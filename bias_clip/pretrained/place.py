@@ -37,6 +37,7 @@ class Place(NamedTuple):
       fetch: returns the local path of a file, by its name.
       chosen: the file that the user named, if any.
       facts: what identifies this version, such as a revision.
+      address: from a local path of a fetched file to the path by which a config can name it later.
     """
 
     label: str
@@ -44,6 +45,7 @@ class Place(NamedTuple):
     fetch: Callable[[str], Path]
     chosen: str | None
     facts: dict[str, str]
+    address: Callable[[str], str] = str
 
 
 def split_tower(path: str) -> tuple[str, str | None]:
@@ -111,7 +113,12 @@ def _bucket(path: str, where: Any, stack: ExitStack) -> Place:
         return copy
 
     names = tuple(sorted(file.name for file in where.iterdir() if not file.is_dir()))
-    return Place(path, names, fetch, chosen, {})
+
+    def address(local: str) -> str:
+        inside = Path(local).is_relative_to(folder)
+        return str(where / Path(local).relative_to(folder)) if inside else local
+
+    return Place(path, names, fetch, chosen, {}, address)
 
 
 def _hub(path: str) -> Place:

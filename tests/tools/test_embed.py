@@ -19,7 +19,7 @@ from bias_clip.data.sources import SOURCES
 from bias_clip.data.tables.embeddings import open_embeddings
 from bias_clip.evals import embed_rows
 from bias_clip.evals.concat import concat_encode
-from bias_clip.train.workdir import load_run
+from bias_clip.train.workdir import load_model, load_run
 from tests.tools.runs import make_run
 from tests.train.tiny import Squares, use_squares
 
@@ -43,6 +43,7 @@ def once():
     loaded, stages, real = {}, {}, (load_run.load_run, load_run.as_stage)
 
     def load(workdir, step=None):
+        workdir = Path(workdir)
         if (workdir, step) not in loaded:
             run = real[0](workdir, step)
             loaded[workdir, step] = loaded[workdir, run.step] = run
@@ -61,6 +62,7 @@ def once():
 def squares(monkeypatch, once):
     use_squares(monkeypatch)
     monkeypatch.setattr(load_run, "load_run", once[0])
+    monkeypatch.setattr(load_model, "load_run", once[0])
     for module in (load_run, evaluate_run):
         monkeypatch.setattr(module, "as_stage", once[1])
 

@@ -101,11 +101,11 @@ def judge(workdir: Path, name: str, seed: int) -> dict[str, float]:
     from bias_clip.cli.shared.commands import write_json
     from bias_clip.cli.shared.evaluate_run import evaluate_stages
     from bias_clip.train.evaluation import flat_metrics
-    from bias_clip.train.workdir.load_run import load_stages
+    from bias_clip.train.workdir.load_model import load_models
 
     path = workdir / "judged" / f"{name.replace(' ', '_')}_{seed}.json"
     if not path.exists():
-        results = evaluate_stages(load_stages(runs_of(workdir, name, seed)), form="raw")
+        results = evaluate_stages(load_models(runs_of(workdir, name, seed)), form="raw")
         path.parent.mkdir(exist_ok=True)
         write_json(path, flat_metrics(results))
     return json.loads(path.read_text())

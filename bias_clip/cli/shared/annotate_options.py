@@ -3,10 +3,9 @@
 import argparse
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from bias_clip.cli.shared.flags import read_call, read_pair, read_pairs
+from bias_clip.cli.shared.flags import print_notes, read_call, read_pair, read_pairs
 from bias_clip.core.registry import argument_names, check_arguments, refuse_unknown
 from bias_clip.curation.annotate_source import Annotator
 from bias_clip.curation.annotators import (
@@ -82,19 +81,21 @@ def _scores(words: Sequence[str]) -> Annotator:
 
 
 def _zero_shot(words: Sequence[str], source: Source) -> Annotator:
-    """--zero-shot runs/emoji prompts=prompts.txt margin=0.01 step=1000"""
+    """--zero-shot runs/emoji prompts=prompts.txt margin=0.01 step=1000; or a published checkpoint"""
     workdir, options = read_call(words, flag="--zero-shot")
     if "prompts" not in options:
         raise ValueError(f"--zero-shot {workdir}: expected prompts=FILE, a word list of prompts.")
     prompts, step = read_word_list(options.pop("prompts")), options.pop("step", None)
-    found, new_encode = _load_encoder(Path(workdir), step)
+    changed = [key for key in options if "." in key or key in ("tokenizer", "images")]
+    changes = {key: options.pop(key) for key in changed}
+    found, new_encode = _load_encoder(workdir, step, changes)
     return _call(
         "--zero-shot",
         functools.partial(
             by_zero_shot,
             embed_images=lambda rows: new_encode().images(rows),  # one each, as it keeps them
             embed_texts=new_encode().texts,
-            about={"run": workdir, "step": found},
+            about={"run": workdir, "step": found, **({"changes": changes} if changes else {})},
         ),
         source,
         prompts,
@@ -102,12 +103,16 @@ def _zero_shot(words: Sequence[str], source: Source) -> Annotator:
     )
 
 
-def _load_encoder(workdir: Path, step: int | None) -> tuple[int, Callable[[], Any]]:
-    """The step of a run's checkpoint, and what makes an `Encode` of it."""
+def _load_encoder(
+    workdir: str, step: int | None, changes: dict[str, Any]
+) -> tuple[int, Callable[[], Any]]:
+    """The step of a run, or 0 of a published checkpoint, and what makes an `Encode` of it."""
     from bias_clip.evals.concat import concat_encode
-    from bias_clip.train.workdir.load_run import as_stage, load_run
+    from bias_clip.train.workdir.load_model import load_model
+    from bias_clip.train.workdir.load_run import as_stage
 
-    trained = load_run(workdir, step)
+    trained = load_model(workdir, step, changes=changes)
+    print_notes([trained])
     size = trained.config.evaluation.batch_size
     stage = as_stage(trained, size)
     return trained.step, lambda: concat_encode([stage], batch_size=size)

@@ -12,7 +12,8 @@ from bias_clip.train.evaluation import (
     make_evaluators,
     write_results,
 )
-from bias_clip.train.workdir.load_run import Trained, as_stage, load_run
+from bias_clip.train.workdir.load_model import load_model
+from bias_clip.train.workdir.load_run import Trained, as_stage
 
 
 def evaluate_run(
@@ -23,7 +24,7 @@ def evaluate_run(
     Raises:
       ValueError: if there is no run, or no checkpoint of that step.
     """
-    trained = load_run(workdir, step)
+    trained = load_model(workdir, step)
     return trained.step, evaluate_alone(trained, evaluators)
 
 
@@ -56,6 +57,10 @@ def evaluate_stages(
     """
     last = stages[-1].config
     evals = last.evals if evaluators is None else load_config(evaluators).evals
+    if not evals:
+        raise ValueError(
+            f"{stages[-1].workdir} states no evaluators; expected --config FILE, whose config.evals are used."
+        )
     size = last.evaluation.batch_size
     encode = concat_encode([as_stage(s, size) for s in stages], form=form, batch_size=size)
     return {name: run(encode) for name, run in make_evaluators(evals.to_dict()).items()}

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from bias_clip.core.formatting import format_unit, spaced
-from bias_clip.core.storage import run_folder
 from bias_clip.evals.headlines import against, describe, headline_metrics
 from bias_clip.evals.results import EvalResult
 from bias_clip.pretrained import load_pretrained
@@ -18,14 +17,6 @@ from bias_clip.train.workdir.load_run import load_run
 
 _FAMILIES = {"clip": "CLIP", "siglip": "SigLIP"}
 _BIAS = ("bias", "data")  # topics of evaluators; "health" is nobody's quality
-
-
-def is_run(path: str) -> bool:
-    """Whether a path is the workdir of a run: published folders have no checkpoints/ beside config.json."""
-    if path.startswith("hf://"):
-        return False
-    folder = run_folder(path)
-    return (folder / "checkpoints").is_dir() and (folder / "config.json").is_file()
 
 
 def exported_run(workdir: str, step: int | None = None) -> Exported:

@@ -98,15 +98,15 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_workdirs(parser: argparse.ArgumentParser) -> None:
-    """Adds --workdir DIR ... and --step N ...: finished or running runs, several as one model."""
+    """Adds --workdir PATH ..., --step N ... and --set KEY=VALUE ..., which `read_changes` reads."""
     parser.add_argument(
         "--workdir",
         nargs="+",
         action="extend",
-        type=Path,
         required=True,
-        metavar="DIR",
-        help="of a run, as it was given to training; several are one model",
+        metavar="PATH",
+        help="of a run, or of a published checkpoint: a file, a folder, gs:// or hf://owner/name; several "
+        "are one model",
     )
     parser.add_argument(
         "--step",
@@ -115,7 +115,16 @@ def add_workdirs(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=[],
         metavar="N",
-        help="of the checkpoint, once per workdir; the newest unless given",
+        help="of a run's checkpoint, once per workdir; the newest unless given",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what a checkpoint does not state, or is to differ: tokenizer=FILE, image.num_heads=12, "
+        "text.length=32, texts.lower=True, images=OPERATIONS; the output names each",
     )
 
 
@@ -208,6 +217,24 @@ def read_call(words: Sequence[str], *, flag: str) -> tuple[str, dict[str, Any]]:
     """
     pairs = read_pairs(words[1:], flag=flag)
     return words[0], {key: read_value(text, flag=flag) for key, text in pairs.items()}
+
+
+def read_changes(words: Sequence[str]) -> dict[str, Any]:
+    """Returns the changes of --set for `load_model`: a tokenizer and operations as text, others as values.
+
+    Raises:
+      ValueError: as `read_pairs` and `read_value`.
+    """
+    pairs = read_pairs(words, flag="--set", example="image.num_heads=12")
+    plain = ("tokenizer", "images")
+    return {k: x if k in plain else read_value(x, flag="--set") for k, x in pairs.items()}
+
+
+def print_notes(models: Sequence[Any], *, to_stderr: bool = False) -> None:
+    """Prints what a user must know of each loaded model, such as an override of its preprocessing."""
+    for model in models:
+        for note in model.notes:
+            print(f"note: {model.workdir}: {note}", file=sys.stderr if to_stderr else sys.stdout)
 
 
 def read_set(words: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from bias_clip.data.text import TextFn, make_text_fn
 from bias_clip.evals.concat import Stage
 from bias_clip.evals.encode import filled
 from bias_clip.models.two_towers import Model
-from bias_clip.train.config_io import from_plain
+from bias_clip.train.config_io import from_plain, to_plain
 from bias_clip.train.model import abstract_params, has_kernel, make_model_on
 from bias_clip.train.sharding import (
     batch_sharding,
@@ -33,15 +33,19 @@ from bias_clip.train.workdir import checkpoint
 
 
 class Trained(NamedTuple):
-    """A checkpoint of a run.
+    """A checkpoint of a run, or a published one (`load_model`).
 
     Attributes:
-      workdir: of the run.
-      step: of the checkpoint.
-      config: of the run.
+      workdir: of the run; for a published checkpoint its path, where nothing may be written.
+      step: of the checkpoint; 0 for a published one.
+      config: of the run; of a published checkpoint, what its files state. `data.text` is None if it has
+        no tokenizer.
       model: that the config describes.
       params: of the checkpoint, averaged ones where the run has them, on `mesh`.
       mesh: from the config.
+      origin: where a published checkpoint comes from (path, files, layout, family); None for a run.
+      notes: what the output must say, such as each override of the preprocessing.
+      changed: whether preprocessing or tokenizer differ from the run's or checkpoint's own.
     """
 
     workdir: Path
@@ -50,6 +54,9 @@ class Trained(NamedTuple):
     model: Model
     params: Any
     mesh: Mesh
+    origin: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    changed: bool = False
 
 
 def load_run(workdir: str | Path, step: int | None = None) -> Trained:
@@ -114,7 +121,7 @@ def probabilities(
     pixels = Path(image).read_bytes() if isinstance(image, str | Path) else image
     config = run.config
     x = _image_fn(config.evaluation.image)(pixels, np.random.default_rng(0))
-    text_fn = _text_fn(json.dumps(config.data.text.to_dict(), sort_keys=True))
+    text_fn = text_fn_for(run)
     text = np.stack([text_fn(sentence) for sentence in sentences])
     # Rows are spread over the devices: fill them up to a number that divides.
     parts = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
@@ -136,23 +143,6 @@ def _mesh_of(config: Any) -> Mesh:
         return make_mesh()
 
 
-def load_stages(workdirs: Sequence[Path], steps: Sequence[int] = ()) -> list[Trained]:
-    """The checkpoints of several runs; `steps` is empty for the newest ones, or one of each.
-
-    Raises:
-      ValueError: if there is no run, or are more or fewer steps than runs; as `load_run`.
-    """
-    if not workdirs:
-        raise ValueError("got no workdir; give one, or several that are one model.")
-    if steps and len(steps) != len(workdirs):
-        raise ValueError(
-            f"got {len(steps)} steps for {len(workdirs)} workdirs; give one for each, or none."
-        )
-    newest: list[int | None] = [None] * len(workdirs)
-    pairs = zip(workdirs, steps or newest, strict=True)
-    return [load_run(workdir, step) for workdir, step in pairs]
-
-
 def as_stage(trained: Trained, batch_size: int) -> Stage:
     """The model as a part of a concatenated one; batches have `batch_size` rows, over all devices.
 
@@ -170,7 +160,7 @@ def as_stage(trained: Trained, batch_size: int) -> Stage:
         image=lambda x: image(params, jax.device_put(x, rows)),
         text=lambda x: text(params, jax.device_put(x, rows)),
         image_fn=_image_fn(config.evaluation.image),
-        text_fn=_text_fn(json.dumps(config.data.text.to_dict(), sort_keys=True)),
+        text_fn=text_fn_for(trained),
         scale=float(logit.scale),
         bias=float(logit.bias),
     )
@@ -178,8 +168,7 @@ def as_stage(trained: Trained, batch_size: int) -> Stage:
 
 def identity(trained: Trained) -> dict[str, Any]:
     """What tells a checkpoint from others, wherever it lies: step, hash of config, of parameters."""
-    text = (trained.workdir / "config.json").read_text()
-    config = json.dumps(json.loads(text), sort_keys=True).encode()
+    config = json.dumps(_stated(trained), sort_keys=True).encode()
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(trained.params):
         array = np.asarray(leaf)
@@ -187,6 +176,35 @@ def identity(trained: Trained) -> dict[str, Any]:
         digest.update(np.ascontiguousarray(array).tobytes())
     hashes = (hashlib.sha256(config).hexdigest(), digest.hexdigest())
     return {"step": trained.step, "config_sha256": hashes[0], "params_sha256": hashes[1]}
+
+
+def text_fn_for(trained: Trained) -> TextFn:
+    """The function from a caption to the model's input.
+
+    Raises:
+      ValueError: only when it is called, if the checkpoint has no tokenizer: images need none.
+    """
+    if trained.config.data.text is None:
+        return functools.partial(_no_tokenizer, trained.workdir)
+    return _text_fn(json.dumps(trained.config.data.text.to_dict(), sort_keys=True))
+
+
+def _no_tokenizer(path: Path, text: str) -> np.ndarray:
+    raise ValueError(
+        f"{path} has no tokenizer for {text[:40]!r}; expected a vocabulary beside its weights: give one "
+        "with --set tokenizer=FILE, or embed only images."
+    )
+
+
+def _stated(trained: Trained) -> dict[str, Any]:
+    """What decides the features besides the parameters; the same on every machine."""
+    if trained.origin is None and not trained.changed:
+        return read_object(trained.workdir / "config.json", advice="restore it from a copy")
+    config = to_plain(trained.config)
+    if trained.origin is None:
+        return config
+    texts = {key: x for key, x in (config["data"]["text"] or {}).items() if key != "tokenizer"}
+    return {"model": config["model"], "images": config["evaluation"]["image"], "texts": texts}
 
 
 @functools.cache
