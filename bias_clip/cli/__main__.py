@@ -27,6 +27,7 @@ TOOLS = (
     "filter",
     "balance",
     "compare_weights",
+    "priors",
     "exposure_bias",
     "embed",
     "cluster",
@@ -40,7 +41,7 @@ TOOLS = (
     "configs",
 )
 # Of what is in the folder `curate`: they make data better, or hand it on.
-_CURATE = ("measure", "filter", "compare_weights")
+_CURATE = ("measure", "filter", "compare_weights", "priors")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float32, Int32
 
 from bias_clip.data.records import Source, as_array, column, missing
 from bias_clip.data.stream.batch import ATTRIBUTES
+from bias_clip.data.tables import join, read_table
+from bias_clip.data.tables.table import read_kind
 
 UNKNOWN = -1
 _MOST = 2**31 - 1  # labels are int32 in the batch
@@ -29,6 +31,8 @@ def make_columns(source: Source, columns: Mapping[str, Any]) -> dict[str, np.nda
         prior                        float32 in [0, 1): the name of an attribute; or
                                      dict(share_of=..., most=0.5), see `shares`
         weights                      float32, at least 0: the name of an attribute
+        each of them                 or dict(table=..., column=...): a column of a table that is keyed by
+                                     id; the column has the name of the key unless given
 
     Returns: the array of each key.
     Raises: ValueError for an unknown key or attribute, or values that the key cannot have.
@@ -113,23 +117,25 @@ def _shown(values: np.ndarray) -> list[Any]:
 
 def _codes(source: Source, key: str, wanted: Any) -> Int32[np.ndarray, " n"]:
     name, among = wanted, None
-    if isinstance(wanted, Mapping):
+    if isinstance(wanted, Mapping) and not _is_table(wanted):
         _check_arguments(key, wanted, ("attribute", "values"), required=("attribute", "values"))
         name, among = wanted["attribute"], tuple(wanted["values"])
+    if _is_table(wanted):
+        name, among = wanted, None
     try:
-        return codes(np.asarray(column(source, name)), among)
+        return codes(np.asarray(_read(source, key, name)), among)
     except ValueError as error:
         raise ValueError(f"columns.{key}={wanted!r}: {error}") from error
 
 
 def _numbers(source: Source, key: str, wanted: Any) -> Float32[np.ndarray, " n"]:
-    if isinstance(wanted, Mapping) and key == "prior":
+    if isinstance(wanted, Mapping) and key == "prior" and not _is_table(wanted):
         _check_arguments(key, wanted, ("share_of", "most"), required=("share_of",))
         rest = {name: value for name, value in wanted.items() if name != "share_of"}
         return shares(np.asarray(column(source, wanted["share_of"])), **rest)
-    if not isinstance(wanted, str):
+    if not isinstance(wanted, str) and not _is_table(wanted):
         raise ValueError(f"columns.{key}: got {wanted!r}, expected the name of an attribute.")
-    values = np.asarray(column(source, wanted))
+    values = np.asarray(_read(source, key, wanted))
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
         raise ValueError(f"columns.{key}={wanted!r}: expected finite numbers in every record.")
     top = 1.0 if key == "prior" else np.inf
@@ -139,6 +145,22 @@ def _numbers(source: Source, key: str, wanted: Any) -> Float32[np.ndarray, " n"]
             f"at least 0{' and less than 1' if key == 'prior' else ''}."
         )
     return values.astype(np.float32)
+
+
+def _is_table(wanted: Any) -> bool:
+    return isinstance(wanted, Mapping) and "table" in wanted
+
+
+def _read(source: Source, key: str, wanted: Any) -> np.ndarray:
+    """An attribute of the source, or a column of a table, joined by id."""
+    if not _is_table(wanted):
+        return column(source, wanted)
+    _check_arguments(key, wanted, ("table", "column"), required=("table",))
+    path, name = wanted["table"], wanted.get("column", key)
+    table = read_table(path, kind=read_kind(path))
+    if name not in table.columns:
+        raise ValueError(f"columns.{key}: {path} has no {name!r}, it has {sorted(table.columns)}.")
+    return join(table, column(source, "id"))[name]
 
 
 def _check_arguments(
