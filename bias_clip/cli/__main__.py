@@ -33,6 +33,8 @@ TOOLS = (
     "cluster",
     "multistage",
     "export",
+    "hand_on",
+    "prepare",
     "beam_annotate",
     "export_array_record",
     "regroup_parquet",
@@ -41,7 +43,7 @@ TOOLS = (
     "configs",
 )
 # Of what is in the folder `curate`: they make data better, or hand it on.
-_CURATE = ("measure", "filter", "compare_weights", "priors")
+_CURATE = ("measure", "filter", "compare_weights", "priors", "hand_on", "prepare")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -148,6 +148,7 @@ def test_choices_are_those_of_the_library():
     from bias_clip.balancing import balanced_draw, problem
     from bias_clip.curation import captions
     from bias_clip.curation.quality import measures
+    from bias_clip.data import record_shards
     from bias_clip.data.tables import embeddings, embeddings_writer
     from bias_clip.evals import concat
     from bias_clip.stages import kmeans
@@ -159,4 +160,5 @@ def test_choices_are_those_of_the_library():
     assert embeddings.MODALITIES == choices.MODALITIES
     assert embeddings_writer.DTYPES == choices.DTYPES
     assert measures.PARTS == choices.MEASURES
+    assert (record_shards.FORMS, record_shards.CHECKS) == (choices.SHARD_FORMS, choices.CHECKS)
     assert (concat.FORMS, kmeans.EMPTY) == (choices.FORMS, choices.EMPTY)
