@@ -5,17 +5,22 @@ missing or of another type raises a ValueError that lists the valid choices and 
 Parameters before `*` are the caller's to give; those after it are arguments that a config may set.
 """
 
+import contextlib
 import difflib
 import functools
 import inspect
+import math
 import numbers
+import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 _WIDER = {int: numbers.Integral, float: numbers.Real}  # NumPy's numbers are not Python's
-_PLAIN = {int, float, str, bool, type(None), tuple, list}
+_MAPPINGS = {dict, Mapping}
+_SEQUENCES = {list, tuple, Sequence}
+_SHOWN = 200  # characters of a wrong value in a message
 
 
 def call_by_name(
@@ -126,19 +131,53 @@ def argument_names(function: Callable) -> list[str]:
 
 
 def check_type(where: str, value: Any, hint: Any) -> None:
-    """Raises ValueError for a value of another type, if the hint has only Python's plain types.
+    """Raises ValueError for a value of another type, as far as the hint names Python's own types.
 
-    An integer is accepted as a float; a boolean is accepted as neither.
+    An integer is accepted as a float; a boolean is accepted as neither, and NaN is not a number. Lists
+    and tuples stand for each other, because JSON has only one of them; a str is not a sequence of
+    letters. A hint with any other type in it, such as an array or a function, accepts everything.
     """
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    options = typing.get_args(hint) if is_union else (hint,)
-    if not set(options) <= _PLAIN:
-        return
-    wide = tuple(_WIDER.get(option, option) for option in options)
-    wrong_bool = isinstance(value, bool) and bool not in options
-    if wrong_bool or not isinstance(value, wide):
-        names = " or ".join(sorted(option.__name__ for option in options))
-        raise ValueError(f"{where} is {value!r} ({type(value).__name__}); expected {names}.")
+    if not _fits(value, hint):
+        shown = f"{value!r} ({type(value).__name__})"
+        raise ValueError(f"{where} is {shown[:_SHOWN]}; expected {_hint_name(hint)}.")
+
+
+@contextlib.contextmanager
+def named(key: str) -> Iterator[None]:
+    """Puts the key in front of the message of a ValueError from within, unless the message has it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error) if key in str(error) else f"{key}: {error}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in inner)
+    if hint in _WIDER:
+        number = isinstance(value, _WIDER[hint]) and not isinstance(value, bool)
+        return number and not (isinstance(value, float) and math.isnan(value))
+    if hint in (str, bool, type(None)):
+        return isinstance(value, hint)
+    kind = origin or hint
+    if kind in _MAPPINGS:
+        return hasattr(value, "keys") and hasattr(value, "__getitem__")
+    if kind not in _SEQUENCES:
+        return True
+    if isinstance(value, str | bytes) or hasattr(value, "keys") or not hasattr(value, "__len__"):
+        return False
+    if kind is not tuple or inner[1:] == (...,):
+        return not inner or all(_fits(part, inner[0]) for part in value)
+    return not inner or (len(value) == len(inner) and all(map(_fits, value, inner)))
+
+
+def _hint_name(hint: Any) -> str:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(sorted(map(_hint_name, typing.get_args(hint))))
+    if isinstance(hint, type) and typing.get_origin(hint) is None:
+        return hint.__name__
+    return re.sub(r"\b(typing|collections\.abc)\.", "", str(hint))
 
 
 def _parameters(function: Callable) -> dict[str, inspect.Parameter]:

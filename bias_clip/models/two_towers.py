@@ -104,10 +104,12 @@ def make_model(
       params = jax.eval_shape(model.init, jax.random.key(0))
     """
     choose("dtype", dtype, DTYPES)
-    if scale_init <= 0:
+    if not 0 < scale_init < math.inf:
         raise ValueError(
             f"scale_init must be positive, since its log is learned: got {scale_init}."
         )
+    if bias_init is not None and not math.isfinite(bias_init):
+        raise ValueError(f"bias_init must be a finite number, or None: got {bias_init}.")
     if attention == "cudnn" and dtype != "bfloat16":
         raise ValueError(f"attention 'cudnn' needs dtype 'bfloat16': got {dtype!r}.")
     shared = {"remat": remat, "scan": scan, "attention": attention}

@@ -39,9 +39,18 @@ VARIANTS = {
 }
 """Scaling Vision Transformers, table 2 (Zhai et al., 2022); So400m: SigLIP (Zhai et al., 2023)."""
 
+LARGEST = (
+    8_192  # pixels of a side: above it is a slip, and the memory of an image grows with its square
+)
 POOLS = ("map", "gap", "gap_norm", "class")
 POSEMBS = ("learned", "sincos2d")
 STEMS = ("patch", "conv")
+
+
+def check_size(size: int) -> None:
+    """Raises ValueError unless a side has 1 to `LARGEST` pixels."""
+    if not 1 <= size <= LARGEST:
+        raise ValueError(f"Image size is {size}: expected 1 to {LARGEST}.")
 
 
 def choose(what: str, got: str, valid: tuple[str, ...]) -> str:
@@ -248,6 +257,7 @@ def _check_class_token(class_token: bool, pool: str, posemb: str) -> None:
 def _grid_side(variant: str, size: int, patch: int | None) -> int:
     if patch is None:
         raise ValueError(f"An image tower needs a patch: got {variant!r}, expected e.g. 'B/16'.")
+    check_size(size)
     if size < patch or size % patch:
         raise ValueError(
             f"Image size must divide by the patch: got size {size}, patch {patch}; "

@@ -1,6 +1,6 @@
 """Is this config one that the code can run? Answered before any data is read or compiled."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -8,7 +8,6 @@ import ml_collections
 
 from bias_clip.balancing.balanced_draw import DRAWS
 from bias_clip.core.registry import check_arguments, check_type, refuse_unknown
-from bias_clip.data.image import make_image_fn
 from bias_clip.data.stream.balanced import PHASES, USES
 from bias_clip.data.stream.batch import ATTRIBUTES, CELLS, WEIGHTS, attributes_of
 from bias_clip.data.stream.cells import SMALL
@@ -16,13 +15,32 @@ from bias_clip.data.text import vocab_size
 from bias_clip.stages.mcl_plan import MODES, SEQUENCES
 from bias_clip.train.display.sinks import SINKS
 from bias_clip.train.objective import TERMS, needed_columns
-from bias_clip.train.optim.schedule import parse_duration
+from bias_clip.train.optim.schedule import Duration, parse_duration
+from bias_clip.train.options.ranges import check_ranges
 from bias_clip.train.options.receivers import Section, at, receiver_of
 from bias_clip.train.options.schema import RENAMED, default_config
 
 _OWN_KEYS = ("data", "evaluation", "checkpoint")  # sections whose keys the schema lists
-_REQUIRED = (("data", "source"), ("data", "text"), ("model",), ("schedule",), ("mesh",))
+_REQUIRED = (
+    ("data", "source"),
+    ("data", "text"),
+    ("model",),
+    ("model", "image"),
+    ("model", "text"),
+    ("optimizer",),
+    ("schedule",),
+    ("mesh",),
+)
 _OPTIONAL = (("data", "balance"), ("data", "cells"), ("init_from",))
+_OR_NONE: dict[str, Any] = {  # keys whose default does not say their type
+    "config.ema_decay": float | None,
+    "config.keep_every": Duration | None,
+    "config.stall_seconds": float | None,
+    "config.guards.max_grad_norm": float | None,
+    "config.guards.max_consecutive": int | None,
+    "config.data.columns": Mapping[str, str],
+    "config.sinks": Sequence[str],
+}
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -42,9 +60,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name in _OWN_KEYS:
         _check_keys(f"config.{name}", config[name], schema[name])
     if config.guards is not None:
+        check_type("config.guards", config.guards, Mapping)
         _check_keys("config.guards", config.guards, schema.guards)
-    make_image_fn(config.data.image)
-    make_image_fn(config.evaluation.image)
     present = (path for path in _OPTIONAL if at(config, path) is not None)
     for path in (*_REQUIRED, ("accumulation",), *present):
         _check_section(config, path)
@@ -56,6 +73,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name in config.evals:
         _check_evaluator(config, ("evals", name))
     _check_agreement(config)
+    check_ranges(config)
 
 
 def refuse_renamed(keys: Iterable[str]) -> None:
@@ -85,9 +103,11 @@ def _check_keys(where: str, config: Mapping, schema: Mapping) -> None:
             f"{where} lacks {missing}; start from default_config() of bias_clip.train.options.schema."
         )
     for key, default in schema.items():
-        if default is not None and not isinstance(default, Mapping | ml_collections.ConfigDict):
-            kind = float if isinstance(default, float) else type(default)
-            check_type(f"{where}.{key}", config[key], kind | list if kind is tuple else kind)
+        name, hint = f"{where}.{key}", type(default)
+        if isinstance(default, Mapping | ml_collections.ConfigDict):
+            hint = Mapping
+        if name in _OR_NONE or default is not None:
+            check_type(name, config[key], _OR_NONE.get(name, hint))
 
 
 def _check_section(config: ml_collections.ConfigDict, path: Section) -> None:
@@ -97,6 +117,9 @@ def _check_section(config: ml_collections.ConfigDict, path: Section) -> None:
     assert receiver is not None
     rest = {key: value for key, value in section.items() if key not in receiver.own}
     check_arguments(where, receiver.function, rest, given=receiver.given)
+    for key, hint in receiver.own.items():
+        if key in section:
+            check_type(f"{where}.{key}", section[key], hint)
 
 
 def _check_cells(data: ml_collections.ConfigDict) -> None:
@@ -141,6 +164,7 @@ def _check_objective(config: ml_collections.ConfigDict) -> None:
     refuse_unknown("config.objective", config.objective, TERMS)
     for name, arguments in config.objective.items():
         where = f"config.objective.{name}"
+        check_type(where, arguments, Mapping)
         if "coef" not in arguments:
             raise ValueError(f"{where} lacks 'coef', the factor of this term in the sum; set it.")
         _check_section(config, ("objective", name))
@@ -165,8 +189,12 @@ def _check_evaluator(config: ml_collections.ConfigDict, path: Section) -> None:
 
 
 def _check_agreement(config: ml_collections.ConfigDict) -> None:
-    if config.batch_size < 1:
-        raise ValueError(f"config.batch_size is {config.batch_size}; expected at least 1.")
+    if not 1 <= config.batch_size < 2**31:  # rows are counted in int32
+        raise ValueError(
+            f"config.batch_size is {config.batch_size}; expected at least 1, and less than 2^31."
+        )
+    if "length" not in config.model.text:
+        raise ValueError("config.model.text lacks 'length'; set it to config.data.text.length.")
     length, expected = config.data.text.length, config.model.text.length
     if length != expected:
         raise ValueError(

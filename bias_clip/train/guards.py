@@ -33,6 +33,14 @@ def is_healthy(metrics: Mapping[str, Any], *, max_consecutive: int | None) -> bo
     return math.isfinite(metrics["loss"])
 
 
+def check_consecutive(max_consecutive: int | None) -> None:
+    """Raises ValueError unless None or a number of steps from 1."""
+    if max_consecutive is not None and max_consecutive < 1:
+        raise ValueError(
+            f"guards.max_consecutive is {max_consecutive}; expected at least 1, or None for never."
+        )
+
+
 def stop_sick_run(
     workdir: Path, state: TrainState, step: int, metrics: Mapping[str, Any], saved: list[int]
 ) -> None:

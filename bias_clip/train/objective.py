@@ -19,9 +19,10 @@ To add a term, add an entry to `_TABLE`. Arguments of the terms themselves:
 
 import functools
 import inspect
+import math
 import operator
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +31,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from bias_clip import losses
-from bias_clip.data.stream.batch import ROW_KEYS
+from bias_clip.data.stream.batch import ROW_KEYS, batch_columns
 from bias_clip.models.two_towers import Outputs
 from bias_clip.train.sharding import BATCH_AXES
 
@@ -127,6 +128,39 @@ def make_objective(
         return sharded(outputs, given)
 
     return objective
+
+
+def check_term(
+    name: str, arguments: Mapping[str, Any], *, batch_size: int, columns: Iterable[str]
+) -> None:
+    """Raises what the loss raises for arguments out of range, without computing anything.
+
+    The loss is traced with shapes alone, so its own checks are the only place of the ranges.
+
+    Args:
+      name: of a term.
+      arguments: of the config, `coef` included.
+      batch_size: number of rows.
+      columns: of the data, besides the embeddings.
+
+    Raises:
+      ValueError: an argument out of range, a factor that is not finite.
+    """
+    where = f"config.objective.{name}"
+    if not math.isfinite(arguments["coef"]):
+        raise ValueError(f"{where}.coef is {arguments['coef']}; expected a finite number.")
+
+    def of(shape: tuple[int, ...], dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    z, one = of((batch_size, 4), jnp.float32), of((), jnp.float32)
+    made = batch_columns(size=1, length=1, attributes=columns)
+    batch = {key: of((batch_size,), c.dtype) for key, c in made.items() if key in ROW_KEYS}
+    plain = {key: value for key, value in arguments.items() if key != "coef"}
+    try:
+        jax.eval_shape(functools.partial(TERMS[name], **plain), Outputs(z, z, one, one), batch)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def needed_columns(name: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """From a config and a mesh to the compiled pieces of a run; reads no data and touches no disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +8,7 @@ import ml_collections
 import optax
 from jax.sharding import Mesh
 
+from bias_clip.core.registry import named
 from bias_clip.data.stream.batch import attributes_of, batch_columns
 from bias_clip.models.two_towers import Model
 from bias_clip.train.accumulate import make_gradient
@@ -65,20 +66,29 @@ def make_setup(
     Raises:
       ValueError: if the batch does not divide over the mesh, or a duration cannot be resolved.
     """
-    accumulation, guards = config.accumulation.to_dict(), config.guards
-    check_batch_size(config.batch_size, mesh, max(1, accumulation["steps"]))
-    check_batch_size(config.evaluation.batch_size, mesh)
+    accumulation, guards = {"steps": 1, **config.accumulation.to_dict()}, config.guards
+    with named("config.batch_size or config.accumulation.steps"):
+        check_batch_size(config.batch_size, mesh, max(1, accumulation["steps"]))
+    with named("config.evaluation.batch_size"):
+        check_batch_size(config.evaluation.batch_size, mesh)
     known = {"batch_size": config.batch_size, "examples_per_epoch": examples_per_epoch}
-    total_steps = parse_duration(config.total, **known)
+    total_steps = _total_steps(config.total, known)
 
-    def steps(text):
-        return parse_duration(text, total_steps=total_steps, **known)
+    def steps(key, duration):
+        with named(f"config.{key}"):
+            return parse_duration(duration, total_steps=total_steps, **known)
 
-    schedule = make_schedule(total_steps=total_steps, **known, **config.schedule.to_dict())
-    model = make_model_on(config.model.to_dict(), mesh)
+    with named("config.schedule"):
+        schedule = make_schedule(total_steps=total_steps, **known, **config.schedule.to_dict())
+    with named("config.model"):
+        model = make_model_on(config.model.to_dict(), mesh)
     params_shape = jax.eval_shape(model.init, jax.random.key(0))
-    tx = make_optimizer(params_shape, schedule=schedule, **config.optimizer.to_dict())
-    log_every, save_every = max(1, steps(config.log_every)), max(1, steps(config.checkpoint.every))
+    with named("config.optimizer"):
+        tx = make_optimizer(params_shape, schedule=schedule, **config.optimizer.to_dict())
+    log_every, save_every = (
+        max(1, steps("log_every", config.log_every)),
+        max(1, steps("checkpoint.every", config.checkpoint.every)),
+    )
     init = _make_init(
         model, tx, with_ema=config.ema_decay is not None, with_guard=guards is not None
     )
@@ -108,7 +118,7 @@ def make_setup(
         schedule=schedule,
         total_steps=total_steps,
         log_every=log_every,
-        evaluate_every=max(1, steps(config.evaluation.every)),
+        evaluate_every=max(1, steps("evaluation.every", config.evaluation.every)),
         save_every=save_every,
         keep_every=_keep_every(config.keep_every, steps, save_every),
         switch=_switch(config.data, steps, total_steps),
@@ -124,10 +134,18 @@ def make_setup(
     )
 
 
+def _total_steps(total: Duration, known: Mapping[str, Any]) -> int:
+    with named("config.total"):
+        steps = parse_duration(total, **known)
+    if not 1 <= steps < 2**31:  # the state counts steps in int32
+        raise ValueError(f"config.total is {total!r}, {steps} steps; expected 1 to 2^31 - 1.")
+    return steps
+
+
 def _keep_every(keep_every: Duration | None, steps: Callable, save_every: int) -> int | None:
     if keep_every is None:
         return None
-    count = steps(keep_every)
+    count = steps("keep_every", keep_every)
     if count == 0 or count % save_every:
         raise ValueError(
             f"config.keep_every is {keep_every!r}, {count} steps, and checkpoint.every is {save_every} "
@@ -140,7 +158,7 @@ def _switch(data: ml_collections.ConfigDict, steps: Callable, total_steps: int) 
     balance = data.balance
     if balance is None or "switch" not in balance or balance.switch is None:
         return None
-    switch = steps(balance.switch)
+    switch = steps("data.balance.switch", balance.switch)
     if switch > total_steps:
         raise ValueError(
             f"config.data.balance.switch is {balance.switch!r}, step {switch}, after the end of the "

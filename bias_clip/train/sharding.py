@@ -123,6 +123,8 @@ def tree_shardings(tree: Any, rules: Sequence[tuple[str, Any]], mesh: Mesh) -> A
       ValueError: for a leaf that no rule matches, a spec that cannot be read, a dimension that does
         not exist or is already split, or an axis that does not divide its dimension.
     """
+    for rule in rules:
+        compile_rule(rule, "sharding")
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _leaf_spec(path_name(path), leaf, rules, mesh)),
         tree,
@@ -164,11 +166,29 @@ def path_name(path: Sequence[Any]) -> str:
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
+def compile_rule(rule: Any, what: str) -> tuple[re.Pattern[str], Any]:
+    """Returns a rule `(regex, value)` with its regex compiled.
+
+    Args:
+      rule: from a config.
+      what: the argument that it comes from, for the message.
+
+    Raises:
+      ValueError: it is not a pair, or its first part is not a regex.
+    """
+    if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)):
+        raise ValueError(f"{what}: expected pairs of a regex and a value, got {rule!r}.")
+    try:
+        return re.compile(rule[0]), rule[1]
+    except (re.error, OverflowError) as error:  # the latter of a huge count, "a{99999999999}"
+        raise ValueError(f"{what}: {rule[0]!r} is not a regex ({error}).") from None
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, steps: int = 1) -> None:
     """Raises ValueError unless the batch, in `steps` microbatches, splits evenly over the mesh."""
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     parts = shards * steps
-    if batch_size % parts:
+    if batch_size < 1 or batch_size % parts:
         near = max(parts, batch_size // parts * parts)
         times = f" times {steps} microbatches" if steps > 1 else ""
         raise ValueError(
@@ -236,6 +256,8 @@ def _leaf_spec(name: str, leaf: Any, rules: Sequence, mesh: Mesh) -> PartitionSp
     where = f"sharding rule {pattern!r}: {spec!r}"
     if isinstance(spec, str):
         return _named_spec(where, spec, name, leaf.shape, mesh)
+    if not isinstance(spec, tuple | list):
+        raise ValueError(f"{where} is neither a text nor a tuple with an entry per dimension.")
     if len(spec) != leaf.ndim:
         return PartitionSpec()
     for size, axis in zip(leaf.shape, spec, strict=True):

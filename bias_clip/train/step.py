@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
-from bias_clip.train.optim import update_ema
+from bias_clip.train.optim import check_ema_decay, update_ema
 from bias_clip.train.state import Skipped, TrainState
 
 
@@ -39,10 +39,13 @@ def make_train_step(
       max_grad_norm: norm of the gradient, before clipping, above which a step is skipped; or None.
 
     Raises:
-      ValueError: if `max_grad_norm` is not positive.
+      ValueError: if `max_grad_norm` is not positive, or `ema_decay` not in [0, 1).
     """
     if max_grad_norm is not None and not max_grad_norm > 0:
         raise ValueError(f"guards.max_grad_norm is {max_grad_norm}; expected above 0, or None.")
+
+    if ema_decay is not None:
+        check_ema_decay(ema_decay)
 
     def train_step(state, batch):
         loss, parts, outputs, grads = gradient(state.params, batch)

@@ -64,6 +64,24 @@ CASES = {
     ),
     "unknown sink": (set_key("sinks", ("wandbb",)), "Did you mean 'wandb'"),
     "empty batch": (set_key("batch_size", 0), "at least 1"),
+    "average that grows": (set_key("ema_decay", 1.98), r"ema_decay.*in \[0, 1\), got 1.98"),
+    "average of nan": (set_key("ema_decay", float("nan")), "config.ema_decay is nan"),
+    "factor of nan": (set_key("objective.sigmoid.coef", float("nan")), "sigmoid.coef is nan"),
+    "chunks of nothing": (set_key("objective.sigmoid.chunk_size", 0), "chunk_size: got 0"),
+    "no checkpoint": (set_key("checkpoint.keep", 0), "checkpoint.keep is 0"),
+    "stall of nan": (set_key("stall_seconds", float("nan")), "config.stall_seconds is nan"),
+    "one value for all": (
+        set_key("data.image", "decode|resize(16)|value_range(1,1)"),
+        "data.image: value_range got 1 to 1",
+    ),
+    "size of another model": (
+        set_key("data.image", "decode|resize(32)|value_range(-1,1)"),
+        r"data.image: .*\(32, 32, 3\), but config.model.image.size is 16",
+    ),
+    "section that is none": (set_key("optimizer", "adamw"), "config.optimizer is 'adamw'"),
+    "number that is text": (set_key("optimizer.lr", "x"), "config.optimizer.lr is 'x'"),
+    "letters for regexes": (set_key("optimizer.freeze", "img"), "config.optimizer.freeze is 'img'"),
+    "average over nothing": (set_key("guards.max_consecutive", 0), "max_consecutive is 0"),
 }
 
 
@@ -109,10 +127,10 @@ def get_config(size="48"):
 def test_a_config_in_any_folder_works_and_imports_its_neighbours(tmp_path):
     (tmp_path / "helpers.py").write_text("SIZE = 7\n")
     (tmp_path / "own.py").write_text(OWN)
-    config = load_config(tmp_path / "own.py", "32")
+    config = load_config(tmp_path / "own.py", "64")
     validate(config)
     assert config.batch_size == 7
-    assert "resize(32)" in config.data.image
+    assert "resize(64)" in config.data.image
 
 
 @pytest.mark.parametrize(

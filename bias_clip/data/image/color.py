@@ -74,8 +74,9 @@ def value_range(
 ) -> Float32[np.ndarray, "h w 3"]:
     """Maps 0..255 to `low`..`high`: `image * (high - low) / 255 + low` in float32.
 
-    Raises: ValueError if the image still has transparency.
+    Raises: ValueError if the image still has transparency, or as `check_range`.
     """
+    check_range(low, high)
     check_pixels("value_range", *image.shape[:2])
     return to_range(opaque(image), low, high)
 
@@ -110,6 +111,12 @@ def opaque(image: Pixels) -> Pixels:
             "value_range or normalize."
         )
     return image
+
+
+def check_range(low: float, high: float) -> None:
+    """Raises ValueError unless `low` is below `high` and both are finite: else all images are equal."""
+    if not -np.inf < low < high < np.inf:
+        raise ValueError(f"value_range got {low} to {high}, expected a lower and a higher number.")
 
 
 def to_range(image: Any, low: float, high: float) -> Any:

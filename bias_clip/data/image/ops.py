@@ -15,6 +15,7 @@ from bias_clip.core.registry import argument_names, name_arguments, nearest
 from bias_clip.data.image.codec import decode, encode_png
 from bias_clip.data.image.color import (
     background,
+    check_range,
     color_jitter,
     drop_alpha,
     gray,
@@ -99,8 +100,10 @@ def make_pixel_fn(ops: str) -> tuple[ImageFn, PixelRange | None]:
     op, arguments, _ = steps[-1]
     if op is not value_range:
         return _chain(steps), None
+    pixels = PixelRange(**arguments)
+    check_range(*pixels)
     rest = _chain(steps[:-1])
-    return lambda image, rng: opaque(rest(image, rng)), PixelRange(**arguments)
+    return lambda image, rng: opaque(rest(image, rng)), pixels
 
 
 def read_ops(ops: str) -> list[tuple[str, dict[str, Any]]]:

@@ -71,9 +71,7 @@ def make_examples_fn(
       consecutive bad records.
     Raises: ValueError for a share outside [0, 1].
     """
-    if not 0.0 <= first_caption <= 1.0:
-        raise ValueError(f"got first_caption={first_caption}, expected a share between 0 and 1.")
-
+    check_first_caption(first_caption)
     order = order or shuffled(len(source), seed)
 
     def make_examples(positions: Sequence[int]) -> list[Example]:
@@ -110,6 +108,12 @@ def make_examples_fn(
         )
 
     return make_examples
+
+
+def check_first_caption(share: float) -> None:
+    """Raises ValueError for a share outside [0, 1]."""
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"got first_caption={share}, expected a share between 0 and 1.")
 
 
 def make_example_fn(source: Source, **arguments: Any) -> Callable[[int], Example]:

@@ -284,11 +284,17 @@ def _check_arguments(
         )
     if not 0 <= process_index < process_count:
         raise ValueError(f"got process_index={process_index} of {process_count} processes.")
-    num_threads, num_workers, prefetch = reading
-    if min(num_threads, num_workers) < 0 or prefetch < 1 or not 0 <= share <= 1:
+    check_reading(*reading, max_bad_share=share)
+
+
+def check_reading(
+    num_threads: int, num_workers: int, prefetch: int, *, max_bad_share: float
+) -> None:
+    """Raises ValueError for arguments of `make_train_iterator` that are out of range."""
+    if min(num_threads, num_workers) < 0 or prefetch < 1 or not 0 <= max_bad_share <= 1:
         raise ValueError(
             f"got num_threads={num_threads}, num_workers={num_workers}, prefetch={prefetch}, "
-            f"max_bad_share={share}; expected at least 0, 0 and 1, and a share between 0 and 1."
+            f"max_bad_share={max_bad_share}; expected at least 0, 0 and 1, and a share between 0 and 1."
         )
 
 
@@ -306,5 +312,10 @@ def _check_shared_memory(image_bytes: int, rows: int, workers: int) -> None:
 def _check_source(source: Source, seed: int) -> None:
     if not 0 < len(source) <= _MAX_RECORDS:
         raise ValueError(f"the source has {len(source)} records, expected 1 to {_MAX_RECORDS}.")
+    check_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that not every generator of random numbers takes."""
     if not 0 <= seed < 2**63:
         raise ValueError(f"got seed={seed}, expected 0 to 2^63 - 1.")

@@ -15,6 +15,14 @@ from bias_clip.train.hosts.log import log
 _LONGEST_NAP = 30.0  # seconds between two signs of life in the workdir
 
 
+def check_seconds(seconds: float | None) -> None:
+    """Raises ValueError unless None (never look) or a positive number of seconds."""
+    if seconds is not None and not 0 < seconds < threading.TIMEOUT_MAX:
+        raise ValueError(
+            f"stall_seconds is {seconds}; expected a positive number, or None for no watchdog."
+        )
+
+
 class Watchdog:
     """Writes the stacks of all threads when no step ends for `seconds`.
 
@@ -25,7 +33,12 @@ class Watchdog:
     """
 
     def __init__(self, workdir: Path, *, seconds: float | None, step: int):
-        """Starts to watch after `step`; with `seconds=None` it starts nothing."""
+        """Starts to watch after `step`; with `seconds=None` it starts nothing.
+
+        Raises:
+          ValueError: as `check_seconds`.
+        """
+        check_seconds(seconds)
         self._workdir, self._seconds = workdir, seconds
         self._step, self._part = step, "start"
         self._since = time.monotonic()

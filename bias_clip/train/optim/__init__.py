@@ -1,5 +1,6 @@
 from bias_clip.train.optim.optimizer import (
     KERNELS,
+    check_ema_decay,
     first_match,
     frozen_leaves,
     init_ema,
@@ -7,4 +8,12 @@ from bias_clip.train.optim.optimizer import (
     update_ema,
 )
 
-__all__ = ["KERNELS", "first_match", "frozen_leaves", "init_ema", "make_optimizer", "update_ema"]
+__all__ = [
+    "KERNELS",
+    "check_ema_decay",
+    "first_match",
+    "frozen_leaves",
+    "init_ema",
+    "make_optimizer",
+    "update_ema",
+]

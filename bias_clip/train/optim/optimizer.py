@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from bias_clip.train.optim.transforms import KERNEL, make_transform, scale_leaves
-from bias_clip.train.sharding import path_name
+from bias_clip.train.sharding import compile_rule, path_name
 
 KERNELS = ((KERNEL, 1.0),)
 """The default of `decay`: only weight matrices, no norms, biases, positions, probe or tokens."""
@@ -133,7 +133,7 @@ def first_match(tree: PyTree, rules: Sequence[tuple[str, Any]], *, default: Any,
       ValueError: a rule that is not a pair, does not compile, matches no leaf, or matches only leaves
         that earlier rules take.
     """
-    compiled = [_compile_rule(rule, what) for rule in rules]
+    compiled = [compile_rule(rule, what) for rule in rules]
     touched: set[int] = set()
     decided: set[int] = set()
 
@@ -164,6 +164,12 @@ def init_ema(params: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, params)
 
 
+def check_ema_decay(decay: float) -> None:
+    """Raises ValueError unless the decay of an average is in [0, 1)."""
+    if not 0 <= decay < 1:
+        raise ValueError(f"ema_decay, the decay of an average, must be in [0, 1), got {decay}.")
+
+
 def update_ema(ema: PyTree, params: PyTree, *, decay: float, step: int | Int[Array, ""]) -> PyTree:
     """Moves the exponential moving average towards `params`.
 
@@ -180,8 +186,7 @@ def update_ema(ema: PyTree, params: PyTree, *, decay: float, step: int | Int[Arr
     Raises:
       ValueError: the decay is not in [0, 1).
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"The decay of an average must be in [0, 1), got {decay}.")
+    check_ema_decay(decay)
     rate = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda e, p: e + (1 - rate).astype(e.dtype) * (p - e), ema, params)
 
@@ -201,15 +206,6 @@ def _multipliers(params: PyTree, rules: Rules, *, default: float, what: str) -> 
         if isinstance(mult, bool) or not isinstance(mult, int | float) or not 0 <= mult < math.inf:
             raise ValueError(f"{what}: a multiplier is a number of at least 0, got {mult!r}.")
     return mults
-
-
-def _compile_rule(rule: Any, what: str) -> tuple[re.Pattern[str], Any]:
-    if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)):
-        raise ValueError(f"{what}: expected pairs of a regex and a value, got {rule!r}.")
-    try:
-        return re.compile(rule[0]), rule[1]
-    except re.error as error:
-        raise ValueError(f"{what}: {rule[0]!r} is not a regex ({error}).") from None
 
 
 def _check_numbers(*, lr: float, weight_decay: float, clip_norm: float | None) -> None:

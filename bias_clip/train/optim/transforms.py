@@ -59,6 +59,8 @@ def adafactor(
     here layers that are stacked along a first axis never share a factor.
     """
     del params
+    _check_shares(b1=b1, b2=b2)
+    _check_positive(exponent=exponent, min_size=min_size, eps=eps)
 
     def beta(step, exponent):
         return jnp.minimum(b2, 1.0 - (step + 1.0) ** -exponent)
@@ -81,6 +83,8 @@ def adamw(
 ) -> optax.GradientTransformation:
     """Adam; the decay of AdamW is in the chain. b2 is 0.95, as in SigLIP, not the usual 0.999."""
     del params, stacked
+    _check_shares(b1=b1, b2=b2)
+    _check_positive(eps=eps)
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=_dtype(mu_dtype))
 
 
@@ -94,6 +98,7 @@ def lion(
 ) -> optax.GradientTransformation:
     """Lion: the sign of an interpolated momentum. Takes an lr about ten times smaller than Adam's."""
     del params, stacked
+    _check_shares(b1=b1, b2=b2)
     return optax.scale_by_lion(b1=b1, b2=b2, mu_dtype=_dtype(mu_dtype))
 
 
@@ -102,6 +107,7 @@ def sgd(
 ) -> optax.GradientTransformation:
     """Gradient descent with heavy-ball momentum, `m = momentum * m + g`."""
     del params, stacked
+    _check_shares(momentum=momentum)
     if not momentum:
         return optax.identity()
     return optax.trace(momentum, accumulator_dtype=_dtype(mu_dtype))
@@ -136,6 +142,8 @@ def muon(
 
     Reference: Jordan et al., Muon, 2024; Liu et al., Muon is Scalable for LLM Training, 2025.
     """
+    _check_shares(momentum=momentum, b1=b1, b2=b2)
+    _check_positive(num_iterations=num_iterations, rms=rms, eps=eps)
     axes = _matrix_axes(params, stacked)
     shapes = {path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(params)}
 
@@ -237,6 +245,19 @@ def scale_leaves(mults: PyTree) -> optax.GradientTransformation:
         return jax.tree.map(lambda u, m: u if m == 1 else u * m, updates, mults)
 
     return optax.stateless(scale)
+
+
+def _check_shares(**shares: float) -> None:
+    """Of an average that moves: 1 would never move it, more would let it grow without end."""
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {share}.")
+
+
+def _check_positive(**numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not 0 < number < math.inf:
+            raise ValueError(f"{name} must be positive, got {number}.")
 
 
 def _dtype(name: str) -> Any:

@@ -14,6 +14,7 @@ from bias_clip.models.two_towers import make_model
 from bias_clip.models.vit import ViT
 from bias_clip.train.accumulate import make_gradient
 from bias_clip.train.objective import TERMS
+from bias_clip.train.optim import make_optimizer
 from bias_clip.train.optim.schedule import SCHEDULES, Duration
 from bias_clip.train.sharding import make_mesh
 from bias_clip.train.workdir.initial_state import load_params
@@ -44,6 +45,7 @@ _FIXED: dict[Section, Receiver] = {
     ("model",): Receiver(make_model, {}),
     ("model", "image"): Receiver(ViT, {}, _SHARED),
     ("model", "text"): Receiver(TextTransformer, {}, _SHARED),
+    ("optimizer",): Receiver(make_optimizer, {}, ("schedule",)),
     ("mesh",): Receiver(make_mesh, {}, ("devices",)),
     ("accumulation",): Receiver(make_gradient, {}, ("apply", "objective", "mesh", "layout")),
     ("init_from",): Receiver(load_params, {}, ("abstract_params",)),
@@ -81,7 +83,9 @@ def _chosen(
     config: Any, section: Section, key: str, table: Mapping[str, Callable], given: Section = ()
 ) -> Receiver:
     where, values = ".".join(("config", *section)), at(config, section)
-    if values is None or key not in values:
+    if not hasattr(values, "keys"):
+        raise ValueError(f"{where} is {values!r}; expected a dict of arguments.")
+    if key not in values:
         raise ValueError(f"{where} has no {key!r}; expected one of {sorted(table)}.")
     refuse_unknown(f"{where}.{key}", [values[key]], table)
     own = {key: str} if key == "name" else {key: str, "source": Mapping}

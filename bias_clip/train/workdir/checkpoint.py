@@ -41,7 +41,11 @@ def open_checkpoints(
       keep_every: checkpoints of steps that this divides stay for ever; None: no others.
       clean: whether to delete what saves that were cut short have left; only the run that writes
         here may, and not while it saves.
+
+    Raises:
+      ValueError: `keep` is not at least 1.
     """
+    check_keep(keep)
     policies = ocp.checkpoint_managers
     kept: list[Any] = [policies.LatestN(keep)]
     if keep_every is not None:
@@ -58,6 +62,12 @@ def open_checkpoints(
             cleanup_tmp_directories=clean,
         ),
     )
+
+
+def check_keep(keep: int) -> None:
+    """Raises ValueError unless at least one checkpoint stays: with none, a run cannot continue."""
+    if keep < 1:
+        raise ValueError(f"checkpoint.keep is {keep}; expected at least 1.")
 
 
 def save(

@@ -360,7 +360,7 @@ def test_wrong_op_strings_say_where_and_what_is_valid(ops, message):
     ("ops", "message"),
     [
         ("resize(0)", "positive int"),
-        ("resize(4.5)", "positive int"),
+        ("resize(4.5)", r"Sequence\[int\] or int"),
         ("resize(4, method=cubic)", "expected one of .*bicubic"),
         ("resize(4, method=bicubic)", "needs antialias=True"),
         ("background(pink)", "got the colour 'pink'.*#rrggbb"),

@@ -499,3 +499,20 @@ def test_average_of_what_stands_still_stands_still_and_is_a_copy():
 def test_decay_of_the_average_is_below_one(decay):
     with pytest.raises(ValueError, match="decay"):
         update_ema({}, {}, decay=decay, step=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("adamw", {"b2": 2.0}, "b2 must be in"),
+        ("adamw", {"b1": 1.0}, "b1 must be in"),
+        ("adafactor", {"min_size": 0}, "min_size must be positive"),
+        ("lion", {"b1": -0.1}, "b1 must be in"),
+        ("muon", {"num_iterations": 0}, "num_iterations must be positive"),
+        ("sgd", {"momentum": 1.5}, "momentum must be in"),
+    ],
+)
+def test_numbers_of_transforms_out_of_range_are_refused(name, arguments, message):
+    params = {"kernel": jnp.ones((2, 2))}
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(params, name=name, lr=1.0, schedule=lambda step: 1.0, **arguments)
