@@ -164,8 +164,9 @@ def weighted_mean(
         return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
     check_weights(values.shape[0], weights=weights)
     weights = jnp.asarray(weights, values.dtype)
-    # 0 * NaN is NaN, so a value of weight 0 must be selected out, not only multiplied.
-    total = jnp.where(weights > 0, weights * values, 0).sum()
+    # 0 * NaN is NaN, so a value of weight 0 must be selected out, not only multiplied. Before the
+    # product and not after it: the gradient of the weight is the value, 0 * NaN too.
+    total = (weights * jnp.where(weights > 0, values, 0)).sum()
     norm = weights.sum()
     if axis_name is not None:
         total, norm = jax.lax.psum((total, norm), axis_name)

@@ -5,12 +5,15 @@ they are known (`is_known`): in a plain number, or an array made outside of a tr
 values of a traced array are unknown, so a negative weight or a prior of 1 in it passes unnoticed.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
+
+Scalar: TypeAlias = Float[Array, ""] | Float[Array, "1"] | float
+"""One number, such as a scale, a bias or a temperature."""
 
 
 def check_pairs(**embeddings: Array) -> None:
@@ -58,21 +61,26 @@ def check_values(values: Array) -> None:
         raise ValueError(f"values: got {_describe(values)}, expected floats [rows], one per row")
 
 
-def check_scalars(**scalars: Array | float) -> None:
-    """Raises unless each is one number."""
+def check_scalars(**scalars: Scalar) -> None:
+    """Raises unless each is one number, of shape [] or [1]."""
     for name, x in scalars.items():
-        if not _is_real(x) or jnp.shape(x) != ():
+        if not _is_real(x) or jnp.shape(x) not in ((), (1,)):
             raise ValueError(f"{name}: got {_describe(x)}, expected one number")
 
 
-def check_temperature(temperature: Array | float) -> None:
+def as_scalar(x: Scalar, dtype: jnp.dtype) -> Float[Array, ""]:
+    """The number without axes: big_vision and others keep scale and bias as arrays of shape [1]."""
+    return jnp.asarray(x, dtype).reshape(())
+
+
+def check_temperature(temperature: Scalar) -> None:
     """Raises unless one number above 0."""
     check_scalars(temperature=temperature)
     if is_known(temperature) and not np.asarray(temperature) > 0:
         raise ValueError(f"temperature: got {temperature}, expected a number above 0")
 
 
-def check_not_negative(**scalars: Array | float) -> None:
+def check_not_negative(**scalars: Scalar) -> None:
     """Raises unless each is one number of 0 or more."""
     check_scalars(**scalars)
     for name, x in scalars.items():

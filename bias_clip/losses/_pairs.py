@@ -1,5 +1,6 @@
 """The rows of a batch: which pairs of them are positives and negatives, and their logits."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ def make_rows(
     check_ids(rows, labels=labels, cells=cells)
     check_weights(rows, candidate_weights=candidate_weights)
     weights = candidate_weights
+    z = without_lost(z, weights)
     if weights is not None:
         weights = jnp.asarray(weights, logit_dtype(z.dtype))
     return Rows(z, row_numbers(rows, axis_name), labels, cells, weights)
@@ -50,7 +52,47 @@ def make_row_pairs(
     check_pairs(**dict(zip(names, (za, zb), strict=True)))
     dtype = jnp.promote_types(za.dtype, zb.dtype)
     a = make_rows(za.astype(dtype), **of_rows)
-    return a, a._replace(z=zb.astype(dtype))
+    return a, a._replace(z=without_lost(zb.astype(dtype), a.weights))
+
+
+def without_lost(
+    x: Float[Array, " b *d"], weights: Float[Array, " b"] | None
+) -> Float[Array, " b *d"]:
+    """`x` with zeros in the lost rows: those of weight 0 that hold NaN, infinity or a huge number.
+
+    Weight 0 multiplies a row out of every sum only if the row is finite: 0 * NaN is NaN, in the value
+    and, through the products with other rows, in their gradients.
+    """
+    lost = _is_lost(x, weights)
+    if lost is None:
+        return x
+    return jnp.where(jnp.expand_dims(lost, tuple(range(1, x.ndim))), 0, x)
+
+
+def nan_if_lost(
+    values: Float[Array, " b"], weights: Float[Array, " b"] | None, *towers: Float[Array, "b d"]
+) -> Float[Array, " b"]:
+    """`values` with NaN, which has no gradient, for rows that `without_lost` replaced.
+
+    Such a row is out of the others' sums. Its own value stays NaN, so that a mean that gives it a
+    weight as an anchor shows the error.
+    """
+    for z in towers:
+        lost = _is_lost(jnp.asarray(z), weights)
+        values = values if lost is None else jnp.where(lost, jnp.nan, values)
+    return values
+
+
+def _is_lost(
+    x: Float[Array, " b *d"], weights: Float[Array, " b"] | None
+) -> Bool[Array, " b"] | None:
+    if weights is None:
+        return None
+    dtype = logit_dtype(x.dtype)
+    square = jnp.sum(jnp.square(x.astype(dtype)), axis=tuple(range(1, x.ndim)))
+    # Not `square > most`, which a NaN would pass. The root of the largest number leaves room for the
+    # products of two rows and the scale.
+    return (jnp.asarray(weights) == 0) & ~(square <= math.sqrt(jnp.finfo(dtype).max))
 
 
 def is_other(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"]:
@@ -126,9 +168,12 @@ def log_weights(weights: Float[Array, " b"]) -> Float[Array, " b"]:
     return jnp.where(present, jnp.log(jnp.where(present, weights, 1)), nothing(weights.dtype))
 
 
-def prior_of_anchors(prior, own: Float[Array, " a"]) -> Float[Array, " a"]:
+def prior_of_anchors(
+    prior, own: Float[Array, " a"], weights: Float[Array, " b"] | None
+) -> Float[Array, " a"]:
     """The class prior of each of the 2b anchors of b pairs; those of the first tower come first."""
     prior = jnp.asarray(prior, own.dtype)
+    prior = prior if prior.ndim == 0 else without_lost(prior, weights)
     if prior.ndim < 2:
         return jnp.concatenate([jnp.broadcast_to(prior, own.shape[0] // 2)] * 2)
     return prior.T.reshape(-1)

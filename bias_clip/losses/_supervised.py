@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from bias_clip.losses._checks import (
+    as_scalar,
     check_labels,
     check_pairs,
     check_positives,
@@ -18,6 +19,7 @@ from bias_clip.losses._pairs import (
     log_weights,
     logit_dtype,
     make_rows,
+    nan_if_lost,
     nothing,
 )
 
@@ -33,7 +35,7 @@ def prepare(z, labels, temperature, positives, cells, candidate_weights, axis_na
     rows = make_rows(
         z, labels=labels, cells=cells, candidate_weights=candidate_weights, axis_name=axis_name
     )
-    return rows, 1 / jnp.asarray(temperature, logit_dtype(z.dtype))
+    return rows, 1 / as_scalar(temperature, logit_dtype(z.dtype))
 
 
 def masks(rows: Rows, candidates: Rows, positives: Bool[Array, "b n"] | None):
@@ -73,7 +75,10 @@ def guard(log_sum, top, log_guard: float) -> Float[Array, " b"]:
     return jnp.logaddexp(log_sum, top + jnp.log(log_guard)) if log_guard else log_sum
 
 
-def finish(value, positive_weight, scale, base_temperature: float | None) -> Float[Array, " b"]:
-    """Sets rows without positives to 0 and applies the authors' factor if requested."""
+def finish(
+    value, positive_weight, scale, base_temperature: float | None, z, candidate_weights
+) -> Float[Array, " b"]:
+    """Sets rows without positives to 0, lost ones to NaN; applies the authors' factor if requested."""
     value = jnp.where(positive_weight > 0, value, 0)
+    value = nan_if_lost(value, candidate_weights, z)
     return value if base_temperature is None else value / (scale * base_temperature)

@@ -7,13 +7,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bias_clip.losses._blocks import AxisName, fold_blocks, fold_blocks_both
-from bias_clip.losses._checks import check_choice, check_not_negative, check_prior, check_scalars
+from bias_clip.losses._checks import (
+    Scalar,
+    as_scalar,
+    check_choice,
+    check_not_negative,
+    check_prior,
+    check_scalars,
+)
+from bias_clip.losses._explicit import on_explicit_axes
 from bias_clip.losses._pairs import (
     Rows,
     is_negative,
     log_weights,
     logit_dtype,
     make_row_pairs,
+    nan_if_lost,
     nothing,
     pair_logits,
     positive_logits,
@@ -42,12 +51,13 @@ def _plain_debiased_loss(
     return (one_way(z) + one_way(z.T)) / 2
 
 
+@on_explicit_axes(per_row=True)
 def debiased_loss(
     za: Float[Array, "b d"],
     zb: Float[Array, "b d"],
     *,
     prior: Float[Array, ""] | Float[Array, " b"] | Float[Array, "b 2"] | float,
-    scale: Float[Array, ""] | float,
+    scale: Scalar,
     negatives: str = "cross",
     cells: Int[Array, " b"] | None = None,
     candidate_weights: Float[Array, " b"] | None = None,
@@ -115,16 +125,17 @@ def debiased_loss(
     sums = _negative_sums(
         za, zb, scale, None, negatives, cells, candidate_weights, chunk_size, axis_name
     )
-    return _debias(sums, prior, scale)[0]
+    return nan_if_lost(_debias(sums, prior, scale, candidate_weights)[0], candidate_weights, za, zb)
 
 
+@on_explicit_axes(per_row=True)
 def hard_debiased_loss(
     za: Float[Array, "b d"],
     zb: Float[Array, "b d"],
     *,
     prior: Float[Array, ""] | Float[Array, " b"] | Float[Array, "b 2"] | float,
-    concentration: Float[Array, ""] | float,
-    scale: Float[Array, ""] | float,
+    concentration: Scalar,
+    scale: Scalar,
     negatives: str = "cross",
     cells: Int[Array, " b"] | None = None,
     candidate_weights: Float[Array, " b"] | None = None,
@@ -175,16 +186,17 @@ def hard_debiased_loss(
     sums = _negative_sums(
         za, zb, scale, concentration, negatives, cells, candidate_weights, chunk_size, axis_name
     )
-    return _debias(sums, prior, scale)[0]
+    return nan_if_lost(_debias(sums, prior, scale, candidate_weights)[0], candidate_weights, za, zb)
 
 
+@on_explicit_axes(per_row=True)
 def debiased_floor(
     za: Float[Array, "b d"],
     zb: Float[Array, "b d"],
     *,
     prior: Float[Array, ""] | Float[Array, " b"] | Float[Array, "b 2"] | float,
-    scale: Float[Array, ""] | float,
-    concentration: Float[Array, ""] | float | None = None,
+    scale: Scalar,
+    concentration: Scalar | None = None,
     negatives: str = "cross",
     cells: Int[Array, " b"] | None = None,
     candidate_weights: Float[Array, " b"] | None = None,
@@ -212,7 +224,7 @@ def debiased_floor(
     sums = _negative_sums(
         za, zb, scale, concentration, negatives, cells, candidate_weights, chunk_size, axis_name
     )
-    return _debias(sums, prior, scale)[1]
+    return _debias(sums, prior, scale, candidate_weights)[1]
 
 
 class _Sums(NamedTuple):
@@ -223,12 +235,14 @@ class _Sums(NamedTuple):
     weight: Float[Array, " a"]
 
 
-def _debias(sums: _Sums, prior, scale) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+def _debias(
+    sums: _Sums, prior, scale, candidate_weights
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
     """Losses of the rows and shares at the floor, each the mean of a row's two anchors."""
     own, log_sum, weight = sums
     check_prior(own.shape[0] // 2, prior)
-    prior = prior_of_anchors(prior, own)
-    floor_logit = -jax.lax.stop_gradient(jnp.asarray(scale, own.dtype))
+    prior = prior_of_anchors(prior, own, candidate_weights)
+    floor_logit = -jax.lax.stop_gradient(as_scalar(scale, own.dtype))
     # Exponentials relative to the largest: at scale 100 they overflow float32 otherwise.
     top = jax.lax.stop_gradient(jnp.maximum(own, log_sum))
     positive = jnp.exp(own - top)
@@ -257,8 +271,8 @@ def _negative_sums(
         axis_name=axis_name,
     )
     dtype = logit_dtype(a.z.dtype)
-    scale = jnp.asarray(scale, dtype)
-    beta = None if concentration is None else jnp.asarray(concentration, dtype)
+    scale = as_scalar(scale, dtype)
+    beta = None if concentration is None else as_scalar(concentration, dtype)
     own = positive_logits(a, b, scale)
     if negatives == "both":
         own = jnp.concatenate([own, own])

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bias_clip.losses._blocks import AxisName, fold_blocks_both
-from bias_clip.losses._checks import check_prior, check_scalars
+from bias_clip.losses._checks import Scalar, as_scalar, check_prior, check_scalars
+from bias_clip.losses._explicit import on_explicit_axes
 from bias_clip.losses._pairs import (
     is_negative,
     logit_dtype,
     make_row_pairs,
+    nan_if_lost,
     pair_logits,
     positive_logits,
     prior_of_anchors,
@@ -27,13 +29,14 @@ def _plain_debiased_sigmoid_loss(
     return jax.nn.softplus(-own) + rest
 
 
+@on_explicit_axes(per_row=True)
 def debiased_sigmoid_loss(
     zimg: Float[Array, "b d"],
     ztxt: Float[Array, "b d"],
     *,
     prior: Float[Array, ""] | Float[Array, " b"] | Float[Array, "b 2"] | float,
-    scale: Float[Array, ""] | float,
-    bias: Float[Array, ""] | float,
+    scale: Scalar,
+    bias: Scalar,
     cells: Int[Array, " b"] | None = None,
     candidate_weights: Float[Array, " b"] | None = None,
     chunk_size: int | None = None,
@@ -100,7 +103,7 @@ def debiased_sigmoid_loss(
     )
     check_prior(images.z.shape[0], prior)
     dtype = logit_dtype(images.z.dtype)
-    scale, bias = jnp.asarray(scale, dtype), jnp.asarray(bias, dtype)
+    scale, bias = as_scalar(scale, dtype), as_scalar(bias, dtype)
 
     def step(image_sums, texts, text_sums):
         terms = jax.nn.softplus(pair_logits(images, texts, scale) + bias)
@@ -117,12 +120,13 @@ def debiased_sigmoid_loss(
     zeros = (jnp.zeros_like(own), jnp.zeros_like(own))
     sums = fold_blocks_both(step, zeros, texts, zeros, axis_name, chunk_size=chunk_size)
     total, weight = (jnp.concatenate([x, y]) for x, y in zip(*sums, strict=True))
-    prior = prior_of_anchors(prior, total)
+    prior = prior_of_anchors(prior, total, candidate_weights)
     false = prior * weight * jnp.tile(jax.nn.softplus(own), 2)
     floor = weight * jax.nn.softplus(jax.lax.stop_gradient(bias - scale))
     corrected = (total - false) / (1 - prior)
     negatives = jnp.where(corrected < floor, floor, corrected)
-    return jax.nn.softplus(-own) + negatives.reshape(2, -1).mean(axis=0)
+    rows = jax.nn.softplus(-own) + negatives.reshape(2, -1).mean(axis=0)
+    return nan_if_lost(rows, candidate_weights, zimg, ztxt)
 
 
 def _add(sums, terms: Float[Array, "b c"], weights: Float[Array, "b c"], axis: int):

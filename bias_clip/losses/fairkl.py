@@ -15,6 +15,7 @@ from bias_clip.losses._checks import (
     check_pairs,
     check_temperature,
 )
+from bias_clip.losses._explicit import on_explicit_axes
 from bias_clip.losses._pairs import (
     Rows,
     is_other,
@@ -22,6 +23,7 @@ from bias_clip.losses._pairs import (
     make_rows,
     pair_logits,
     positive_logits,
+    without_lost,
 )
 
 _FORMS = ("kl", "jeffreys", "mean", "authors")
@@ -43,6 +45,7 @@ def _plain_fairkl(
     return total
 
 
+@on_explicit_axes(per_row=False)
 def fairkl(
     z: Float[Array, "b d"],
     labels: Int[Array, " b"],
@@ -132,7 +135,9 @@ def fairkl(
         z.astype(dtype), labels=labels, cells=None, candidate_weights=weights, axis_name=axis_name
     )._replace(labels=None)
     scale = jnp.ones((), logit_dtype(dtype)) / (temperature if form == "authors" else 1.0)
-    block = (rows._replace(z=other.astype(dtype)), labels, bias_labels)
+    if bias_labels.ndim == 2:
+        bias_labels = without_lost(bias_labels, weights)
+    block = (rows._replace(z=without_lost(other.astype(dtype), weights)), labels, bias_labels)
 
     def step(moments, block):
         s = pair_logits(rows, block[0], scale)

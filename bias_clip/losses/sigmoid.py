@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bias_clip.losses._blocks import AxisName
-from bias_clip.losses._checks import check_scalars
-from bias_clip.losses._pairs import logit_dtype, make_row_pairs, positive_logits
+from bias_clip.losses._checks import Scalar, as_scalar, check_scalars
+from bias_clip.losses._explicit import on_explicit_axes
+from bias_clip.losses._pairs import logit_dtype, make_row_pairs, nan_if_lost, positive_logits
 from bias_clip.losses._softplus import sum_softplus
 
 
@@ -19,13 +20,14 @@ def _plain_sigmoid_loss(
     return jax.nn.softplus(-sign * z).sum(axis=1)
 
 
+@on_explicit_axes(per_row=True)
 def sigmoid_loss(
     zimg: Float[Array, "b d"],
     ztxt: Float[Array, "b d"],
     *,
-    scale: Float[Array, ""] | float,
-    bias: Float[Array, ""] | float,
-    margin: Float[Array, ""] | float = 0.0,
+    scale: Scalar,
+    bias: Scalar,
+    margin: Scalar = 0.0,
     labels: Int[Array, " b"] | None = None,
     cells: Int[Array, " b"] | None = None,
     candidate_weights: Float[Array, " b"] | None = None,
@@ -95,10 +97,11 @@ def sigmoid_loss(
         axis_name=axis_name,
     )
     dtype = logit_dtype(images.z.dtype)
-    scale, bias, margin = (jnp.asarray(x, dtype) for x in (scale, bias, margin))
+    scale, bias, margin = (as_scalar(x, dtype) for x in (scale, bias, margin))
 
     own = positive_logits(images, texts, scale)
     positives = jax.nn.softplus(margin - bias - own)
     # As vectors, so that everything that the fold takes and returns belongs to local rows.
     scales, biases = jnp.zeros_like(own) + scale, jnp.zeros_like(own) + bias
-    return positives + sum_softplus(images, texts, scales, biases, axis_name, chunk_size)
+    rows = positives + sum_softplus(images, texts, scales, biases, axis_name, chunk_size)
+    return nan_if_lost(rows, candidate_weights, zimg, ztxt)

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bias_clip.losses._blocks import AxisName, fold_blocks_both
-from bias_clip.losses._checks import check_scalars
+from bias_clip.losses._checks import Scalar, as_scalar, check_scalars
+from bias_clip.losses._explicit import on_explicit_axes
 from bias_clip.losses._pairs import (
     log_weights,
     logit_dtype,
     make_row_pairs,
+    nan_if_lost,
     negative_logits,
     positive_logits,
 )
@@ -25,12 +27,13 @@ def _plain_softmax_loss(
     return (i2t + t2i) / 2
 
 
+@on_explicit_axes(per_row=True)
 def softmax_loss(
     zimg: Float[Array, "b d"],
     ztxt: Float[Array, "b d"],
     *,
-    scale: Float[Array, ""] | float,
-    epsilon: Float[Array, ""] | float = 0.0,
+    scale: Scalar,
+    epsilon: Scalar = 0.0,
     labels: Int[Array, " b"] | None = None,
     cells: Int[Array, " b"] | None = None,
     candidate_weights: Float[Array, " b"] | None = None,
@@ -99,7 +102,7 @@ def softmax_loss(
         axis_name=axis_name,
     )
     dtype = logit_dtype(images.z.dtype)
-    scale, epsilon = jnp.asarray(scale, dtype), jnp.asarray(epsilon, dtype)
+    scale, epsilon = as_scalar(scale, dtype), as_scalar(epsilon, dtype)
 
     def step(image_sums, texts, text_sums):
         z = negative_logits(images, texts, scale)
@@ -116,4 +119,5 @@ def softmax_loss(
     # Both sums begin with the positive's own term; the fold adds those of the negatives.
     start = positives - epsilon
     sums = fold_blocks_both(step, start, texts, start, axis_name, chunk_size=chunk_size)
-    return (sums[0] + sums[1]) / 2 - positives
+    rows = (sums[0] + sums[1]) / 2 - positives
+    return nan_if_lost(rows, candidate_weights, zimg, ztxt)

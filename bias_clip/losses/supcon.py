@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bias_clip.losses._blocks import AxisName, fold_blocks
-from bias_clip.losses._checks import check_choice, check_scalars
+from bias_clip.losses._checks import Scalar, as_scalar, check_choice, check_scalars
+from bias_clip.losses._explicit import on_explicit_axes
 from bias_clip.losses._pairs import nothing, pair_logits, positive_logits
 from bias_clip.losses._supervised import (
     finish,
@@ -40,11 +41,12 @@ def _plain_eps_supinfonce_loss(
     return jnp.sum(each, axis=1, where=positive) / jnp.maximum(positive.sum(axis=1), 1)
 
 
+@on_explicit_axes(per_row=True)
 def supcon_loss(
     z: Float[Array, "b d"],
     labels: Int[Array, " b"],
     *,
-    temperature: Float[Array, ""] | float,
+    temperature: Scalar,
     base_temperature: float | None = None,
     positives: Bool[Array, "b n"] | None = None,
     cells: Int[Array, " b"] | None = None,
@@ -94,12 +96,13 @@ def supcon_loss(
     )
 
 
+@on_explicit_axes(per_row=True)
 def eps_supcon_loss(
     z: Float[Array, "b d"],
     labels: Int[Array, " b"],
     *,
-    temperature: Float[Array, ""] | float,
-    epsilon: Float[Array, ""] | float,
+    temperature: Scalar,
+    epsilon: Scalar,
     base_temperature: float | None = None,
     log_guard: float = 0.0,
     positives: Bool[Array, "b n"] | None = None,
@@ -166,7 +169,7 @@ def eps_supcon_loss(
     """
     check_scalars(epsilon=epsilon)
     rows, scale = prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name)
-    epsilon = jnp.asarray(epsilon, scale.dtype)
+    epsilon = as_scalar(epsilon, scale.dtype)
 
     def step(carry, candidates):
         log_sum, positive_sum, positive_weight, top = carry
@@ -190,15 +193,23 @@ def eps_supcon_loss(
         step, start, rows, axis_name, chunk_size=chunk_size
     )
     mean = positive_sum / jnp.where(positive_weight > 0, positive_weight, 1)
-    return finish(guard(log_sum, top, log_guard) - mean, positive_weight, scale, base_temperature)
+    return finish(
+        guard(log_sum, top, log_guard) - mean,
+        positive_weight,
+        scale,
+        base_temperature,
+        z,
+        candidate_weights,
+    )
 
 
+@on_explicit_axes(per_row=True)
 def eps_supinfonce_loss(
     z: Float[Array, "b d"],
     labels: Int[Array, " b"],
     *,
-    temperature: Float[Array, ""] | float,
-    epsilon: Float[Array, ""] | float,
+    temperature: Scalar,
+    epsilon: Scalar,
     form: str = "out",
     base_temperature: float | None = None,
     log_guard: float = 0.0,
@@ -260,7 +271,7 @@ def eps_supinfonce_loss(
     if form == "in" and log_guard:
         raise ValueError(f"log_guard: got {log_guard}, expected 0 for the form 'in'")
     rows, scale = prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name)
-    epsilon = jnp.asarray(epsilon, scale.dtype)
+    epsilon = as_scalar(epsilon, scale.dtype)
 
     def sums(carry, candidates):
         positive_sum, negative_sum, weight, top = carry
@@ -282,7 +293,7 @@ def eps_supinfonce_loss(
     if form == "in":
         log_weight = jnp.log(jnp.where(weight > 0, weight, 1))
         value = jnp.logaddexp(positive_sum - epsilon - log_weight, negative_sum) - positive_sum
-        return finish(value, weight, scale, base_temperature)
+        return finish(value, weight, scale, base_temperature, z, candidate_weights)
     negative_sum = guard(negative_sum, top, log_guard)
 
     # log(exp(s - epsilon) + N) - s = softplus(log(N) + epsilon - s) - epsilon, which does not overflow.
@@ -296,4 +307,4 @@ def eps_supinfonce_loss(
 
     total = fold_blocks(gaps, zero, rows, axis_name, chunk_size=chunk_size)
     value = total / jnp.where(weight > 0, weight, 1) - epsilon
-    return finish(value, weight, scale, base_temperature)
+    return finish(value, weight, scale, base_temperature, z, candidate_weights)

@@ -45,7 +45,7 @@ BAD = [
     (ALL - SUPERVISED, {"scale": jnp.ones(ROWS)}, r"scale: got float\d\d\[8\], expected one number"),
     (ALL - SUPERVISED, {"scale": None}, r"scale: got None, expected one number"),
     ({"sigmoid", "debiased-sigmoid"}, {"bias": jnp.ones(ROWS)}, r"bias: got float\d\d\[8\], expect"),
-    ({"sigmoid"}, {"margin": jnp.ones(1)}, r"margin: got float\d\d\[1\], expected one number"),
+    ({"sigmoid"}, {"margin": jnp.ones(2)}, r"margin: got float\d\d\[2\], expected one number"),
     (PRIORS, {"prior": 1.0}, r"prior: got values from 1.0 to 1.0, expected them in \[0, 1\)"),
     (PRIORS, {"prior": np.linspace(-0.1, 0.5, ROWS)}, r"prior: got values from -0.1 to 0.5, exp"),
     (PRIORS, {"prior": float("nan")}, r"prior: got values from nan"),
