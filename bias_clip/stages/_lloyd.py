@@ -20,6 +20,7 @@ from bias_clip.stages._rows import (
 ROUNDING = 8.0
 # Without it a TPU multiplies float32 in bfloat16, which cannot tell close centres apart.
 _EXACT = jax.lax.Precision.HIGHEST
+_PART = 1024  # rows that `add_rows` takes at a time: 3 MB of 768 numbers
 
 
 class Sums(NamedTuple):
@@ -71,8 +72,9 @@ def sum_members(
     k, d = centres.shape
     # Made from the rows: `shard_map` needs the carry to vary over devices from the start.
     zero = jnp.zeros_like(rows.x[0, 0], dtype=centres.dtype)
+    zeros = jnp.zeros((k, d), zero.dtype) + zero
     init = Sums(
-        x=jnp.zeros((k, d), zero.dtype) + zero,
+        x=zeros,
         weight=jnp.zeros(k, zero.dtype) + zero,
         counts=jnp.zeros(k, jnp.int32) + zero.astype(jnp.int32),
         inertia=zero,
@@ -82,22 +84,62 @@ def sum_members(
     def step(sums: Sums, chunk: Rows) -> tuple[Sums, tuple[Array, Array]]:
         labels, distances = nearest(chunk.x, centres)
         there = chunk.weights > 0
+        x = chunk.x.astype(centres.dtype)
         # Selected out, not multiplied by weight 0: 0 * NaN would spoil all sums.
-        x = jnp.where(there[:, None], chunk.x.astype(centres.dtype), 0)
         distances = jnp.where(there, distances, 0)
-        members = labels[:, None] == jnp.arange(k)
-        weights = jnp.where(members, chunk.weights[:, None], 0)
+        squares = jnp.where(there, (x**2).sum(1), 0)
+        of_members, weight, counts = jax.lax.platform_dependent(
+            x, labels, chunk.weights, zeros, cpu=add_rows, default=multiply_rows
+        )
         found = Sums(
-            x=jnp.matmul(weights.T, x, precision=_EXACT),
-            weight=weights.sum(0),
-            counts=(members & there[:, None]).sum(0, dtype=jnp.int32),
+            x=of_members,
+            weight=weight,
+            counts=counts,
             inertia=(chunk.weights * distances).sum(),
-            square=(chunk.weights * (x**2).sum(1)).sum(),
+            square=(chunk.weights * squares).sum(),
         )
         return jax.tree.map(jnp.add, sums, found), (labels, distances)
 
     sums, (labels, distances) = fold_rows(step, init, rows, chunk_size)
     return total(sums, axis_name), labels, distances
+
+
+def multiply_rows(
+    x: Float[Array, "b d"], labels: Int[Array, " b"], weights: Float[Array, " b"], zeros: Any
+) -> tuple[Float[Array, "k d"], Float[Array, " k"], Int[Array, " k"]]:
+    """Per label: the weighted sum of rows, of weights, and the rows of positive weight, by a product.
+
+    As many operations as the distances take. An accelerator has them to spare, and its sums by
+    scatter are slow (TPU) or depend on the order in which threads finish (GPU).
+    """
+    there = weights > 0
+    members = labels[:, None] == jnp.arange(zeros.shape[0])
+    shares = jnp.where(members, weights[:, None], 0)
+    total = jnp.matmul(shares.T, jnp.where(there[:, None], x, 0), precision=_EXACT)
+    return total, shares.sum(0), (members & there[:, None]).sum(0, dtype=jnp.int32)
+
+
+def add_rows(
+    x: Float[Array, "b d"], labels: Int[Array, " b"], weights: Float[Array, " b"], zeros: Any
+) -> tuple[Float[Array, "k d"], Float[Array, " k"], Int[Array, " k"]]:
+    """The same by adding each row to its label's sum: one pass over the rows, whatever their number k."""
+    k = zeros.shape[0]
+    # A row of weight 0 goes to label k, which does not exist: it is dropped, whatever it holds.
+    to = jnp.where(weights > 0, labels, k)
+
+    def step(sums: tuple, part: tuple) -> tuple[tuple, tuple]:
+        x, to, weights = part
+        found = (
+            jax.ops.segment_sum(weights[:, None] * x, to, k),
+            jax.ops.segment_sum(weights, to, k),
+            jax.ops.segment_sum(jnp.ones_like(to), to, k),
+        )
+        return jax.tree.map(jnp.add, sums, found), ()
+
+    start = (zeros, zeros[:, 0], zeros[:, 0].astype(jnp.int32))
+    # In parts that stay in the cache while they are weighted and added. Sums of parts also round less
+    # than one long sum.
+    return fold_rows(step, start, (x, to, weights), _PART)[0]
 
 
 def lloyd(
