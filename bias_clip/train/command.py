@@ -11,7 +11,8 @@ import jax
 from absl import logging
 
 from bias_clip.core.launching import RUN_AGAIN
-from bias_clip.core.storage import NotSavedError, absolute, run_folder
+from bias_clip.core.storage import NotSavedError, run_folder
+from bias_clip.train.compiled import keep_compiled
 from bias_clip.train.config import validate
 from bias_clip.train.config_io import load_config, split_spec
 from bias_clip.train.display.terminal import device_note, say
@@ -43,8 +44,7 @@ def run(arguments: Arguments, words: Sequence[str]) -> None:
             say(note)
         if backend == "cpu":
             keep_pages()
-        else:
-            _keep_compiled(workdir)
+        keep_compiled(workdir, backend)
         validate(config)
         train(config, workdir, command=command)
     except (ValueError, FloatingPointError, TimeoutError, NotSavedError) as error:
@@ -65,16 +65,6 @@ def _backend() -> str:
             f"JAX_PLATFORMS={asked} asks for a device that jax cannot use: {reason} Unset it to run "
             "on the devices of this machine."
         ) from error
-
-
-def _keep_compiled(workdir: Path) -> None:
-    """Keeps compiled code in the workdir, unless JAX_COMPILATION_CACHE_DIR names another place.
-
-    A run that is started again then does not compile again. CPUs are excluded, because code that was
-    compiled on one machine may not run on another that opens the same workdir.
-    """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(absolute(workdir) / "compiled"))
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from bias_clip.core.storage import run_folder, writing
-from bias_clip.train import command
+from bias_clip.train import command, compiled
 from bias_clip.train.config_io import load_config
 from bias_clip.train.loop import Interrupted
 from bias_clip.train.options.command_line import Arguments, parse
@@ -68,22 +68,36 @@ def test_an_error_of_another_library_keeps_its_stack(run):
         ("gpu", None, "run/compiled"),
         ("tpu", None, "run/compiled"),
         ("tpu", "shared", "shared"),
-        ("cpu", None, None),
+        ("cpu", None, "cache/bias_clip/compiled-abc"),
         ("cpu", "shared", "shared"),
     ],
 )
-def test_compiled_code_stays_in_the_workdir_but_on_cpus(
+def test_compiled_code_stays_in_the_workdir_and_on_cpus_in_the_cache_of_the_user(
     run, monkeypatch, tmp_path, backend, given, expected
 ):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiled, "processor_key", lambda: "abc")
     absolute = {name: name and str(tmp_path / name) for name in (given, expected)}
     before, seen = jax.config.jax_compilation_cache_dir, []
+    limit = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_compilation_cache_dir", absolute[given])
     try:
         run(lambda: seen.append(jax.config.jax_compilation_cache_dir), tmp_path / "run")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", limit)
     assert seen == [absolute[expected]]
+
+
+def test_the_key_of_a_processor_is_its_set_of_instructions(tmp_path):
+    def key(text):
+        (tmp_path / "cpuinfo").write_text(text)
+        return compiled.processor_key(tmp_path / "cpuinfo")
+
+    two = key("model name\t: A\nflags\t\t: fma avx2\n\nflags\t\t: fma avx2\n")
+    assert two == key("flags\t\t: avx2 fma\ncpu MHz\t\t: 2400\n")  # the order and the clock differ
+    assert two != key("flags\t\t: fma avx2 avx512f\n")
 
 
 def test_help_has_keys_defaults_and_an_example_and_loads_no_jax():
