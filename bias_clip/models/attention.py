@@ -99,9 +99,11 @@ class Attention(nnx.Module):
             )
         self.kind, self.mask = kind, mask
         heads = (num_heads, width // num_heads)
-        self.query = Linear((width,), heads, stack=stack)
-        self.key = Linear((width,), heads, stack=stack)
-        self.value = Linear((width,), heads, stack=stack)
+        # The gradients of a kernel reach the biases as finished arrays.
+        by_product = kind != "xla"
+        self.query = Linear((width,), heads, sums_by_product=by_product, stack=stack)
+        self.key = Linear((width,), heads, sums_by_product=by_product, stack=stack)
+        self.value = Linear((width,), heads, sums_by_product=by_product, stack=stack)
         self.out = Linear(heads, (width,), stack=stack)
 
     def __call__(

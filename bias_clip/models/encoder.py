@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from bias_clip.models import initializers
 from bias_clip.models.attention import Attention
 from bias_clip.models.layers import EPSILON, LayerNorm, Mlp
+from bias_clip.models.pallas_attention import keep_rows
 
 REMAT_POLICIES = ("none", "minimal", "dots", "full")
 """From most memory to most recomputation; see `remat_block`."""
@@ -61,6 +62,7 @@ class Block(nnx.Module):
         epsilon: float = EPSILON,
         stack: tuple[int, ...] = (),
     ):
+        self.in_rows = keep_rows if attention == "pallas" else _as_it_is
         self.norm1 = LayerNorm(width, epsilon=epsilon, stack=stack)
         self.attention = Attention(width, num_heads, kind=attention, mask=mask, stack=stack)
         self.norm2 = LayerNorm(width, epsilon=epsilon, stack=stack)
@@ -68,9 +70,14 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "bl d"], *, num: int) -> Float[Array, "bl d"]:
         """Applies the block to the tokens of `num` examples, whose rows are concatenated."""
+        x = self.in_rows(x)
         y = self.norm1(x)
         x = x + self.attention(y, y, num=num)
-        return x + self.mlp(self.norm2(x))
+        return self.in_rows(x + self.mlp(self.norm2(x)))
+
+
+def _as_it_is(x: Array) -> Array:
+    return x
 
 
 class Encoder(nnx.Module):

@@ -81,6 +81,44 @@ def test_layer_norm_statistics_are_float32_whatever_comes_in():
     np.testing.assert_allclose(np.asarray(y, np.float64), exact, atol=0.02)  # bf16 has 8 bits
 
 
+@pytest.mark.parametrize("mean", [0.0, 10.0, 100.0])
+def test_variance_in_one_pass_holds_at_large_means(mean):
+    """Of rows with deviation 1; at 100 the numbers themselves are rounded to halves."""
+    x = (mean + normal(64, 768)).astype(jnp.bfloat16)
+    scale, bias = jnp.ones(768), jnp.zeros(768)
+    wide = np.asarray(x, np.float64)
+    exact = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
+    y = layers.layer_norm(x, scale, bias)
+    # Of the largest, about 4: half a step of bfloat16 is 2^-7 there, and the variance's share 1e-3.
+    np.testing.assert_allclose(np.asarray(y, np.float64), exact, atol=0.02, rtol=0.005)
+
+
+def test_a_row_of_equal_numbers_normalises_to_nearly_zero_in_one_pass():
+    x = jnp.full((2, 768), 100.0, jnp.bfloat16)
+    y = layers.layer_norm(x, jnp.ones(768), jnp.zeros(768))
+    assert np.abs(np.asarray(y, np.float32)).max() < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bias_gradient_by_product_is_the_sum_of_the_rows(dtype):
+    y, bias, weights = normal(40, 6).astype(dtype), normal(6), normal(40, 6, seed=2).astype(dtype)
+
+    def total(add, y, bias):
+        return jnp.sum((weights * add(y, bias)).astype(jnp.float32))
+
+    got = jax.grad(functools.partial(total, layers.add_bias), (0, 1))(y, bias)
+    assert got[0].dtype == dtype
+    assert got[1].dtype == jnp.float32
+    np.testing.assert_array_equal(got[0], weights)
+    np.testing.assert_allclose(got[1], np.asarray(weights, np.float64).sum(0), rtol=1e-5, atol=1e-6)
+
+
+def test_flattened_kernel_has_the_gradient_of_its_shape():
+    kernel, x = normal(6, 2, 3), normal(5, 6)
+    grad = jax.grad(lambda k: jnp.sum(jnp.sin(x @ layers.flatten(k, 6))))(kernel)
+    assert_close(grad, jax.grad(lambda k: jnp.sum(jnp.sin(x @ k.reshape(6, 6))))(kernel))
+
+
 def test_softmax_is_float32_whatever_comes_in():
     ours = attention()
     q, x = normal(2, 2, WIDTH), normal(2, LENGTH, WIDTH, seed=2)
