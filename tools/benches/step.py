@@ -1,7 +1,8 @@
-"""Train step: images per second against open_clip, and where the time goes.
+"""Train step: images per second against open_clip and a bare JAX step, and where the time goes.
 
 Both towers, sigmoid loss, gradients and AdamW with the same architecture, sizes, batch and precision,
-in turns. Then each of our parts alone, with its share of the machine's matrix-product peak.
+in turns: ours, open_clip as its users run it (eager, and with `--torchcompile`), and a step written by
+hand in plain JAX. Then each of our parts alone, with its share of the machine's matrix-product peak.
 """
 
 import argparse
@@ -25,7 +26,10 @@ from bias_clip.train.optim import make_optimizer
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from configs.default import get_config
+from tools.benches.bare import make_bare
+from tools.benches.leads import LEADS, switch_off
 
+PEERS = ("open_clip", "open_clip compiled", "bare JAX")
 PAUSE = 0.2  # seconds between contestants: waiting threads of one library spin in the other's time
 
 
@@ -71,37 +75,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--remat", default="none", help="our remat policy")
     parser.add_argument("--attention", default="xla", choices=ATTENTIONS, help="ours")
-    parser.add_argument("--compile", type=int, default=1, help="0: open_clip without torch.compile")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        default=PEERS,
+        choices=PEERS,
+        help="beside which ours runs; none: alone",
+    )
+    parser.add_argument(
+        "--without", nargs="*", default=[], choices=LEADS, help="leads switched off"
+    )
     parser.add_argument("--keep-pages", type=int, default=1, help="0: leave the allocator as it is")
     parser.add_argument("--parts", type=int, default=1, help="0: the step alone, not its parts")
-    parser.add_argument("--alone", action="store_true", help="without open_clip")
 
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Prints and returns the throughputs, their ratio, and our time by part."""
     if args.keep_pages:
         keep_pages()
+    switch_off(args.without)
     sizes = Sizes(*(getattr(args, name) for name in Sizes._fields))
     ours = make_ours(sizes, scan=args.scan, remat=args.remat, attention=args.attention)
-    peer = None if args.alone else make_open_clip(sizes, compiled=bool(args.compile))
     where = f"{_cores()} cores" if _on_cpu() else jax.devices()[0].device_kind
     print(f"{sizes}\n{ours.parameters:,} parameters, {where}, jax {jax.__version__}")
     steps = {"bias_clip": ours.step}
-    if peer is not None:
+    for name in args.peers:
+        peer = make_peer(name, sizes)
+        if peer is None:
+            continue
         if peer.parameters != ours.parameters:
-            raise SystemExit(f"error: open_clip has {peer.parameters:,}: not the same architecture")
-        steps["open_clip"] = peer.step
+            raise SystemExit(f"error: {name} has {peer.parameters:,}: not the same architecture")
+        steps[name] = peer.step
     seconds = take_turns(steps, args.rounds)
     record: dict[str, Any] = {"sizes": sizes._asdict(), "parameters": ours.parameters}
+    record |= {"device": where, "jax": jax.__version__, "without": args.without, "ratio": {}}
     for name, times in seconds.items():
         record[name] = _summary(times, sizes.batch)
         print(
             f"{name:<18}" + "".join(f" {key} {value:9.1f} " for key, value in record[name].items())
         )
-    if peer is not None:
-        pairs = zip(seconds["bias_clip"], seconds["open_clip"], strict=True)
-        record["ratio"] = statistics.median(theirs / mine for mine, theirs in pairs)
-        print(f"bias_clip does {record['ratio']:.2f} times the images per second of open_clip")
+    for name in list(seconds)[1:]:
+        pairs = zip(seconds["bias_clip"], seconds[name], strict=True)
+        record["ratio"][name] = statistics.median(theirs / mine for mine, theirs in pairs)
+        print(f"bias_clip does {record['ratio'][name]:.2f} times the images per second of {name}")
     if args.parts:
         record |= explain(ours, sizes, args.rounds)
     return record
@@ -140,7 +156,7 @@ def make_ours(sizes: Sizes, *, scan: bool, remat: str, attention: str) -> Ours:
     config.total = config.log_every = "1_000_000 steps"  # no metrics except the loss
     config.optimizer.clip_norm = None  # open_clip's default
     setup = make_setup(config, mesh=make_mesh(), examples_per_epoch=None)
-    image, text = _inputs(sizes)
+    image, text = make_inputs(sizes)
     batch = {"image": image, "text": text, "text_id": np.full(sizes.batch, -1, np.int32)}
     batch = jax.device_put(batch, jax.tree.map(lambda x: x.sharding, setup.abstract_batch))
     held = [setup.init(jax.random.key(0))]
@@ -154,24 +170,30 @@ def make_ours(sizes: Sizes, *, scan: bool, remat: str, attention: str) -> Ours:
     return Ours(step, count_parameters(params), setup.model, params, tx, batch)
 
 
+def make_peer(name: str, sizes: Sizes) -> Peer | None:
+    """The contestant of that name, one of `PEERS`; None, with a line that says why, if it cannot run."""
+    if name == "bare JAX":
+        return Peer(*make_bare(sizes, make_inputs(sizes)))
+    return make_open_clip(sizes, compiled=name == "open_clip compiled")
+
+
 def make_open_clip(sizes: Sizes, *, compiled: bool) -> Peer | None:
     """The same model in PyTorch: open_clip's text tower and loss, timm's SigLIP ViT; or None.
 
-    On a GPU it runs as its users run it: `--precision amp_bf16 --torchcompile`, TF32 allowed.
+    It runs as its users run it: `--precision amp_bf16`, with or without `--torchcompile`, TF32 allowed.
     """
     try:
         import open_clip
         import timm
         import torch
-    except ImportError as error:
-        print(f"without open_clip: {error}")
+    # A torchvision that was built for another torch raises RuntimeError or OSError when it is imported.
+    except (ImportError, RuntimeError, OSError) as error:
+        print(f"without open_clip: {str(error).splitlines()[0]}")
         return None
     device = "cpu" if _on_cpu() else "cuda"
-    if device == "cpu" and sizes.dtype != "float32":
-        print(f"without open_clip: on a CPU compared in float32 only, got {sizes.dtype}")
-        return None
     if device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("error: JAX sees a GPU and PyTorch does not; --alone leaves open_clip out")
+        print("without open_clip: JAX sees a GPU and PyTorch does not")
+        return None
     torch.set_num_threads(_cores())
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -196,10 +218,10 @@ def make_open_clip(sizes: Sizes, *, compiled: bool) -> Peer | None:
     # fused: the fastest AdamW that PyTorch has.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
     loss_fn = open_clip.loss.SigLipLoss()
-    image, text = (torch.tensor(x, device=device) for x in _inputs(sizes))
+    image, text = (torch.tensor(x, device=device) for x in make_inputs(sizes))
     image, text = image.permute(0, 3, 1, 2).contiguous(), text.long()
 
-    forward = torch.compile(model) if compiled and device == "cuda" else model
+    forward = torch.compile(model) if compiled else model
     mixed = torch.autocast(device, torch.bfloat16, enabled=sizes.dtype == "bfloat16")
 
     def step() -> float:
@@ -281,7 +303,8 @@ def _caller(function: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[[
     return lambda: jax.block_until_ready(jitted(*inputs))
 
 
-def _inputs(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
+def make_inputs(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
+    """Random images and texts, the same for every contestant."""
     random = np.random.default_rng(0)
     image = random.uniform(-1, 1, (sizes.batch, sizes.size, sizes.size, 3)).astype(np.float32)
     return image, random.integers(0, sizes.vocab, (sizes.batch, sizes.length)).astype(np.int32)

@@ -17,10 +17,10 @@ from typing import Any
 from bias_clip.cli.shared.flags import Parser
 
 B16, SO400M, ALL = "siglip_b16.py", "siglip_so400m.py", "siglip_b16.py:all"
-CHUNKED, CUDNN = "objective.sigmoid.chunk_size={}", 'model.attention="cudnn"'
-PALLAS, DOTS = 'model.attention="pallas"', 'model.remat="dots"'
+CHUNKED, CUDNN = "objective.sigmoid.chunk_size={}", "model.attention=cudnn"
+PALLAS, DOTS = "model.attention=pallas", "model.remat=dots"
 REPLICATED, FSDP8, FSDP16 = "mesh.fsdp=1", "mesh.fsdp=8", "mesh.fsdp=16"
-IN_TWO = ('accumulation.mode="cached"', "accumulation.steps=2")
+IN_TWO = ("accumulation.mode=cached", "accumulation.steps=2")
 # Name, config, topology, overrides, and the form of the loss.
 ROWS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
     ("B/16, **the default**: ring, replicated", B16, "v5e:16x16", (), "ring"),
@@ -29,7 +29,7 @@ ROWS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
     ("dense, replicated", B16, "v5e:16x16", (), "global"),
     ("dense, fsdp 16", B16, "v5e:16x16", (FSDP16,), "global"),
     ('ring, remat "dots"', B16, "v5e:16x16", (DOTS,), "ring"),
-    ('ring, remat "minimal"', B16, "v5e:16x16", ('model.remat="minimal"',), "ring"),
+    ('ring, remat "minimal"', B16, "v5e:16x16", ("model.remat=minimal",), "ring"),
     ("every regulariser (below)", ALL, "v5e:16x16", (), "ring"),
     ("ring, replicated, Pallas", B16, "v5e:16x16", (PALLAS,), "ring"),
     ("ring, fsdp 16, Pallas", B16, "v5e:16x16", (PALLAS, FSDP16), "ring"),

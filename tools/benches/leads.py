@@ -1,0 +1,40 @@
+"""Switches single measures for speed off, so that a benchmark can tell what each one is worth on a chip."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bias_clip.models import attention, layers
+
+
+def switch_off(names: Sequence[str]) -> None:
+    """Replaces the functions of these leads for the rest of the process; before a model is made.
+
+    Raises:
+      ValueError: a name that is not in `LEADS`.
+    """
+    for name in names:
+        if name not in LEADS:
+            raise ValueError(f"lead: got {name!r}; expected one of {', '.join(LEADS)}.")
+        place, attribute, plain = LEADS[name]
+        setattr(place, attribute, plain)
+
+
+def _plain_flatten(kernel: Any, rows: int) -> Any:
+    return kernel.reshape(rows, -1)
+
+
+def _two_passes(wide: Any, mean: Any, narrow: bool) -> Any:
+    del narrow
+    return jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)
+
+
+LEADS: dict[str, tuple[Any, str, Any]] = {
+    "bias-by-product": (layers, "add_bias", layers.add_plainly),
+    "variance-in-one-pass": (layers, "variance", _two_passes),
+    "flat-gradients": (layers, "flatten", _plain_flatten),
+    "short-softmax-gradient": (attention, "softmax", jax.nn.softmax),
+}
+"""Name to the module, its function, and the plain form of it."""
