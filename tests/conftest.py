@@ -1,4 +1,4 @@
-"""Eight simulated devices, shape checking on, and the flags that grain's workers want."""
+"""Eight simulated devices, shape checking on, and the flags that grain's workers need."""
 
 import os
 
@@ -21,12 +21,14 @@ flags.FLAGS(["pytest"])
 import json
 from pathlib import Path
 
+import jax
+import jaxtyping
 import pytest
 
 
 @pytest.fixture
 def golden_json():
-    """Compares a value with tests/golden/<name>.json; `REGOLD=1 pytest` writes the file anew."""
+    """Compares a value with tests/golden/<name>.json; `REGOLD=1 pytest` writes the file again."""
 
     def check(name, value):
         path = Path(__file__).parent / "golden" / f"{name}.json"
@@ -37,3 +39,18 @@ def golden_json():
         )
 
     return check
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test, so that equal means equal to twelve digits."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def unchecked():
+    """Shape checking off, as it is for users, so that our own messages are seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
@@ -23,20 +22,6 @@ from bias_clip.stages.kmeans import KMeans, assign, fit
 from bias_clip.stages.kmeans_stream import fit_stream
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-
-
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture
-def unchecked():
-    """Shape checking off, as it is for users, so that our own messages are seen."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def digits():

@@ -3,7 +3,6 @@
 import doctest
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,14 +12,6 @@ from bias_clip.stages import mcl, mcl_plan
 from bias_clip.stages.mcl import accumulate, merge_small
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-
-
-@pytest.fixture
-def unchecked():
-    """Shape checking off, as it is for users, so that our own messages are seen."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def golden(name):

@@ -4,7 +4,6 @@ import itertools
 import math
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,14 +22,6 @@ from bias_clip.stages.mcl_plan import (
 )
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-
-
-@pytest.fixture
-def unchecked():
-    """Shape checking off, as it is for users, so that our own messages are seen."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def golden(name):

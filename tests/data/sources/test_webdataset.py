@@ -11,16 +11,13 @@ import shutil
 import numpy as np
 import pytest
 
-from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import column, make_source
 from bias_clip.data.sources.array_record import write_array_record
 from bias_clip.data.sources.tar import parts as tar_parts
 from bias_clip.data.sources.tar.files import expand_braces, find_files
 from bias_clip.data.sources.tar.index import describe_troubles, open_index
 from bias_clip.data.stream.pipeline import make_train_iterator
-from bias_clip.data.text import make_text_fn
 from tests.data.sources.tars import pack, pairs, png, write_patches
-from tests.data.tiny import train_tokenizer
 
 
 def read(folder, members=None, **arguments):
@@ -408,13 +405,6 @@ def test_a_shard_that_became_shorter_is_an_error_at_its_records(tmp_path):
 
 
 # The stream.
-
-
-@pytest.fixture(scope="module")
-def fns(tmp_path_factory):
-    model = train_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    ops = "decode|flip_lr|random_crop(4)|value_range(-1,1)"
-    return {"image_fn": make_image_fn(ops), "text_fn": make_text_fn(tokenizer=model, length=8)}
 
 
 @pytest.fixture(scope="module")

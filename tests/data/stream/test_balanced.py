@@ -12,8 +12,7 @@ from bias_clip.data.stream import draws
 from bias_clip.data.stream.balanced import make_plan
 from bias_clip.data.stream.pipeline import make_train_iterator
 from bias_clip.data.tables import write_table
-from bias_clip.data.text import make_text_fn
-from tests.data.tiny import Patches, train_tokenizer
+from tests.data.tiny import Patches
 
 COUNT, BATCH = 50, 8
 IDS = [f"patch{i}" for i in range(COUNT)]
@@ -30,13 +29,6 @@ class Patched(Patches):
 
 
 SOURCES = {"records only": Patches(COUNT), "with arrays": Patched(COUNT)}
-
-
-@pytest.fixture(scope="module")
-def fns(tmp_path_factory):
-    model = train_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    ops = "decode|flip_lr|random_crop(4)|value_range(-1,1)"
-    return {"image_fn": make_image_fn(ops), "text_fn": make_text_fn(tokenizer=model, length=8)}
 
 
 @pytest.fixture(scope="module")

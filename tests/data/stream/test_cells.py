@@ -7,30 +7,21 @@ import jax
 import numpy as np
 import pytest
 
-from bias_clip.data.image import make_image_fn
 from bias_clip.data.stream.cells import describe, make_cells_plan, write_cells
 from bias_clip.data.stream.pipeline import make_train_iterator
 from bias_clip.data.tables import read_table, write_table
-from bias_clip.data.text import make_text_fn
 from bias_clip.train.config import validate
 from bias_clip.train.loop import train
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from bias_clip.train.workdir import checkpoint
-from tests.data.tiny import Patches, train_tokenizer
+from tests.data.tiny import Patches
 from tests.train.tiny import tiny_config, use_squares
 
 COUNT, BATCH = 60, 8
 IDS = [f"patch{i}" for i in range(COUNT)]
 CLUSTERS = np.random.default_rng(0).choice([3, 0, 1], COUNT, p=[0.6, 0.3, 0.1])
 SOURCE = Patches(COUNT)
-
-
-@pytest.fixture(scope="module")
-def fns(tmp_path_factory):
-    model = train_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    ops = "decode|flip_lr|random_crop(4)|value_range(-1,1)"
-    return {"image_fn": make_image_fn(ops), "text_fn": make_text_fn(tokenizer=model, length=8)}
 
 
 @pytest.fixture(scope="module")
