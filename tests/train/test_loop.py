@@ -21,7 +21,7 @@ from bias_clip.train.metrics import Clock
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from bias_clip.train.workdir import checkpoint
-from tests.train.tiny import tiny_config, use_squares
+from tests.train.tiny import share_compiled, tiny_config, use_squares
 
 TIMED = {"seconds", "examples_per_second", "mfu", "input_wait"}
 
@@ -29,6 +29,7 @@ TIMED = {"seconds", "examples_per_second", "mfu", "input_wait"}
 @pytest.fixture(autouse=True)
 def _squares(monkeypatch):
     use_squares(monkeypatch)
+    share_compiled(monkeypatch)
 
 
 def lines(workdir):
@@ -37,7 +38,7 @@ def lines(workdir):
 
 
 def final_state(workdir, config=None):
-    setup = make_setup(config or tiny_config(), mesh=make_mesh(), examples_per_epoch=40)
+    setup = loop.make_setup(config or tiny_config(), mesh=make_mesh(), examples_per_epoch=40)
     with checkpoint.open_checkpoints(workdir / "checkpoints", keep=2) as manager:
         return checkpoint.restore(manager, manager.latest_step(), setup.abstract_state)
 
@@ -54,6 +55,7 @@ def whole_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         use_squares(patch)
+        share_compiled(patch)
         metrics = train(tiny_config(), workdir, command="a command")
     return workdir, metrics
 

@@ -1,8 +1,14 @@
 """A run of seconds: coloured squares with captions, and the smallest model."""
 
+import json
+
 import numpy as np
 
 from bias_clip.data.sources import SOURCES
+from bias_clip.train import loop
+from bias_clip.train.config_io import to_plain
+from bias_clip.train.evaluation import make_evaluation
+from bias_clip.train.setup import make_setup
 from configs.default import get_config
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (120,) * 3}
@@ -34,6 +40,34 @@ def squares_source(*, shift: int = 0) -> Squares:
 
 def use_squares(monkeypatch):
     monkeypatch.setitem(SOURCES, "squares", squares_source)
+
+
+def share_compiled(monkeypatch):
+    """Runs of equal configs in one process compile once: most of their time is the compiler's.
+
+    A run that continues another then has the other's compiled step. `test_end_to_end.py` and
+    `test_kills.py` continue in new processes.
+    """
+    monkeypatch.setattr(loop, "make_setup", _shared_setup)
+    monkeypatch.setattr(loop, "make_evaluation", _shared_evaluation)
+
+
+_COMPILED = {}
+
+
+def _shared_setup(config, *, mesh, examples_per_epoch):
+    key = json.dumps([to_plain(config), dict(mesh.shape), examples_per_epoch], default=str)
+    if key not in _COMPILED:
+        _COMPILED[key] = make_setup(config, mesh=mesh, examples_per_epoch=examples_per_epoch)
+    return _COMPILED[key]
+
+
+def _shared_evaluation(evals, *, model, **arguments):
+    plain = {name: value for name, value in arguments.items() if name != "mesh"}
+    key = json.dumps([evals, plain, id(model), dict(arguments["mesh"].shape)], default=str)
+    if key not in _COMPILED:
+        _COMPILED[key] = make_evaluation(evals, model=model, **arguments)
+    return _COMPILED[key]
 
 
 def tiny_config(**changes):

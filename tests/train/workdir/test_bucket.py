@@ -24,7 +24,7 @@ from bias_clip.train.workdir.folder import open_workdir
 from bias_clip.train.workdir.initial_state import load_params
 from bias_clip.train.workdir.load_run import load_run
 from tests.train.hosts import pod
-from tests.train.tiny import tiny_config, use_squares
+from tests.train.tiny import share_compiled, tiny_config, use_squares
 from tests.train.workdir import bucket
 
 TIMED = {"seconds", "examples_per_second", "mfu", "input_wait"}
@@ -42,6 +42,7 @@ def environ():
 @pytest.fixture(autouse=True)
 def _squares(monkeypatch):
     use_squares(monkeypatch)
+    share_compiled(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def there(environ):
 
     with pytest.MonkeyPatch.context() as patch:
         use_squares(patch)
+        share_compiled(patch)
         patch.setattr(checkpoint, "save", watched)
         train(tiny_config(), "gs://bucket/whole", command="a command")
     return workdir
@@ -66,6 +68,7 @@ def here(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         use_squares(patch)
+        share_compiled(patch)
         train(tiny_config(), workdir, command="a command")
     return workdir
 

@@ -36,12 +36,13 @@ from bias_clip.train.state import TrainState
 from bias_clip.train.workdir import checkpoint, initial_state
 from bias_clip.train.workdir import folder as workdir
 from bias_clip.train.workdir.checksum import checksums, text_checksum
-from tests.train.tiny import Squares, tiny_config, use_squares
+from tests.train.tiny import Squares, share_compiled, tiny_config, use_squares
 
 
 @pytest.fixture(autouse=True)
 def _squares(monkeypatch):
     use_squares(monkeypatch)
+    share_compiled(monkeypatch)
 
 
 def without_evals(**changes):
