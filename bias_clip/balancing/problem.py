@@ -140,6 +140,7 @@ def group_values(problem: Problem, attributes: Int8[Any, "n m"], xp: Any = np) -
     columns = [attributes]
     for names in problem.intersections:
         factors = [attributes[:, problem.attributes.index(name)] for name in names]
+        # Known zeros before unknowns: one factor of 0 decides the product.
         zero = xp.stack([factor == 0 for factor in factors]).any(0)
         unknown = xp.stack([factor < 0 for factor in factors]).any(0)
         product = xp.where(zero, 0, xp.where(unknown, -1, 1)).astype(attributes.dtype)
@@ -175,7 +176,9 @@ def tolerances(problem: Problem, table: CountTable | None, eta: float) -> Float[
     values = group_values(problem, table.attributes)
     known = (values >= 0) | (problem.unknown == "unmasked")
     columns = np.concatenate([table.labels == 1, np.ones((len(values), 1), bool)], axis=1)
+    # Weights are not solved yet: the share of rows before balancing, times eta, stands for their weight.
     prevalence = known.T.astype(float) @ (columns * table.counts[:, None]) / table.counts.sum()
+    # inf * 0 would be NaN for a label that no row has; no constraint stays none.
     return np.where(np.isinf(eps), np.inf, eta * np.where(np.isinf(eps), 0, eps) * prevalence)
 
 

@@ -126,8 +126,10 @@ def _image_batches(
 
         pending = start(0)
         for first in range(0, len(source), batch_size):
+            # The next batch starts before this one is awaited, so decoding and the model overlap.
             current, pending = pending, start(first + batch_size)
             made = {i: future.result() for i, future in current.items()}
+            # The shape is known once an image is prepared. Rows of other processes stay zero: they fill them.
             example = next(iter(made.values()))
             batch = np.zeros((batch_size, *example.shape), example.dtype)
             for row in rows:
@@ -137,6 +139,7 @@ def _image_batches(
 
 def _image(source: Source, image_fn: Callable, index: int) -> np.ndarray:
     record = source[index]
+    # Random ops are those of the record, whatever the batch size and the order of the threads.
     rng = np.random.Generator(np.random.Philox(key=index))
     try:
         with record_fault():

@@ -115,6 +115,7 @@ def fit(
         chunk_size=chunk_size,
         axis_name=axis_name,
     )
+    # Under jit the number is not known yet; the docstring says what to look at there.
     if _is_known(distinct) and distinct < k:
         raise ValueError(
             f"got {int(distinct)} distinct rows for k={k} clusters (nearer than a thousandth of their "
@@ -206,6 +207,7 @@ def _fit(x, init, weights, seed, n_init, max_iterations, tol, *, k, chunk_size, 
         better = (number == 0) | (run.sums.inertia < best[0].sums.inertia)
         return jax.tree.map(partial(jnp.where, better), (run, distinct), best)
 
+    # The carry needs a value before the first start; `number == 0` never lets it win.
     none = empty_run(k, x.shape[1], compute_dtype(x)), jnp.int32(0)
     (centres, sums, iterations), distinct = jax.lax.fori_loop(0, n_init, restart, none)
     labels = _assign(x, centres, chunk_size=chunk_size)

@@ -52,6 +52,8 @@ def accumulate(labels: Sequence[Int[np.ndarray, " n"]]) -> Cells:
     tuples = np.zeros((1, 0), np.int64)
     for label in arrays:
         width = int(label.max()) + 1
+        # Renumbered after each stage: a product over all stages could exceed 64 bits, and this cannot,
+        # since neither the examples nor the clusters of a stage reach 2^31.
         keys, cells = np.unique(cells * width + label, return_inverse=True)
         tuples = np.column_stack([tuples[keys // width], keys % width])
     return Cells(cells.astype(np.int32), tuples.astype(np.int64))
@@ -94,6 +96,7 @@ def merge_small(
     for number in range(family.max() + 1):
         _merge_family(np.flatnonzero(family == number).tolist(), sizes, means, into, least)
     _, first, merged = np.unique(into, return_index=True, return_inverse=True)
+    # The rank of each first cell is the number of its merged cell.
     return np.argsort(np.argsort(first)).astype(np.int32)[merged]
 
 
@@ -111,6 +114,7 @@ def _merge_family(
         else:
             squares = np.square(means[alive] - means[small]).sum(axis=1)
             taker = alive[int(squares.argmin())]
+            # The weighted mean of both, without their sums; two empty cells stay where they are.
             share = sizes[small] / max(sizes[small] + sizes[taker], 1)
             means[taker] += share * (means[small] - means[taker])
         sizes[taker] += sizes[small]

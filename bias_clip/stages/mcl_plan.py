@@ -150,8 +150,10 @@ def make_epoch(plan: BatchPlan, epoch: int) -> Epoch:
     else:
         cell, visit = _split(plan, np.arange(whole))
         slots = np.concatenate([np.lexsort((cell, visit)), np.arange(whole, whole + mixed)])
+    # What each cell leaves over is laid end to end, in this order, and cut into mixed batches.
     packing = _shuffled(len(counts), plan, epoch, "cells")
     base = make_key(plan.seed, plan.stage, epoch, "members")
+    # A key per cell: its members are permuted by a bijection, without an array of them.
     keys = mix(base ^ np.arange(len(counts), dtype=np.uint64))
     ends = np.cumsum((counts % plan.batch_size)[packing])
     return Epoch(slots, packing, ends, keys)

@@ -107,6 +107,8 @@ def _at_once(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient]:
 
     def gradient(params, batch):
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        # Gathered outside of the function that is differentiated: the gradient by the gathered parameters
+        # is then reduced once, in `_hold`, and not by the transpose of the gathering.
         (loss, (parts, outputs)), grads = grad_fn(_use(params, pieces.layout), batch)
         return Gradient(loss, parts, outputs, _hold(grads, pieces.layout))
 
@@ -121,11 +123,13 @@ def _microbatches(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient
 
         def add(grads, part):
             one = at_once(params, part)
+            # The scan stacks what it returns, so the gradients must travel in the carry.
             return _add(grads, one.grads), one._replace(grads=None)
 
         start = _hold(jax.tree.map(jnp.zeros_like, params), pieces.layout)
         parts = split_rows(batch, pieces.steps, pieces.mesh)
         grads, each = jax.lax.scan(add, start, parts)
+        # Microbatches are equally large, so the mean of their means is the mean over all rows.
         mean = jax.tree.map(jnp.mean, (each.loss, each.parts))
         zimg, ztxt = merge_rows((each.outputs.zimg, each.outputs.ztxt), pieces.mesh)
         outputs = Outputs(zimg, ztxt, each.outputs.scale[0], each.outputs.bias[0])
@@ -147,7 +151,9 @@ def _cached(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient]:
         params = _use(params, pieces.layout)
         inputs = {name: batch[name] for name in ("image", "text")}
         inputs = split_rows(inputs, pieces.steps, pieces.mesh)
+        # First pass: embeddings alone. Nothing is differentiated, so no activations are kept.
         _, stacked = jax.lax.scan(lambda _, part: (None, towers(params, part)), None, inputs)
+        # Scale and bias do not depend on rows: their gradient is taken once, not in each microbatch.
         numbers, numbers_vjp = jax.vjp(scalars, params)
         outputs = Outputs(*merge_rows(stacked, pieces.mesh), *numbers)
         # The loss needs all rows at once. Its gradient by each embedding then goes back through the

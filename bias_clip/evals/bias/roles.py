@@ -177,6 +177,7 @@ def make_bias(
       preference). Gaps per role by recognition, and association_chance, are this project's.
     """
     spec = _attribute(attribute)
+    # All texts are fixed before any checkpoint is seen, so a run's evaluations differ in the model alone.
     columns = _columns(source, spec)
     roles = np.unique(columns.concept[columns.in_role]).tolist()
     pairs = list(itertools.combinations(roles, 2)) if pairs is None else pairs
@@ -229,6 +230,7 @@ def _attribute(attribute: str | Attribute) -> Attribute:
 def _columns(source: Source, spec: Attribute) -> _Columns:
     value, gender, tone = (column(source, name) for name in (spec.column, "gender", "tone"))
     somebody = gender != "none"
+    # Things have roles too (a robot cook), but no group, so no bias can be measured on them.
     in_role = (column(source, "role") == 1) & somebody
     if not in_role.any():
         raise ValueError("no record has role == 1; bias is measured on people in roles.")
@@ -261,10 +263,12 @@ def _representation(
     preferred[asked] = preference(zimg[asked], in_role[role[asked]])
     probability = preference_probability(zimg[asked], in_role[role[asked]], scale=scale)
     main = share(preferred[asked])
+    # Images without people: what remains here is the prompts' own pull, which no image caused.
     objects = share(preference(zimg[columns.nobody], plain(columns.nobody))).value
     own = []
     for i in (0, 1):
         rows = columns.in_role & (columns.group == i)
+        # Recognition: towards the group that the image shows, so group 0 counts the other way round.
         towards = share(preference(zimg[rows], in_role[role[rows]])).value
         own.append(towards if i else 1 - towards)
     metrics = {
@@ -322,6 +326,7 @@ def _pairs(
     chosen: Sequence[tuple[int, int]],
     min_count: int,
 ) -> dict[str, float]:
+    # People outside any role: no prompt of a pair is true of them, so a preference is an association.
     rows = ~columns.in_role & (columns.group >= 0)
     counts = np.bincount(columns.group[rows], minlength=2)
     gaps = np.full(0, np.nan)
@@ -350,6 +355,7 @@ def _stereotypes(
 ) -> dict[str, float]:
     metrics = {}
     for key in ("preference", "gap"):
+        # None is JSON's form of NaN: a role with too few images is in no mean.
         values = np.array([np.nan if row[key] is None else row[key] for row in concepts])
         means = [_mean(values[side]) for side in sides]
         metrics[f"stereotype_{key}"] = means[1] - means[0]

@@ -97,6 +97,7 @@ def association_gaps(
     """
     hits = best_ranks(zimg, zroles, np.arange(len(zimg)), roles) == 0
     logits = scale * similarity(zimg, zroles).astype(np.float64)
+    # The softmax is the same, and exp cannot overflow at scales of 100 and more.
     logits -= logits.max(axis=1, keepdims=True)
     own = np.exp(logits[np.arange(len(zimg)), roles]) / np.exp(logits).sum(axis=1)
     counts = np.zeros((len(zroles), 2), int)
@@ -121,6 +122,7 @@ def pair_gaps(
     scores = similarity(zimg, zroles)
     gaps = np.zeros((len(zroles), len(zroles)))
     for a in range(len(zroles)):
+        # One row at a time: all pairs of all images would take n * k * k numbers.
         wins = (np.sign(scores[:, a : a + 1] - scores) + 1) / 2
         gaps[a] = wins[groups == 1].mean(axis=0) - wins[groups == 0].mean(axis=0)
     return gaps
@@ -152,6 +154,7 @@ def _gap_by_chance(
     if not len(found):
         return float("nan")
     missed = counts.sum(axis=1) - found
+    # The groups' sizes are fixed, so hits are drawn without replacement; a binomial would be too wide.
     draws = np.random.default_rng(seed).hypergeometric(
         found, missed, counts[:, 1], size=(200, len(found))
     )

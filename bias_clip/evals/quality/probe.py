@@ -78,9 +78,11 @@ def choose_penalty(
 ) -> float:
     """The penalty with the best accuracy on held-out rows; ties go to the largest penalty."""
     order = np.random.default_rng(seed).permutation(len(z))
+    # At least one row is held out, also of a source of two or three.
     test, train = np.split(order, [max(1, round(held_out * len(z)))])
     moments = _moments(z[train], labels[train], num_classes)
     hits = {p: np.mean(predict(z[test], _solve(moments, p)) == labels[test]) for p in penalties}
+    # Of equal ones the largest: the simplest classifier that does as well.
     return max(penalties, key=lambda penalty: (hits[penalty], penalty))
 
 
@@ -116,6 +118,7 @@ def make_probe(
         raise ValueError(f"column {label!r} holds only {classes.tolist()}; expected two classes.")
     judged, values = _labelled(source, label)
     seen = np.isin(values, classes)
+    # -1 is no prediction, so classes that were never fitted count as wrong.
     truth = np.where(seen, np.searchsorted(classes, values), -1)
     frequent = np.bincount(train).argmax()
 
@@ -153,6 +156,7 @@ def _moments(z: np.ndarray, labels: np.ndarray, num_classes: int) -> _Moments:
         raise ValueError("no rows are left to fit; expected a train_source of at least 2 records.")
     mean = z.mean(axis=0, dtype=np.float64)
     centred = z - mean
+    # Targets are 2 * onehot - 1; of centred rows the constant drops out, so sums per class suffice.
     sums = np.zeros((num_classes, z.shape[1]))
     np.add.at(sums, labels, centred)
     share = np.bincount(labels, minlength=num_classes) / len(z)
@@ -161,6 +165,7 @@ def _moments(z: np.ndarray, labels: np.ndarray, num_classes: int) -> _Moments:
 
 
 def _solve(moments: _Moments, penalty: float) -> Ridge:
+    # Rounding leaves eigenvalues slightly below 0; with a small penalty they would change sign.
     damped = np.maximum(moments.values, 0)[:, None] + penalty
     weights = moments.vectors @ (moments.cross / damped)
     return Ridge(weights, moments.target_mean - moments.mean @ weights)

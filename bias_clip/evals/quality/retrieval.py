@@ -64,6 +64,7 @@ def retrieval_recall(
     Images may have several texts, and texts several images. An item without a pair is not a query,
     but stays a candidate. Candidates are sorted by decreasing cosine, ties by increasing index.
     """
+    # Only items of a pair are queries; `best_ranks` has rows for all, hence np.unique.
     i2t = best_ranks(zimg, ztxt, images, texts, block_size=block_size)[np.unique(images)]
     t2i = best_ranks(ztxt, zimg, texts, images, block_size=block_size)[np.unique(texts)]
     return Recall(

@@ -80,6 +80,7 @@ def accuracy_of_ranks(
 ) -> Accuracy:
     """`accuracy` from the rank of each image's class."""
     counts = np.bincount(labels)
+    # Classes without an image have no recall; a 0 would count them as never found.
     recalls = np.bincount(labels, ranks == 0)[counts > 0] / counts[counts > 0]
     return Accuracy(*_top_shares(ranks, num_classes), float(recalls.mean()))
 
@@ -159,6 +160,7 @@ def make_zeroshot(
             metrics = accuracy(zimg[rows], zcls, columns, block_size=block_size)._asdict()
         else:
             metrics = _multilabel(zimg, zcls, rows, columns, block_size)
+        # Labels per image: with two right classes, a guess is right twice as often.
         metrics["chance"] = len(rows) / len(np.unique(rows)) / len(classes)
         metrics |= {"classes": float(len(classes)), "images": float(len(np.unique(rows)))}
         top, scores = top_columns(zimg[shown], zcls, 5)
@@ -238,6 +240,7 @@ def label_pairs(
                 f"{len(classes) - 1}, one for each of the {len(classes)} classes, in some records."
             )
         return there, labels.astype(np.int64)
+    # Reversed, so that of equal names the first one stays.
     index = {form(name): i for i, name in reversed(list(enumerate(classes)))}
     pairs_of = zip(there.tolist(), labels.tolist(), strict=True)
     names = [(i, form(part)) for i, value in pairs_of for part in _split(value, separator)]
@@ -267,6 +270,7 @@ def _multilabel(
 ) -> dict[str, float]:
     ranks = best_ranks(zimg, zcls, rows, columns, block_size=block_size)[np.unique(rows)]
     precisions = []
+    # By blocks of classes and not of images: average precision sorts all images of a class.
     for block in row_blocks(len(zcls), len(zimg), block_size):
         inside = (columns >= block.start) & (columns < block.stop)
         targets = np.zeros((len(zimg), block.stop - block.start), bool)

@@ -94,6 +94,8 @@ def make_optimizer(
         raise ValueError(
             f"lr_mults must be positive, got {lr_mults}; to stop parameters use freeze."
         )
+    # Order: the norm that clips is that of raw gradients; multipliers of lr do not change the decay,
+    # which comes after them; the schedule scales both.
     tx = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         make_transform(trained(params), trained(in_layers), name=name, **arguments),
@@ -187,7 +189,9 @@ def update_ema(ema: PyTree, params: PyTree, *, decay: float, step: int | Int[Arr
       ValueError: the decay is not in [0, 1).
     """
     check_ema_decay(decay)
+    # Early on, the average covers about a ninth of the steps made so far.
     rate = jnp.minimum(decay, (1 + step) / (10 + step))
+    # In this form an average that equals the parameters stays equal to them, bit for bit.
     return jax.tree.map(lambda e, p: e + (1 - rate).astype(e.dtype) * (p - e), ema, params)
 
 

@@ -192,6 +192,7 @@ def _layer_by_layer(
     rms: optax.GradientTransformation, stacked: PyTree
 ) -> optax.GradientTransformation:
     """Applies `rms`, an `optax.scale_by_factored_rms`, to each layer of a stacked leaf by itself."""
+    # All layers share one count, so it has no axis; the moments have one per layer.
     axes = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
 
     def init(params):
@@ -228,6 +229,7 @@ def _matrix_axes(params: PyTree, stacked: PyTree) -> dict[str, optax.contrib.Muo
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)
+        # The bias of a layer has the axes of its outputs, so its rank tells how many of the kernel's are.
         outputs = rank.get(re.sub("kernel$", "bias", name), 1 if rank[name] == 2 else 0)
         if re.search(KERNEL, name) and 0 < outputs < rank[name]:
             axes = range(leaf.ndim - rank[name], leaf.ndim)
@@ -242,6 +244,7 @@ def scale_leaves(mults: PyTree) -> optax.GradientTransformation:
 
     def scale(updates, params):
         del params
+        # A factor of 1 would still be a multiplication in the compiled step, over every parameter.
         return jax.tree.map(lambda u, m: u if m == 1 else u * m, updates, mults)
 
     return optax.stateless(scale)
