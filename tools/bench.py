@@ -5,6 +5,7 @@ python -m tools.bench losses   temporary memory and time of the losses, dense, c
 python -m tools.bench balance  M4 on counted rows, beside a QP on rows, the stream and raking
 python -m tools.bench draws    how balanced draws by the weights are, by the cube method and by coins
 python -m tools.bench priors   the bias of each estimator of priors, on mixtures whose classes are known
+python -m tools.bench scale    start-up and memory at 1e6 to 1e8 records, by mapped columns and by a table
 python -m tools.bench kmeans   a Lloyd iteration and an assignment, beside scikit-learn's; memory on a pod
 python -m tools.bench attention  a fused kernel's values, gradients and time, beside XLA's
 python -m tools.bench input    photographs per second from JPEG to batches, beside a torch DataLoader
@@ -20,7 +21,7 @@ from typing import Any
 
 from bias_clip.cli.shared.flags import Parser, add_json, in_one_line, write_json
 
-BENCHES = ("step", "losses", "balance", "draws", "priors", "kmeans", "attention", "input")
+BENCHES = ("step", "losses", "balance", "draws", "priors", "scale", "kmeans", "attention", "input")
 
 
 def main() -> None:

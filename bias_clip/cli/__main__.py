@@ -33,6 +33,7 @@ TOOLS = (
     "cluster",
     "multistage",
     "export",
+    "columns",
     "hand_on",
     "prepare",
     "beam_annotate",
@@ -43,7 +44,7 @@ TOOLS = (
     "configs",
 )
 # Of what is in the folder `curate`: they make data better, or hand it on.
-_CURATE = ("measure", "filter", "compare_weights", "priors", "hand_on", "prepare")
+_CURATE = ("measure", "filter", "compare_weights", "priors", "hand_on", "prepare", "columns")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

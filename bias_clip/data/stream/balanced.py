@@ -6,6 +6,7 @@ A run may also see the plain data for a part of its steps, before or after the b
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -13,8 +14,9 @@ from jaxtyping import Int64
 from bias_clip.core.hashing import array_sha256
 from bias_clip.data.records import LazyColumns, Record, Source, column
 from bias_clip.data.stream.batch import WEIGHTS
-from bias_clip.data.stream.draws import draw_rows, fresh_order, read_weights
+from bias_clip.data.stream.draws import DRAWN, WEIGHT, draw_rows, fresh_order, read_weights
 from bias_clip.data.stream.plan import Phase, Plan
+from bias_clip.data.tables.mapped import check_source, is_mapped, open_mapped
 
 USES = ("thin", "weight")
 PHASES = ("balanced", "plain")
@@ -36,7 +38,8 @@ def make_plan(
 
     Args:
       source: of the records, whose ids the table has.
-      table: path of a table of weights, see `write_table`: columns `id` and `weight`.
+      table: path of a table of weights, see `write_table`: columns `id` and `weight`. Or the folder that
+        `bias-clip columns` made of it: then no id is joined, and no array of the rows is in memory.
       use: "thin": a record is drawn as often as its weight says, 0 times, once or more, the same ones
         in every epoch unless `fresh`; or "weight": all are drawn, and `weights` of the batch has
         their weight, 1 while the data are plain.
@@ -64,6 +67,9 @@ def make_plan(
             raise ValueError(f"balance: got {name}={value!r}, expected one of {list(valid)}.")
     if switch is not None and switch < 0:
         raise ValueError(f"balance: got switch={switch}, expected a step from 0 on.")
+    if is_mapped(table):
+        balanced, plain, sha256 = _from_columns(source, table, use, seed, draw, fresh)
+        return _plan(balanced, plain, first, switch, use, sha256)
     ids = column(source, "id")
     weighted = read_weights(table, ids)
     if use == "thin":
@@ -83,10 +89,7 @@ def make_plan(
     else:
         values = weighted.weights.astype(np.float32)
         balanced, plain = (Phase(source, {WEIGHTS: w}) for w in (values, np.ones_like(values)))
-    phases = (balanced, plain) if first == "balanced" else (plain, balanced)
-    identity = {"use": use, "first": first, "switch": switch, "sha256": array_sha256(values)}
-    identity |= {"fresh": True} if fresh else {}  # no new key otherwise: older runs resume
-    return Plan(phases[: 1 if switch is None else 2], switch or 0, {"balance": identity})
+    return _plan(balanced, plain, first, switch, use, array_sha256(values), fresh=fresh)
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,60 @@ class DrawnRecords:
 
     def _column(self, name: str) -> np.ndarray:
         return self.source.columns[name][self.rows]  # type: ignore[attr-defined]
+
+
+def _plan(
+    balanced: Phase,
+    plain: Phase,
+    first: str,
+    switch: int | None,
+    use: str,
+    sha256: str,
+    *,
+    fresh: bool = False,
+) -> Plan:
+    phases = (balanced, plain) if first == "balanced" else (plain, balanced)
+    identity = {"use": use, "first": first, "switch": switch, "sha256": sha256}
+    identity |= {"fresh": True} if fresh else {}  # no new key otherwise: older runs resume
+    return Plan(phases[: 1 if switch is None else 2], switch or 0, {"balance": identity})
+
+
+def _from_columns(
+    source: Source, folder: str, use: str, seed: int, draw: str | None, fresh: bool
+) -> tuple[Phase, Phase, str]:
+    """The phases from memory-mapped columns, and the identity that the table itself would give."""
+    mapped = open_mapped(folder)
+    check_source(mapped, source, folder)
+    if WEIGHT not in mapped.arrays or "draw" not in mapped.manifest:
+        raise ValueError(f"{folder} has no weights; write it with bias-clip columns --weights.")
+    if use == "weight":
+        if fresh or draw is not None:
+            raise ValueError("balance: draw and fresh are of use='thin'; got use='weight'.")
+        weights: Any = mapped.arrays[WEIGHT]
+        ones: Any = Constant(1.0, len(source))
+        phases = (Phase(source, {WEIGHTS: weights}), Phase(source, {WEIGHTS: ones}))
+        return (*phases, mapped.manifest["weights_sha256"])
+    made = mapped.manifest["draw"]
+    if fresh or made["seed"] != seed or draw not in (None, made["draw"]):
+        raise ValueError(
+            f"{folder} holds the draw { ({k: made[k] for k in ('seed', 'draw')}) }; got {seed=}, {draw=}, "
+            f"{fresh=}. Write it again with these, or give the table of weights."
+        )
+    rows: Any = mapped.arrays[DRAWN].astype(np.int64)
+    return _thinned(source, rows), Phase(source, {}), made["sha256"]
+
+
+class Constant:
+    """An array of one number, without its memory."""
+
+    def __init__(self, value: float, length: int):
+        self._value, self._length = np.float32(value), length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.full(np.shape(index), self._value)
 
 
 def _thinned(source: Source, rows: Int64[np.ndarray, " n"]) -> Phase:

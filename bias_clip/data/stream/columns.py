@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32, Int32
 from bias_clip.data.records import Source, as_array, column, missing
 from bias_clip.data.stream.batch import ATTRIBUTES
 from bias_clip.data.tables import join, read_table
+from bias_clip.data.tables.mapped import check_source, is_mapped, open_mapped
 from bias_clip.data.tables.table import read_kind
 
 UNKNOWN = -1
@@ -32,7 +33,8 @@ def make_columns(source: Source, columns: Mapping[str, Any]) -> dict[str, np.nda
                                      dict(share_of=..., most=0.5), see `shares`
         weights                      float32, at least 0: the name of an attribute
         each of them                 or dict(table=..., column=...): a column of a table that is keyed by
-                                     id; the column has the name of the key unless given
+                                     id, or of a folder that `bias-clip columns` wrote, which is mapped and
+                                     not read; the column has the name of the key unless given
 
     Returns: the array of each key.
     Raises: ValueError for an unknown key or attribute, or values that the key cannot have.
@@ -42,8 +44,11 @@ def make_columns(source: Source, columns: Mapping[str, Any]) -> dict[str, np.nda
     unknown = sorted(set(columns) - set(ATTRIBUTES))
     if unknown:
         raise ValueError(f"columns has {unknown}; a batch can hold {list(ATTRIBUTES)}.")
+    mapped = {k: w for k, w in columns.items() if _is_table(w) and is_mapped(w["table"])}
     return {
-        key: (_codes if ATTRIBUTES[key] is np.int32 else _numbers)(source, key, wanted)
+        key: _mapped(source, key, wanted)
+        if key in mapped
+        else (_codes if ATTRIBUTES[key] is np.int32 else _numbers)(source, key, wanted)
         for key, wanted in columns.items()
     }
 
@@ -161,6 +166,29 @@ def _read(source: Source, key: str, wanted: Any) -> np.ndarray:
     if name not in table.columns:
         raise ValueError(f"columns.{key}: {path} has no {name!r}, it has {sorted(table.columns)}.")
     return join(table, column(source, "id"))[name]
+
+
+def _mapped(source: Source, key: str, wanted: Mapping[str, Any]) -> Any:
+    """A column of a folder; its values were checked when it was written, by their least and most."""
+    _check_arguments(key, wanted, ("table", "column"), required=("table",))
+    found, name = open_mapped(wanted["table"]), wanted.get("column", key)
+    check_source(found, source, wanted["table"])
+    if name not in found.arrays:
+        raise ValueError(
+            f"columns.{key}: {wanted['table']} has {sorted(found.arrays)}, no {name!r}."
+        )
+    about, whole = found.manifest["arrays"][name], ATTRIBUTES[key] is np.int32
+    kind = np.dtype(about["dtype"]).kind
+    if whole and (kind not in "iub" or about["most"] > _MOST or about["least"] < UNKNOWN):
+        raise ValueError(
+            f"columns.{key}: {name!r} has {about}; expected integers from -1, of 31 bits."
+        )
+    top = 1.0 if key == "prior" else np.inf
+    if not whole and not 0 <= about["least"] <= about["most"] < top:
+        raise ValueError(
+            f"columns.{key}: {name!r} has {about}; expected numbers from 0 to below {top}."
+        )
+    return found.arrays[name].astype(ATTRIBUTES[key])
 
 
 def _check_arguments(

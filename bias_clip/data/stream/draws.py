@@ -19,6 +19,7 @@ from bias_clip.data.stream.examples import Order, shuffled_index
 from bias_clip.data.tables import Table, join, read_table
 
 KIND, WEIGHT, CELL = "weights", "weight", "cell"  # of the table, and its columns
+DRAWN = "rows"  # of a folder of columns: the drawn rows
 CELLS = "cells"  # of its manifest
 MAX_WEIGHT = 1e6  # copies of one record; beyond it only a mistake explains a weight
 MAX_DRAWN = 2**31 - 1  # rows of an epoch

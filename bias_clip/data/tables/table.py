@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bias_clip.core.json_object import read_object
@@ -148,10 +149,12 @@ def join(table: Table, ids: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]
 
         weight = join(table, column(source, "id"))["weight"]
     """
-    wanted, own = check_ids(ids), table.columns[KEY]
-    order = np.argsort(own)
-    place = order[np.minimum(np.searchsorted(own, wanted, sorter=order), len(own) - 1)]
-    missing = wanted[own[place] != wanted]
+    own = table.columns[KEY]
+    # Most tables are in the order of their source: nothing is hashed or sorted then.
+    if isinstance(ids, np.ndarray) and np.array_equal(ids, own):
+        return dict(table.columns)
+    wanted = check_ids(ids)
+    place, missing = _places(wanted, own)
     if len(missing):
         every = len(missing) == len(wanted)
         raise ValueError(
@@ -165,6 +168,12 @@ def join(table: Table, ids: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]
             + " the table that was made from this source and split."
         )
     return {name: values[place] for name, values in table.columns.items()}
+
+
+def _places(wanted: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each wanted id is in `own`, by hash; and the ids that are not there."""
+    found = pc.index_in(pa.array(wanted), value_set=pa.array(own)).fill_null(-1).to_numpy()
+    return found, wanted[found < 0]
 
 
 def fingerprint(ids: Iterable[str]) -> str:
@@ -240,6 +249,8 @@ def check_ids(ids: Sequence[str] | np.ndarray) -> np.ndarray:
     """Ids as an array of unique str."""
     # Checks Python strings first: a NumPy array of text gives every row the width of the longest.
     array = ids if isinstance(ids, np.ndarray) else np.asarray(ids, dtype=object)
+    if array.ndim == 1 and len(array) and array.dtype.kind == "U" and _is_sound(array):
+        return array
     if array.ndim != 1 or not len(array):
         raise ValueError(
             f"got ids of shape {array.shape}, expected a column {KEY!r} with some rows."
@@ -255,6 +266,16 @@ def check_ids(ids: Sequence[str] | np.ndarray) -> np.ndarray:
         twice = values[counts > 1]
         raise ValueError(_twice(len(twice), twice.tolist()))
     return array.astype(str)
+
+
+def _is_sound(array: np.ndarray) -> bool:
+    """Whether ids of fixed width are short, not empty and unique: by hash, ten times as fast as sorting."""
+    if array.dtype.itemsize > 4 * MAX_ID or (array == "").any():
+        return False
+    try:
+        return pc.count_distinct(pa.array(array)).as_py() == len(array)
+    except UnicodeError:  # half of a surrogate pair, which Arrow cannot hold
+        return False
 
 
 def _to_arrow(columns: Columns) -> pa.Table:
