@@ -90,7 +90,17 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
     )
     facts = [(name, spell(value)) for name, value, spell in logged if is_number(value)]
     devices = [("devices", str(run.info["devices"]))] if "devices" in run.info else []
-    return facts + devices
+    return facts + devices + start_facts(run.start)
+
+
+def start_facts(start: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The checkpoint that a run began with: path, family, fingerprint, and each override of it."""
+    facts = [("started from", str(start["path"]))] if "path" in start else []
+    if start.get("family") in ("clip", "siglip"):
+        layout = str(start.get("layout", "")).replace("_", " ")
+        facts.append(("family", f"{start['family']}, in the layout of {layout}"))
+    facts += [(f"SHA-256 of {name}", str(sum_)) for name, sum_ in start.get("sha256", {}).items()]
+    return facts + [("of the checkpoint", str(text)) for text in start.get("said", ())]
 
 
 def quality_tiles(run: Run) -> list[Tile]:

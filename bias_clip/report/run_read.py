@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ class Run(NamedTuple):
       rows: content of metrics.jsonl, one record per step, by increasing step.
       evals: contents of evals/<name>.json by name, the most important first, see `by_importance`.
       missing: one sentence for the reader per missing file or number.
+      start: content of start.json, the checkpoint whose parameters it began with; empty if drawn.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Run(NamedTuple):
     rows: list[dict]
     evals: dict[str, dict]
     missing: list[str]
+    start: Mapping = MappingProxyType({})
 
 
 def read_run(workdir: str | Path) -> Run:
@@ -61,7 +64,9 @@ def read_run(workdir: str | Path) -> Run:
             "No evaluation has been written yet: there are no images, no retrieval and no bias "
             "to show. They come with the first evaluation of the run."
         )
-    return Run(absolute(folder).name, config, info, rows, evals, missing + _unfinished(info, rows))
+    missing += _unfinished(info, rows)
+    start = _read_object(folder / "start.json")
+    return Run(absolute(folder).name, config, info, rows, evals, missing, start)
 
 
 def read_evals(folder: Path) -> dict[str, dict]:

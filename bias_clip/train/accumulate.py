@@ -49,6 +49,7 @@ def make_gradient(
     objective: Callable,
     mesh: Mesh,
     layout: Layout,
+    frozen: Any = None,
     mode: str = "none",
     steps: int = 1,
 ) -> Callable[[Any, dict[str, Array]], Gradient]:
@@ -59,6 +60,8 @@ def make_gradient(
       objective: from `make_objective`.
       mesh: from `make_mesh`; the batch is split over its batch axes.
       layout: of the parameters, and of the gradient.
+      frozen: a tree of booleans, from `frozen_leaves`; the gradient of a frozen parameter is zero and costs
+        no backward pass. None: all are trained.
       mode: one of `MODES`.
       steps: number of microbatches; the rows of each device must divide by it.
 
@@ -74,7 +77,9 @@ def make_gradient(
         )
     pieces = _Pieces(apply, objective, mesh, layout, steps)
     make = {"none": _at_once, "microbatch": _microbatches, "cached": _cached}[mode]
-    return make(pieces)
+    if frozen is None or not any(jax.tree.leaves(frozen)):
+        return make(pieces)
+    return _of_trained(make, pieces, jax.tree.leaves(frozen))
 
 
 def split_rows(tree: Any, steps: int, mesh: Mesh) -> Any:
@@ -171,6 +176,40 @@ def _cached(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient]:
         split = split_rows((cotangents.zimg, cotangents.ztxt), pieces.steps, pieces.mesh)
         grads, _ = jax.lax.scan(add, _hold(start, pieces.layout), (inputs, split))
         return Gradient(loss, parts, outputs, grads)
+
+    return gradient
+
+
+def _of_trained(
+    make: Callable[[_Pieces], Callable], pieces: _Pieces, frozen: list[bool]
+) -> Callable[[Any, dict[str, Array]], Gradient]:
+    """The gradient by the trained leaves alone; zeros stand for the others.
+
+    A zero cotangent would not do: a frozen tower's backward pass ends in its parameters, and sums over
+    microbatches would hold a gradient of their size.
+    """
+
+    def trained(tree):
+        return [
+            x for x, is_frozen in zip(jax.tree.leaves(tree), frozen, strict=True) if not is_frozen
+        ]
+
+    def joined(leaves, like):
+        rest = iter(leaves)
+        whole, form = jax.tree.flatten(like)
+        return form.unflatten([x if f else next(rest) for x, f in zip(whole, frozen, strict=True)])
+
+    layout = Layout(*map(trained, pieces.layout))
+
+    def gradient(params, batch):
+        used = _use(params, pieces.layout)
+
+        def apply(leaves, image, text):
+            return pieces.apply(joined(leaves, used), image, text)
+
+        found = make(pieces._replace(apply=apply, layout=layout))(trained(params), batch)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return found._replace(grads=joined(found.grads, zeros))
 
     return gradient
 

@@ -1,6 +1,7 @@
 """The run: batches in, metrics, checkpoints and a report out."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,13 @@ from bias_clip.train.sharding import make_mesh, to_global
 from bias_clip.train.state import TrainState
 from bias_clip.train.stream import open_stream
 from bias_clip.train.workdir import checkpoint
-from bias_clip.train.workdir.folder import check_room, hold_workdir, open_workdir, write_run
+from bias_clip.train.workdir.folder import (
+    check_room,
+    hold_workdir,
+    open_workdir,
+    write_run,
+    write_start,
+)
 from bias_clip.train.workdir.initial_state import first_state
 
 
@@ -85,7 +92,13 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         init_from = None if config.init_from is None else config.init_from.to_dict()
         with waiting("making the parameters"):
             state, start, seconds = first_state(
-                setup, manager, iterator, seed=config.seed, init_from=init_from
+                setup,
+                manager,
+                iterator,
+                seed=config.seed,
+                init_from=init_from,
+                config=config,
+                on_start=functools.partial(write_start, workdir),
             )
         write_run(workdir, setup, command)
         sinks = open_sinks(config.sinks, workdir=workdir, config=to_plain(config))

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from bias_clip.data.image import make_pixel_fn
-from bias_clip.data.image.color import to_range
+from bias_clip.data.image import PixelRange, make_pixel_fn
+from bias_clip.data.image.color import to_normal, to_range
 from bias_clip.models.two_towers import Model, make_model
 from bias_clip.train.sharding import tree_shardings
 
@@ -70,8 +70,29 @@ def with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
+def has_frozen_tower(frozen: Mapping[str, Any]) -> bool:
+    """Whether all parameters of a tower are frozen; `frozen` is a tree of booleans."""
+    towers = [jax.tree.leaves(frozen[name]) for name in ("img", "txt") if name in frozen]
+    return any(all(leaves) for leaves in towers)
+
+
+def towers_apart(apply: Callable) -> Callable:
+    """Returns `apply` that calls each tower by itself, for models of which one is frozen.
+
+    Called together, the towers are bound by `backward_first`, which would ask a frozen text tower for its
+    gradient. The order that it keeps saves memory only where both towers have a backward pass.
+    """
+
+    def apply_apart(params, image, text):
+        if image is None or text is None:
+            return apply(params, image, text)
+        return apply(params, image, None)._replace(ztxt=apply(params, None, text).ztxt)
+
+    return apply_apart
+
+
 def on_bytes(apply: Callable, ops: str) -> Callable:
-    """Returns `apply` for images as they come from the host: bytes are scaled to their value range.
+    """Returns `apply` for images as they come from the host: bytes are scaled as the tower takes them.
 
     float32 images already have that range. Bytes are a quarter of the transfer to the device.
 
@@ -80,18 +101,20 @@ def on_bytes(apply: Callable, ops: str) -> Callable:
       ops: `config.data.image`, whose last operation is the range.
 
     Raises:
-      ValueError: the last operation is not `value_range`.
+      ValueError: the last operation is neither `value_range` nor `normalize`.
     """
     _, pixels = make_pixel_fn(ops)
     if pixels is None:
         raise ValueError(
-            f"config.data.image is {ops!r}; expected value_range as the last operation, "
+            f"config.data.image is {ops!r}; expected value_range or normalize as the last operation, "
             'such as "decode|resize(224)|value_range(-1,1)".'
         )
 
+    scale = to_range if isinstance(pixels, PixelRange) else to_normal
+
     def apply_to_pixels(params, image, text):
         if image is not None and image.dtype == jnp.uint8:
-            image = to_range(image, *pixels)
+            image = scale(image, *pixels)
         return apply(params, image, text)
 
     return apply_to_pixels

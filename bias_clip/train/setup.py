@@ -13,9 +13,15 @@ from bias_clip.data.stream.batch import attributes_of, batch_columns
 from bias_clip.models.two_towers import Model
 from bias_clip.train.accumulate import make_gradient
 from bias_clip.train.metrics import health
-from bias_clip.train.model import make_model_on, on_bytes, with_sharding
+from bias_clip.train.model import (
+    has_frozen_tower,
+    make_model_on,
+    on_bytes,
+    towers_apart,
+    with_sharding,
+)
 from bias_clip.train.objective import make_objective
-from bias_clip.train.optim import make_optimizer
+from bias_clip.train.optim import frozen_leaves, make_optimizer
 from bias_clip.train.optim.schedule import Duration, make_schedule, parse_duration
 from bias_clip.train.sharding import (
     batch_sharding,
@@ -95,11 +101,15 @@ def make_setup(
     abstract_state = _with_shardings(init, config.sharding, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
     apply = on_bytes(model.apply, config.data.image)
+    frozen = frozen_leaves(params_shape, freeze=config.optimizer.get("freeze", ()))
+    if has_frozen_tower(frozen):
+        apply = towers_apart(apply)
     gradient = make_gradient(
         apply=apply,
         objective=make_objective(config.objective.to_dict(), mesh),
         mesh=mesh,
         layout=make_layout(shardings.params),
+        frozen=frozen,
         **accumulation,
     )
     train_step = make_train_step(

@@ -79,7 +79,9 @@ def value_range_of(pixels):
 def test_a_config_that_leaves_no_range_to_the_device_is_refused():
     config = tiny_config()
     config.data.image = "decode|resize(16)"
-    with pytest.raises(ValueError, match=r"data.image is .*expected value_range as the last"):
+    with pytest.raises(
+        ValueError, match=r"data.image is .*expected value_range or normalize as the last"
+    ):
         make_setup(config, mesh=make_mesh(), examples_per_epoch=40)
 
 

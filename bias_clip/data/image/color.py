@@ -95,7 +95,7 @@ def normalize(
     middle, spread = _channels("mean", mean), _channels("std", std)
     if not (spread > 0).all():
         raise ValueError(f"normalize got std={std}, expected positive numbers.")
-    return (opaque(image) / np.float32(255) - middle) / spread
+    return to_normal(opaque(image), middle, spread)
 
 
 def drop_alpha(image: Pixels) -> UInt8[np.ndarray, "h w 3"]:
@@ -122,6 +122,11 @@ def check_range(low: float, high: float) -> None:
 def to_range(image: Any, low: float, high: float) -> Any:
     """Returns `image * (high - low) / 255 + low` in float32, for uint8 arrays of NumPy or JAX."""
     return image * np.float32((high - low) / 255) + np.float32(low)
+
+
+def to_normal(image: Any, mean: Any, std: Any) -> Any:
+    """Returns `(image / 255 - mean) / std` in float32, for uint8 arrays of NumPy or JAX."""
+    return (image / np.float32(255) - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
 def _channels(name: str, value: float | Sequence[float]) -> np.ndarray:

@@ -6,7 +6,7 @@ Pillow does the interpolation, NumPy the arithmetic.
 """
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,15 @@ from bias_clip.data.image.geometry import (
     resize_small,
 )
 
-__all__ = ["OPS", "ImageFn", "PixelRange", "encode_png", "make_image_fn", "make_pixel_fn"]
+__all__ = [
+    "OPS",
+    "ImageFn",
+    "PixelNormal",
+    "PixelRange",
+    "encode_png",
+    "make_image_fn",
+    "make_pixel_fn",
+]
 
 ImageFn = Callable[[Any, np.random.Generator], np.ndarray]
 
@@ -44,6 +52,13 @@ class PixelRange(NamedTuple):
 
     low: float
     high: float
+
+
+class PixelNormal(NamedTuple):
+    """Mean and deviation of the channels, of images scaled to 0..1."""
+
+    mean: float | Sequence[float]
+    std: float | Sequence[float]
 
 
 OPS: dict[str, Callable[..., np.ndarray]] = {
@@ -86,24 +101,29 @@ def make_image_fn(ops: str) -> ImageFn:
     return _chain([_bind(ops.strip(), node) for node in _op_nodes(ops.strip())])
 
 
-def make_pixel_fn(ops: str) -> tuple[ImageFn, PixelRange | None]:
-    """Like `make_image_fn`, except that a final `value_range(low, high)` is left to the device.
+def make_pixel_fn(ops: str) -> tuple[ImageFn, PixelRange | PixelNormal | None]:
+    """Like `make_image_fn`, except that a final `value_range` or `normalize` is left to the device.
 
     Images are then transferred to the device as uint8, a quarter of float32: less to copy, to
     concatenate and to transfer. On the device, the arithmetic takes almost no time.
 
-    Returns: the function without that operation, and its arguments, for `color.to_range`; or
-      `make_image_fn(ops)` and None if the last operation is another one.
+    Returns: the function without that operation, and its arguments, for `color.to_range` or
+      `color.to_normal`; or `make_image_fn(ops)` and None if the last operation is another one.
     Raises: what `make_image_fn` raises.
     """
     steps = [_bind(ops.strip(), node) for node in _op_nodes(ops.strip())]
     op, arguments, _ = steps[-1]
-    if op is not value_range:
+    if op not in (value_range, normalize):
         return _chain(steps), None
-    pixels = PixelRange(**arguments)
-    check_range(*pixels)
     rest = _chain(steps[:-1])
-    return lambda image, rng: opaque(rest(image, rng)), pixels
+    scaling: PixelRange | PixelNormal
+    if op is value_range:
+        scaling = PixelRange(**arguments)
+        check_range(*scaling)
+    else:
+        scaling = PixelNormal(**arguments)
+        normalize(np.zeros((1, 1, 3), np.uint8), *scaling)  # raises for a deviation of 0
+    return lambda image, rng: opaque(rest(image, rng)), scaling
 
 
 def read_ops(ops: str) -> list[tuple[str, dict[str, Any]]]:

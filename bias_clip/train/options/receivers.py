@@ -47,7 +47,9 @@ _FIXED: dict[Section, Receiver] = {
     ("model", "text"): Receiver(TextTransformer, {}, _SHARED),
     ("optimizer",): Receiver(make_optimizer, {}, ("schedule",)),
     ("mesh",): Receiver(make_mesh, {}, ("devices",)),
-    ("accumulation",): Receiver(make_gradient, {}, ("apply", "objective", "mesh", "layout")),
+    ("accumulation",): Receiver(
+        make_gradient, {}, ("apply", "objective", "mesh", "layout", "frozen")
+    ),
     ("init_from",): Receiver(load_params, {}, ("abstract_params",)),
 }
 

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,18 @@ def write_run(workdir: Path, setup: Setup, command: str) -> None:
         "total_steps": setup.total_steps,
     }
     write_whole(workdir / "run.json", json.dumps(record, indent=2))
+
+
+def write_start(workdir: Path, origin: Mapping[str, Any]) -> None:
+    """Writes start.json: the checkpoint whose parameters the run began with; one process does.
+
+    A run that continues does not write it: its parameters then come from its own checkpoint.
+
+    Raises:
+      NotSavedError: it cannot be written.
+    """
+    if is_main():
+        write_whole(workdir / "start.json", json.dumps(origin, indent=2))
 
 
 @contextlib.contextmanager

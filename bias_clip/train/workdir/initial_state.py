@@ -1,6 +1,5 @@
-"""The state that a run starts from: its own checkpoint, another run's parameters, or a draw."""
+"""The state that a run starts from: its own checkpoint, another's parameters, or a draw."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,19 @@ from bias_clip.train.setup import Setup
 from bias_clip.train.sharding import path_name
 from bias_clip.train.state import TrainState
 from bias_clip.train.workdir import checkpoint
+from bias_clip.train.workdir.chosen import check_shapes, select
+from bias_clip.train.workdir.published_start import is_published, load_published
 
 
 def first_state(
-    setup: Setup, manager: Any, iterator: Any, *, seed: int, init_from: Mapping[str, Any] | None
+    setup: Setup,
+    manager: Any,
+    iterator: Any,
+    *,
+    seed: int,
+    init_from: Mapping[str, Any] | None,
+    config: Any = None,
+    on_start: Callable[[dict[str, Any]], None] = lambda origin: None,
 ) -> tuple[TrainState, int, float]:
     """Returns (state, the steps it has made, the seconds they took); moves `iterator` there.
 
@@ -28,6 +36,8 @@ def first_state(
       iterator: of the training data.
       seed: of the draw.
       init_from: arguments of `load_params`, or None.
+      config: of the run; a published checkpoint is compared with it.
+      on_start: gets where the parameters come from, when a run begins with those of a checkpoint.
 
     Raises:
       ValueError: if the checkpoint cannot be used, see `checkpoint.restore`; as `load_params`.
@@ -46,7 +56,12 @@ def first_state(
     state = setup.init(jax.random.key(seed))
     if init_from is None:
         return state, 0, 0.0
-    loaded, report = load_params(setup.abstract_state.params, **init_from)
+    if is_published(init_from["path"]):
+        loaded, report, origin = load_published(setup.abstract_state.params, config, **init_from)
+    else:
+        loaded, report = load_params(setup.abstract_state.params, **init_from)
+        origin = {"path": str(init_from["path"]), "family": "run", "said": [report]}
+    on_start(origin)
     if is_main():
         log(report)
     params = jax.tree_util.tree_map_with_path(
@@ -63,8 +78,13 @@ def load_params(
     step: int | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    image: Mapping[str, Any] | None = None,
+    text: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
 ) -> tuple[dict[str, jax.Array], str]:
-    """Reads parameters of a checkpoint, averaged ones where it has them.
+    """Reads parameters of a run's checkpoint, averaged ones where it has them.
+
+    A published checkpoint has the same arguments, see `load_published`.
 
     Args:
       abstract_params: of the model to fill, with the shardings that the arrays shall have.
@@ -72,6 +92,7 @@ def load_params(
       step: which checkpoint; None: the newest.
       only: regexes; if there are any, a parameter is loaded if one is found in its path.
       skip: regexes; a parameter is not loaded if one is found in its path.
+      image, text, tokenizer: of published checkpoints only.
 
     Returns:
       ({path: array}, a text that says what matched and what did not). A parameter that the
@@ -81,9 +102,13 @@ def load_params(
       ValueError: if there is no such checkpoint, it is damaged, a regex is found in no parameter,
         nothing matches, or shapes differ; names them.
     """
+    if image or text or tokenizer:
+        raise ValueError(
+            f"init_from: {path} is not a published checkpoint; expected no image, text or tokenizer."
+        )
     leaves = jax.tree_util.tree_leaves_with_path(abstract_params)
     shapes = {path_name(where): tuple(leaf.shape) for where, leaf in leaves}
-    wanted = _select(list(shapes), only, skip)
+    wanted = select(list(shapes), only, skip)
     directory, step = _find(run_folder(path), step)
     with checkpoint.open_checkpoints(directory, keep=1) as manager:
         there = list(manager.all_steps())
@@ -93,7 +118,7 @@ def load_params(
         saved = checkpoint.saved_shapes(manager, step)
         part = "ema" if any(name.startswith("ema/") for name in saved) else "params"
         found = [name for name in wanted if f"{part}/{name}" in saved]
-        _check_shapes({n: shapes[n] for n in found}, {n: saved[f"{part}/{n}"] for n in found})
+        check_shapes({n: shapes[n] for n in found}, {n: saved[f"{part}/{n}"] for n in found})
         if not found:
             raise ValueError(
                 f"init_from: none of {len(wanted)} parameters, such as {wanted[0]!r}, is in "
@@ -111,24 +136,6 @@ def load_params(
     )
 
 
-def _select(names: list[str], only: Sequence[str], skip: Sequence[str]) -> list[str]:
-    for pattern in (*only, *skip):
-        if not any(re.search(pattern, name) for name in names):
-            raise ValueError(
-                f"init_from: {pattern!r} is found in no parameter of the model; they are "
-                f"{names[:20]}{' and more' if len(names) > 20 else ''}."
-            )
-    chosen = [
-        name
-        for name in names
-        if (not only or any(re.search(p, name) for p in only))
-        and not any(re.search(p, name) for p in skip)
-    ]
-    if not chosen:
-        raise ValueError(f"init_from: only={list(only)} and skip={list(skip)} leave no parameter.")
-    return chosen
-
-
 def _find(path: Path, step: int | None) -> tuple[Path, int | None]:
     if not path.is_dir():
         raise ValueError(f"init_from: there is no folder {path}.")
@@ -138,15 +145,6 @@ def _find(path: Path, step: int | None) -> tuple[Path, int | None]:
         return path.parent, int(path.name)
     inner = path / "checkpoints"
     return (inner if inner.is_dir() else path), step
-
-
-def _check_shapes(model: Mapping[str, tuple], saved: Mapping[str, tuple]) -> None:
-    wrong = [f"{n}: saved {saved[n]}, this model {model[n]}" for n in model if model[n] != saved[n]]
-    if wrong:
-        raise ValueError(
-            f"init_from: {len(wrong)} parameters have another shape; leave them out with "
-            f"init_from.skip, or change the model: {'; '.join(wrong[:8])}."
-        )
 
 
 def _prune(tree: Any, keep: Callable[[str], bool], where: str = "") -> dict:

@@ -175,6 +175,17 @@ def test_a_range_left_to_the_device_gives_the_same_numbers():
     np.testing.assert_allclose(on_device, expected, rtol=0, atol=2e-7)  # may be one fused operation
 
 
+def test_mean_and_deviation_left_to_the_device_give_the_same_numbers():
+    ops = "decode|normalize((0.1, 0.2, 0.3),(0.4, 0.5, 0.6))"
+    part, scaling = make_pixel_fn(ops)
+    image = noise(6, 6, 3)
+    got = part(image, None)
+    assert got.dtype == np.uint8
+    on_device = jax.jit(lambda x: image_color.to_normal(x, *scaling))(got)
+    assert on_device.dtype == jnp.float32
+    np.testing.assert_allclose(on_device, make_image_fn(ops)(image, None), rtol=0, atol=1e-6)
+
+
 def test_a_range_left_to_the_device_wants_no_transparency_either():
     part, _ = make_pixel_fn("decode|value_range(-1, 1)")
     with pytest.raises(
