@@ -77,9 +77,11 @@ def resize_small(
         raise ValueError(f"resize_small got longer={longer!r}, expected one of {list(_LONGER)}.")
     h, w = image.shape[:2]
     if longer == "below":
+        # Integers throughout: a float quotient just below an integer would lose a pixel.
         height, width = (smaller * side // min(h, w) for side in (h, w))
     else:
         ratio = smaller / min(h, w)
+        # A rounded product may fall short of `smaller` by one; then the crop after it would fail.
         height, width = (max(smaller, round(side * ratio)) for side in (h, w))
     return resize(image, height, width, method=method, antialias=antialias, max_pixels=max_pixels)
 
@@ -191,6 +193,7 @@ def affine(
     Raises: ValueError for a scale that is not positive.
     """
     height, width = image.shape[:2] if size is None else _height_width(size, width)
+    # Always four draws, also for arguments that are off: then turning one on leaves the others as they were.
     matrix = _affine_matrix(image.shape[:2], (height, width), scale, shift, rotate, rng.random(4))
     kind, method = Image.Transform.AFFINE, Image.Resampling.BILINEAR
     outside = (0, 0, 0, 0) if image.shape[2] == 4 else _fill_color(image, fill)
@@ -228,7 +231,9 @@ def _inception_window(
     rng: np.random.Generator,
 ) -> tuple[int, int, int, int]:
     for _ in range(10):
+        # The draws come in a fixed order: area, ratio, top, left. Changing it changes every training stream.
         target = h * w * rng.uniform(*area)
+        # Uniform in the logarithm, so that 3:4 and 4:3 are equally likely.
         ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
         height, width = round(math.sqrt(target / ratio)), round(math.sqrt(target * ratio))
         if 0 < height <= h and 0 < width <= w:

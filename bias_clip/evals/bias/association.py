@@ -146,6 +146,7 @@ def association(
       probabilities; both shares are here.
     """
     won, probability = (group_means(x, groups, num_groups=2) for x in preferences)
+    # One small group spoils the difference, however large the other is.
     enough = won.num_rows.min() >= max(min_count, 1)
     gap, of_probability = (
         np.where(enough, m.mean[1] - m.mean[0], np.nan) for m in (won, probability)
@@ -249,6 +250,7 @@ def make_association(
         raise ValueError(f"pairs are {pairs!r}; expected some, such as (('nurse', 'doctor'),).")
     found = read_groups(source, by, groups, only)
     rows = found.of_record >= 0
+    # (b, a) and not (a, b): `association` counts the preference for the second prompt.
     prompts = word_prompts([word for a, b in pairs for word in (b, a)], templates)
 
     def evaluate(encode: Encode) -> EvalResult:

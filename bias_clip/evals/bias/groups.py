@@ -116,6 +116,7 @@ def group_sums(
     w = np.ones(len(groups)) if weights is None else np.asarray(weights, np.float64)
     if not (w >= 0).all():
         raise ValueError(f"weights begin at {w.min()}; expected numbers that are 0 or more.")
+    # Rows of weight 0 leave here and not by multiplication: NaN times 0 is NaN.
     rows = (groups >= 0) & (w > 0)
     values, groups, w = np.asarray(values, np.float64)[rows], groups[rows], w[rows]
     total = np.zeros((num_groups, *values.shape[1:]))
@@ -158,6 +159,7 @@ def across_groups(
     values = means.mean[rows]
     w = np.zeros(len(rows)) if shares is None else np.asarray(shares, np.float64)[rows]
     adjusted = float(values @ w / w.sum()) if w.sum() > 0 else float("nan")
+    # The first of equal ones, so that the same numbers always name the same group.
     worst = int(values.argmin())
     spread = float(values.max() - values.min())
     return Across(float(values[worst]), int(rows[worst]), float(values.mean()), spread, adjusted)
@@ -210,6 +212,8 @@ def make_groups(
         raise ValueError(f"{len(shares)} shares for the groups {found.names}; expected one each.")
     form = canonicalize if canonical else str
     rows = found.of_record >= 0
+    # The classes come from all records and not only from those in a group: dropping a group must not
+    # make the task of the others easier.
     names = distinct_names(values[known(values)], label, form, None) if classes is None else classes
     targets = label_pairs(values[rows], names, form, None)[1]
     names, place = one_class_each(names, form)

@@ -108,6 +108,7 @@ def cut_offs(ks: Sequence[int | float], n: int) -> list[int]:
     Raises:
       ValueError: no cut-off, or one outside 1..n.
     """
+    # 0.07 * 100 is 7.000000000000001 in floating point; without rounding first, 8 would be kept.
     counts = [math.ceil(round(k * n, 9)) if isinstance(k, float) and k <= 1 else k for k in ks]
     wrong = [k for k, c in zip(ks, counts, strict=True) if not 1 <= c <= n or c != int(c)]
     if wrong or not counts:
@@ -172,6 +173,7 @@ def ranking_skews(
     results = [_one_query(s[rows], candidates, np.asarray(targets), cuts, form) for s in scores]
     skew = np.array([r[0] for r in results]).reshape(len(scores), len(cuts), len(targets))
     ndkl = np.array([r[1] for r in results]).reshape(len(scores), len(cuts))
+    # NaN are the groups with target 0; `_check_targets` has seen to it that some group is left.
     high, low = np.nanmax(skew, axis=2), np.nanmin(skew, axis=2)
     if form.bounded:
         high, low = np.maximum(high, 0), np.minimum(low, 0)
@@ -262,8 +264,10 @@ def _one_query(
     """The skews and the NDKL at each cut-off."""
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
+    # Where K is beyond the candidates, some rules divide by K all the same.
     kept = [min(k, len(ranked)) for k in ks]
     if rule.all_ties:
+        # Berg's code takes every candidate that scores as the last one kept, so more than k may be kept.
         kept = [int(np.sum(ranked >= ranked[m - 1])) for m in kept]
     longest = max(kept)
     seen = np.cumsum(groups[order[:longest], None] == np.arange(len(q)), axis=0)
@@ -271,6 +275,7 @@ def _one_query(
     discount = 1 / np.log2(np.arange(1, max(longest, *ks) + 1) + 1)
     shares = seen / ranks[:, None]
     some = shares > 0
+    # A share of 0 adds 0 to the divergence: p ln p goes to 0 with p, and NumPy's 0 * -inf is NaN.
     ratio = np.where(some, shares, 1) / np.where(some, q, 1)
     total = np.cumsum(np.sum(shares * np.log(ratio), axis=1) * discount[:longest])
     ndkl = [total[m - 1] / discount[:k].sum() for m, k in zip(kept, ks, strict=True)]
