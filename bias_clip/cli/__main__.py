@@ -32,6 +32,7 @@ TOOLS = (
     "embed",
     "cluster",
     "multistage",
+    "interpolate",
     "export",
     "columns",
     "hand_on",

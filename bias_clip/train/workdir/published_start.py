@@ -109,13 +109,13 @@ def differences(config: Any, loaded: Loaded) -> list[str]:
     found = []
     for tower, (module, _) in _TOWERS.items():
         if loaded.config[tower] is not None and plain["model"][tower] is not None:
-            defaults = _defaults(module)
+            defaults = defaults_of(module)
             theirs, ours = ({**defaults, **t[tower]} for t in (loaded.config, plain["model"]))
             found += _differing(f"model.{tower}", ours, theirs)
     if loaded.preprocess is not None:
         found += _differing_images(plain, loaded.preprocess.ops)
     if loaded.tokenizer is not None:
-        defaults = _defaults(make_text_fn)
+        defaults = defaults_of(make_text_fn)
         ours, theirs = ({**defaults, **t} for t in (plain["data"]["text"], loaded.tokenizer.rules))
         found += _differing("data.text", ours, theirs)
     return found
@@ -131,7 +131,8 @@ def _differing_images(plain: Mapping[str, Any], stated: str) -> list[str]:
     return found
 
 
-def _defaults(function: Callable) -> dict[str, Any]:
+def defaults_of(function: Callable) -> dict[str, Any]:
+    """The arguments that a function has when a config does not state them."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
