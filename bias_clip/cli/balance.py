@@ -52,6 +52,8 @@ def balance(args: argparse.Namespace) -> dict[str, Any]:
     from bias_clip.data.tables import read_manifest
     from bias_clip.report import balancing
 
+    if args.counts is not None:
+        return balance_counts(args)
     problem = read_problem(args)
     rows = read_manifest(args.annotations, kind=weights.ANNOTATIONS)["rows"]
     utility = read_utility(args)
@@ -78,6 +80,44 @@ def balance(args: argparse.Namespace) -> dict[str, Any]:
     return {"weights_table": {"path": str(args.out), **about}, **found}
 
 
+def balance_counts(args: argparse.Namespace) -> dict[str, Any]:
+    """Solves on counts, writes weights shard by shard, and returns the report's numbers.
+
+    Raises:
+      ValueError: a utility, a filter or coins, which counts do not have; counts of other shards.
+    """
+    from tqdm import tqdm
+
+    from bias_clip.balancing import max_eta
+    from bias_clip.cli.shared.balance_options import read_problem, solve_problem
+    from bias_clip.curation import weights, weights_of_shards
+    from bias_clip.curation.counts_file import read_counts
+    from bias_clip.report import balancing
+
+    if args.utility or args.filter or args.draw != "cube":
+        raise ValueError(
+            "--counts: --utility, --filter and --draw coin need the examples; drop them."
+        )
+    shards = weights_of_shards.find_shards(args.annotations)
+    counts = read_counts(args.counts)
+    problem = read_problem(args, counts.names)
+    table = weights_of_shards.select_counts(counts, problem)
+    problem = weights.release_rare(problem, table, args.min_per_side)
+    counted = weights.Counted(table, shards.manifests[0], None)
+    solution = solve_problem(counted, problem, args.min_retained)
+    most = None if solution.feasible else max_eta(table, problem)
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=int(table.counts.sum()), unit=" examples", disable=None) as bar:
+        drawn = weights_of_shards.write_shard_weights(
+            *(args.out, shards, table, problem, solution),
+            min_retained=args.min_retained,
+            seed=args.seed,
+            on_rows=bar.update,
+        )
+    found = balancing.statistics(table, problem, solution, drawn, largest_eta=most)
+    return {"weights_table": {"path": str(args.out), "shards": len(shards.paths)}, **found}
+
+
 def write_report(found: Mapping[str, Any], text: str, folder: Path) -> None:
     """Writes report.txt, report.html and report.json, each whole, in place of former ones."""
     from bias_clip.report import balancing_page
@@ -95,8 +135,19 @@ def make_parser() -> Parser:
     """Returns the tool's parser."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--annotations", type=Path, required=True, help="the table that annotate wrote")
-    add("--out", type=Path, required=True, help="the .parquet file to write: id and weight")
+    add(
+        "--annotations",
+        type=Path,
+        required=True,
+        help="the table that annotate wrote; with --counts, the folder of beam-annotate",
+    )
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="the .parquet file to write: id and weight; with --counts, a folder",
+    )
+    add("--counts", type=Path, metavar="FILE", help="counts.parquet of beam-annotate: solve on it")
     add("--report", type=Path, help="folder for report.txt, report.html and report.json")
     several: dict[str, Any] = {"nargs": "+", "default": []}
     share = {"metavar": "NAME=SHARE", **several}

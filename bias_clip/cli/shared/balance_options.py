@@ -7,15 +7,16 @@ from typing import Any
 from bias_clip.balancing import Problem, make_problem, solve
 from bias_clip.cli.shared.flags import read_pairs
 from bias_clip.curation import weights
+from bias_clip.curation.captions import Names
 
 
-def read_problem(args: argparse.Namespace) -> Problem:
-    """The problem of the flags, completed by what the table of annotations has.
+def read_problem(args: argparse.Namespace, names: Names | None = None) -> Problem:
+    """The problem of the flags, completed by what the table of annotations has, or by `names`.
 
     Raises:
       ValueError: flags that do not go together, or name what the table lacks.
     """
-    names = weights.read_names(args.annotations)
+    names = weights.read_names(args.annotations) if names is None else names
     targets = _shares("--targets", args.targets)
     if not targets:
         if len(names.attributes) != 1:

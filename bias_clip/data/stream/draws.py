@@ -1,6 +1,8 @@
 """From a table of weights to the rows of an epoch: the same rows in every epoch, or a fresh draw for each."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +49,7 @@ def read_weights(path: str, ids: np.ndarray) -> Weighted:
       ValueError: a table that does not hold weights, lacks a record, or has weights that are
         negative, not finite, too large or all 0.
     """
-    table = read_table(path, kind=KIND)
+    table = _read(path)
     if WEIGHT not in table.columns:
         raise ValueError(
             f"{path} has columns {sorted(table.columns)}, expected {WEIGHT!r} of each."
@@ -141,6 +143,25 @@ def _last_epochs(make: Callable[[int], np.ndarray]) -> Callable[[int], np.ndarra
         return rows
 
     return rows_of
+
+
+def _read(path: str) -> Table:
+    """A table of weights, or all shards of a folder, whose cells are those of one solve.
+
+    Raises:
+      ValueError: a folder without shards, or with shards of several solves.
+    """
+    if not Path(path).is_dir():
+        return read_table(path, kind=KIND)
+    parts = [read_table(part, kind=KIND) for part in sorted(Path(path).glob("*.parquet"))]
+    solves = {json.dumps([p.manifest.get(CELLS), p.manifest.get("config")]) for p in parts}
+    if len(solves) != 1:
+        raise ValueError(
+            f"{path} has {len(parts)} tables of {len(solves)} solves; expected the shards of one, as "
+            "bias-clip balance --counts writes them."
+        )
+    whole = {k: np.concatenate([p.columns[k] for p in parts]) for k in parts[0].columns}
+    return Table(whole, parts[0].manifest)
 
 
 def _cells_of(table: Table) -> Cells | None:
