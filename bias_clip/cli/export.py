@@ -33,14 +33,22 @@ def work(args: argparse.Namespace) -> None:
     from bias_clip.core.storage import is_run
     from bias_clip.pretrained.exports.export_folder import export_folder
 
-    if is_run(args.path):
+    if len(args.paths) > 1:
+        raise ValueError(
+            f"got {len(args.paths)} stages after --from; expected one model. No layout holds several towers "
+            "side by side, and one wide tower would normalise over all stages' features and attend across "
+            "them, which changes the model. Export each stage, and join their features where they are "
+            "used, as `bias-clip embed --concat` does."
+        )
+    (path,) = args.paths
+    if is_run(path):
         if args.tokenizer is not None:
             raise ValueError("got --tokenizer, but the config of a run names its own.")
-        model = exported_run(args.path, args.step)
+        model = exported_run(path, args.step)
     elif args.step is not None:
-        raise ValueError(f"got --step, but {args.path} is not a run; only runs have steps.")
+        raise ValueError(f"got --step, but {path} is not a run; only runs have steps.")
     else:
-        model = exported_checkpoint(args.path, tokenizer=args.tokenizer)
+        model = exported_checkpoint(path, tokenizer=args.tokenizer)
     for note in export_folder(model, args.out, layout=args.layout, leave_out=args.leave_out):
         print(f"note: {note}")
     print(args.out)
@@ -52,10 +60,11 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add(
         "--from",
-        dest="path",
+        dest="paths",
+        nargs="+",
         required=True,
         metavar="PATH",
-        help="the workdir of a run, or a published checkpoint",
+        help="the workdir of a run, or a published checkpoint; one, because no layout holds several stages",
     )
     add("--step", type=int, metavar="N", help="of the run's checkpoint; the newest unless given")
     add("--tokenizer", metavar="FILE", help="of a checkpoint that has none beside its weights")

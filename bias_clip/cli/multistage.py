@@ -19,6 +19,10 @@ The config is called with the stage after the colon, "0" or "1" and up; a later 
 weights, as in the authors' code; the default, for docs/stages.md found it far better) or `warm` (from those
 of the stage before) it is called with "1,init" and must set `config.init_from` to a dict with a `path`. All
 stages have the same seed: from scratch they start from the same random weights, and differ by their batches alone.
+
+With `--start CHECKPOINT`, a published one, the config is called with "0,CHECKPOINT", "1,CHECKPOINT" or
+"1,init,CHECKPOINT", as configs/finetune_stages.py takes it: stage 0 starts from it, and with `--init scratch`
+every stage does.
 """
 
 import argparse
@@ -143,7 +147,7 @@ def describe_plan(args: argparse.Namespace) -> dict[str, Any]:
     """What the models follow from: the arguments, and the configs of a first and a later stage."""
     from bias_clip.train.config_io import load_config, to_plain
 
-    names = ("stages", "k", "cluster", "init", "seed", "set")
+    names = ["stages", "k", "cluster", "init", "seed", "set", *(["start"] if args.start else [])]
     path = Path(args.config)
     configs = {
         f"config of stage {stage}": to_plain(load_config(path, _argument(args, stage)))
@@ -156,7 +160,8 @@ def describe_plan(args: argparse.Namespace) -> dict[str, Any]:
 
 def _argument(args: argparse.Namespace, stage: int) -> str:
     """What stands after the config's colon."""
-    return f"{min(stage, 1)},init" if stage and args.init != "scratch" else str(min(stage, 1))
+    init = ["init"] if stage and args.init != "scratch" else []
+    return ",".join([str(min(stage, 1)), *init, *([args.start] if args.start else [])])
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -194,6 +199,7 @@ def make_parser() -> Parser:
     add("--k", type=int, default=4, help="clusters of a stage, of each modality")
     add("--cluster", choices=sorted(MODALITIES), default="image", help="what is clustered")
     add("--init", choices=INITS, default="base", help="of the stages after the first, see above")
+    add("--start", metavar="CHECKPOINT", help="a published checkpoint that stage 0 starts from")
     add("--seed", type=int, default=0, help="of all stages and clusterings")
     add_set(parser)
     return parser

@@ -131,12 +131,12 @@ def _hub(path: str) -> Place:
             "huggingface_hub, or the extra hub of this package."
         )
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # of the hub's own HTTP library, whichever that is
 
     repo, revision = found["repo"], found["revision"]
     try:
         info = huggingface_hub.HfApi().model_info(repo, revision=revision)
-    except HfHubHTTPError as error:
+    except (HTTPError, OSError) as error:  # refused, or no network
         raise ValueError(f"The Hub does not give {path}: {error}.") from error
     commit = info.sha or revision or "main"
 

@@ -13,13 +13,17 @@ from pathlib import Path
 
 import pytest
 
+import bias_clip.pretrained
 from bias_clip.cli.__main__ import module_of
 from bias_clip.cli.launch import checks
 from bias_clip.cli.shared.flags import read_call, read_set
+from bias_clip.pretrained import inspect_pretrained
+from bias_clip.pretrained.tokenizer import Tokenizer
 from bias_clip.train.config_io import load_config
 from bias_clip.train.options.command_line import parse
 from bias_clip.train.options.overrides import apply_overrides
 from tests.cli.commands_in_docs import PAGES, ROOT, find_commands
+from tests.pretrained.cases import GOLDEN
 
 COMMANDS = find_commands()
 OTHERS = "gcloud kubectl py-spy ray scancel tail tensorboard".split()  # not ours: not in the venv
@@ -43,6 +47,17 @@ def name_of(command):
 @pytest.fixture(autouse=True)
 def at_the_top(monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(bias_clip.pretrained, "inspect_pretrained", published)
+
+
+def published(path, *, tokenizer=None):
+    """Stands for any address: there is no network in tests."""
+    assert path.startswith("hf://")
+    loaded = inspect_pretrained(GOLDEN / "hf_siglip_bfloat16")
+    sizes = loaded.config["text"]
+    loaded.config["text"] = {**sizes, "vocab_size": 2_000}
+    rules = {"tokenizer": "emoji", "length": sizes["length"]}
+    return loaded._replace(tokenizer=Tokenizer(list, sizes["length"], 2_000, rules, ()))
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=map(name_of, COMMANDS))
@@ -103,6 +118,8 @@ def check_tool(tool, words, monkeypatch, capsys):
     args = (module.make_parser(words[:1]) if tool == "bench" else module.make_parser()).parse_args(
         words
     )
+    if getattr(args, "start", None):  # multistage adds it to the config's argument
+        args.config = f"{args.config}:0,{args.start}"
     for text in [args.config] if isinstance(vars(args).get("config"), str | Path) else []:
         load(str(text), read_set(vars(args).get("set", [])))
     for text in vars(args).get("config") or [] if tool == "sweep" else []:

@@ -88,3 +88,14 @@ def test_a_suffix_is_a_tower_and_a_revision_is_none():
 )
 def test_names_tell_which_file_is_preferred(names, expected):
     assert find_weights(Place("x", names, None, None, {})) == expected
+
+
+def test_no_network_is_said_in_one_line(monkeypatch):
+    import huggingface_hub
+
+    def fail(*_, **__):
+        huggingface_hub.utils.get_session().get("http://127.0.0.1:1")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
+    with pytest.raises(ValueError, match="The Hub does not give hf://owner/name"):
+        load_pretrained("hf://owner/name")

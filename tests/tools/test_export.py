@@ -53,6 +53,9 @@ def test_the_step_of_a_checkpoint_and_a_place_for_nothing_are_refused_in_one_lin
                 str(tmp_path / "o"),
             ]
         )
+    both = ["--from", str(tmp_path), str(tmp_path), "--layout", "hugging_face"]
+    with pytest.raises(SystemExit, match=r"got 2 stages .* No layout holds several"):
+        main([*both, "--out", str(tmp_path / "o")])
     with pytest.raises(SystemExit, match="only runs have steps"):
         main(
             [

@@ -148,6 +148,15 @@ def test_later_stages_start_where_they_are_told(fakes, tmp_path, init, start):
         assert any(word.endswith("config.py:1,init") for word in run)
 
 
+@pytest.mark.parametrize(("init", "later"), [("scratch", "1,"), ("base", "1,init,")])
+def test_stages_start_from_a_published_checkpoint(fakes, init, later):
+    fakes("w", f"--init={init}", "--start=hf://owner/name")
+    first, *rest = [c for c in fakes.commands if "bias_clip.train" in c]
+    assert any(word.endswith("config.py:0,hf://owner/name") for word in first)
+    for run in rest:
+        assert any(word.endswith(f"config.py:{later}hf://owner/name") for word in run)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

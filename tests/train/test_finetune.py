@@ -28,6 +28,7 @@ from bias_clip.train.workdir.load_model import adopt
 from bias_clip.train.workdir.load_run import load_run
 from bias_clip.train.workdir.published_start import differences
 from configs.finetune import get_config
+from configs.finetune_stages import get_config as stages_config
 from tests.pretrained.cases import GOLDEN
 from tests.tools.runs import make_run
 from tests.train.tiny import tiny_config, use_squares
@@ -188,6 +189,18 @@ def _normalize(ops):
 def test_a_checkpoint_without_a_vocabulary_is_refused_by_name():
     with pytest.raises(ValueError, match="no vocabulary beside the weights: give tokenizer"):
         get_config(str(CLIP))
+
+
+@pytest.mark.parametrize(
+    ("argument", "cells", "path"),
+    [("0,{}", False, "{}"), ("1,{},lit", True, "{}"), ("1,init,{}", True, "")],
+)
+def test_stages_start_from_a_checkpoint_or_from_a_run(published, argument, cells, path):
+    config = stages_config(argument.format(published))
+    validate(config)
+    assert config.init_from.path == path.format(published)
+    assert (config.data.cells is not None) == cells
+    assert bool(config.optimizer.freeze) == ("lit" in argument)
 
 
 def test_an_override_is_named(published):

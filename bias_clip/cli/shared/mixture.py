@@ -5,9 +5,11 @@ from typing import Any
 import jax
 
 from bias_clip.data.image import read_ops
+from bias_clip.data.text import make_text_fn
 from bias_clip.train.config_io import to_plain
 from bias_clip.train.sharding import path_name
 from bias_clip.train.workdir.load_run import Trained
+from bias_clip.train.workdir.published_start import defaults_of
 
 
 def mix(first: Trained, second: Trained, weight: float) -> Trained:
@@ -58,10 +60,10 @@ def _check_same(first: Trained, second: Trained) -> None:
         for tower in ("image", "text")
         for key in ("activation", "mask", "pool")
     }
-    # Paths of equal vocabularies differ between a run and its checkpoint: sizes were compared above.
-    texts = [
-        {k: v for k, v in (x["data"]["text"] or {}).items() if k != "tokenizer"} for x in (a, b)
-    ]
+    # Paths of equal vocabularies may differ between a run and its checkpoint; sizes were compared above.
+    texts = [{**defaults_of(make_text_fn), **(x["data"]["text"] or {})} for x in (a, b)]
+    for text in texts:
+        text.pop("tokenizer", None)
     pairs |= {f"texts.{key}": [text.get(key) for text in texts] for key in texts[0] | texts[1]}
     pairs["images"] = [read_ops(x["evaluation"]["image"]) for x in (a, b)]
     if found := [key for key, (x, y) in pairs.items() if x != y]:
