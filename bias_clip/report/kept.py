@@ -184,7 +184,9 @@ def _moved(values: np.ndarray) -> dict[str, float]:
 
 
 def _mean(values: np.ndarray | None, weights: np.ndarray) -> float | None:
-    return None if values is None else float((weights @ values) / weights.sum())
+    if values is None or not (some := np.isfinite(values)).any():
+        return None
+    return float((weights[some] @ values[some]) / weights[some].sum())
 
 
 def _stack(columns: Columns, names: Sequence[str], rows: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import bias_clip.pretrained
-from bias_clip.cli.__main__ import module_of
+from bias_clip.cli.__main__ import TOOLS, module_of
 from bias_clip.cli.launch import checks
 from bias_clip.cli.shared.flags import read_call, read_set
 from bias_clip.pretrained import inspect_pretrained
@@ -113,7 +113,7 @@ def check_tool(tool, words, monkeypatch, capsys):
     if tool == "beam_annotate":
         importlib.import_module(module_of(tool)).make_parser().parse_known_args(words)
         return None
-    ours = (ROOT / "bias_clip" / "cli" / f"{tool}.py").exists()
+    ours = tool in TOOLS
     module = importlib.import_module(module_of(tool) if ours else f"tools.{tool}")
     args = (module.make_parser(words[:1]) if tool == "bench" else module.make_parser()).parse_args(
         words
@@ -124,7 +124,7 @@ def check_tool(tool, words, monkeypatch, capsys):
         load(str(text), read_set(vars(args).get("set", [])))
     for text in vars(args).get("config") or [] if tool == "sweep" else []:
         load(text, read_set(args.set))
-    if "source" in vars(args):
+    if vars(args).get("source"):
         read_call(args.source, flag="--source")
     return None
 

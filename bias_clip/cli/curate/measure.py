@@ -69,7 +69,7 @@ def describe(columns: dict) -> str:
             order = np.argsort(-counts, kind="stable")[:5]
             lines.append(f"{name:<16}  {', '.join(f'{words[i]} {counts[i]:,}' for i in order)}")
             continue
-        numbers = np.quantile(values.astype(float), [0, 0.1, 0.5, 0.9, 1])
+        numbers = np.nanquantile(values.astype(float), [0, 0.1, 0.5, 0.9, 1])
         lines.append(f"{name:<16}" + "".join(f"{x:>10.4g}" for x in numbers))
     return "\n".join(lines)
 

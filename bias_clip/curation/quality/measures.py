@@ -55,7 +55,8 @@ def measure_source(
       path: path of the table; a finished table of the same plan is not written again.
       parts: which measures, some of `PARTS`; "near" needs the library imagehash, "language" py3langid.
       about: entry of the manifest about the source: its arguments.
-      similarity: embeddings of images and texts of this source, for the last two measures.
+      similarity: embeddings of images and texts of this source, for the last two measures. A record that
+        could not be embedded, such as one without a caption, has similarity NaN and utility 0.
       bits: near copies differ by at most this many of 64 bits; chains of them are one group.
       shard_rows, max_broken, on_rows: see `write_sharded`.
 
@@ -68,6 +69,8 @@ def measure_source(
             f"got the measures {list(parts)}; expected some of {list(PARTS)}, or embeddings."
         )
     measures = [_MEASURES[part]() for part in parts]
+    if similarity is not None:
+        _check_embedded(similarity, len(source))
     scores = None if similarity is None else pair_similarity(similarity)
     plan = {
         "source": dict(about),
@@ -155,11 +158,25 @@ def _finish(
 
 
 def _scored(ids: np.ndarray, scores: Mapping[str, np.ndarray] | None) -> Columns:
+    """Similarity NaN and utility 0 for a record without a row among the embeddings."""
     if scores is None:
         return {}
-    whole = Table(dict(scores), {"kind": "embeddings"})
-    found = join(whole, ids)["similarity"].astype(np.float64)
-    return {"similarity": found, "utility": np.maximum(found, 0)}
+    found = np.full(len(ids), np.nan)
+    has = np.isin(ids, scores[KEY])
+    if has.any():
+        whole = Table(dict(scores), {"kind": "embeddings"})
+        found[has] = join(whole, ids[has])["similarity"]
+    return {"similarity": found, "utility": np.where(has, np.maximum(found, 0), 0.0)}
+
+
+def _check_embedded(similarity: Embeddings, records: int) -> None:
+    """Records that could not be embedded have no row; any other difference is another source."""
+    have, broken = len(similarity.ids), len(similarity.manifest["broken"])
+    if have + broken != records:
+        raise ValueError(
+            f"the embeddings have {have} rows and {broken} records that could not be embedded; the source "
+            f"has {records} records. Embed this source."
+        )
 
 
 def _size() -> Measure:

@@ -101,6 +101,27 @@ def test_similarity_is_the_cosine_joined_by_id(tmp_path):
     np.testing.assert_array_equal(found["utility"], np.maximum(found["similarity"], 0))
 
 
+def test_a_record_that_was_not_embedded_has_no_similarity(tmp_path):
+    z = np.eye(5, 8, dtype=np.float32)
+    ids = [f"r{i}" for i in range(5)]
+    for name, broken in (("z", {"5": "no caption"}), ("other", {})):
+        write_embeddings(
+            tmp_path / name,
+            lambda rows, broken=broken: Shard(ids, {"image": z, "text": z}, broken),
+            examples=6,
+            about={"of": "rows"},
+            max_broken=1,
+        )
+    path = tmp_path / "q"
+    measure_source(source(), path, [], about={}, similarity=open_embeddings(tmp_path / "z"))
+    found = read_table(path, kind="measures").columns
+    np.testing.assert_allclose(found["similarity"], [1, 1, 1, 1, 1, np.nan])
+    assert found["utility"].tolist() == [1, 1, 1, 1, 1, 0]
+    other = open_embeddings(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"5 rows and 0 records .*; the source has 6"):
+        measure_source(source(), tmp_path / "p", [], about={}, similarity=other)
+
+
 def test_broken_records_are_counted_and_named(tmp_path):
     rows = Rows([*source().records, record(6, b"no image", "a"), record(7, blobs(4), "b")])
     with pytest.raises(
