@@ -26,6 +26,17 @@ from bias_clip.report.run_charts import eval_charts, metric_table, train_charts
 from bias_clip.report.run_read import Run, curve, read_run
 from bias_clip.report.run_tiles import Tile, make_tile
 
+# Parts of the wall time in metrics.jsonl (train/goodput.py), and their names for a reader.
+GOODPUT = {
+    "steps": "training steps",
+    "compile": "compiling the step",
+    "input": "waiting for data",
+    "evaluate": "evaluation",
+    "save": "saving checkpoints",
+    "start": "reading, restoring, preparing",
+    "lost": "steps that a restart made again",
+    "waiting": "between two starts",
+}
 IMAGE_BYTES = 1_400_000  # of base64 on the page: what keeps the whole file under two megabytes
 
 
@@ -56,6 +67,7 @@ def render(run: Run) -> str:
         run=run,
         started=_moment(run.info.get("started", "")),
         facts=run_facts(run),
+        goodput=goodput_rows(run),
         tiles=quality_tiles(run),
         galleries=_images(run, "zeroshot", "examples", share),
         searches=_images(run, "retrieval", "queries", share),
@@ -101,6 +113,18 @@ def start_facts(start: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("family", f"{start['family']}, in the layout of {layout}"))
     facts += [(f"SHA-256 of {name}", str(sum_)) for name, sum_ in start.get("sha256", {}).items()]
     return facts + [("of the checkpoint", str(text)) for text in start.get("said", ())]
+
+
+def goodput_rows(run: Run) -> list[tuple[str, str, str]]:
+    """Where the wall time went over all starts: (part, time, share), the largest first."""
+    last = {part: _last(run, f"goodput/{part}") for part in GOODPUT}
+    seconds = {part: value for part, value in last.items() if is_number(value) and value > 0}
+    total = sum(seconds.values())
+    parts = sorted(seconds, key=lambda part: -seconds[part])
+    return [
+        (GOODPUT[part], format_duration(seconds[part]), format_percent(seconds[part] / total))
+        for part in parts
+    ]
 
 
 def quality_tiles(run: Run) -> list[Tile]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from bias_clip.data.sources import make_source
 from bias_clip.evals.headlines import headlines
 from bias_clip.models.two_towers import count_parameters
 from bias_clip.report.run_page import write_report
+from bias_clip.train import goodput
 from bias_clip.train.config_io import to_plain
 from bias_clip.train.display.sinks import Sink, open_sinks
 from bias_clip.train.display.speed import WAITS, make_speed, speed_text
@@ -23,6 +25,8 @@ from bias_clip.train.evaluation import flat_metrics, make_evaluation, write_resu
 from bias_clip.train.guards import is_healthy, stop_sick_run
 from bias_clip.train.hosts.distributed import asked_to_stop, is_main
 from bias_clip.train.hosts.signals import stop_signal
+from bias_clip.train.hosts.slow import describe as describe_slow
+from bias_clip.train.hosts.slow import gather_times, host_names, slow_hosts
 from bias_clip.train.hosts.watchdog import Watchdog
 from bias_clip.train.metrics import Clock, MetricWriter, plain_numbers
 from bias_clip.train.setup import Setup, make_setup
@@ -65,6 +69,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         before is intact.
       Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
+    began = time.time()
     workdir = run_folder(workdir)
     with waiting("reading the data") as found:
         source = make_source(**config.data.source.to_dict())
@@ -104,7 +109,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
         sinks = open_sinks(config.sinks, workdir=workdir, config=to_plain(config))
         run = _Run(config, workdir, setup, evaluate, iterator, manager, sinks, check_lock)
         try:
-            return _steps(run, state, start, seconds)
+            spent = goodput.start(workdir, step=start, began=began)
+            return _steps(run, state, start, seconds, spent)
         finally:
             for sink in sinks:
                 sink.close()
@@ -145,8 +151,10 @@ class _Run(NamedTuple):
     check_lock: Callable[[], None]  # raises if the workdir is another run's by now
 
 
-def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str, float]:
-    """Runs the steps after `start`; `seconds` were spent before it."""
+def _steps(
+    run: _Run, state: TrainState, start: int, seconds: float, spent: goodput.Goodput
+) -> dict[str, float]:
+    """Runs the steps after `start`; `seconds` were spent before it, and `spent` in all starts."""
     setup, total = run.setup, run.setup.total_steps
     kinds = {name: section.type for name, section in run.config.evals.items()}
     writer = MetricWriter(run.workdir, start_step=start, evaluators=kinds)
@@ -154,6 +162,7 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
     speed = make_speed(setup)
     clock, logged = Clock(), start
     dog = Watchdog(run.workdir, seconds=run.config.stall_seconds, step=start)
+    hosts = host_names() if jax.process_count() > 1 else []
     results: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
 
@@ -196,8 +205,12 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
                 checkpoint.check(run.manager)
                 elapsed, parts = clock.report()
                 seconds += elapsed
+                spent = goodput.add(spent, elapsed, parts)
+                goodput.write(run.workdir, spent)
                 line = speed(step - logged, elapsed, parts)
-                write(step, _log_line(run, step, seconds, values) | line)
+                write(step, _log_line(run, step, seconds, values) | line | goodput.line(spent))
+                if hosts:
+                    _say_slow(progress, hosts, elapsed, parts)
                 progress.update(step, speed_text(values, line, setup, total - step))
                 logged = step
             if step % setup.evaluate_every == 0 or step == total:
@@ -208,9 +221,16 @@ def _steps(run: _Run, state: TrainState, start: int, seconds: float) -> dict[str
             if step % setup.save_every == 0 or step == total or stop:
                 writer.flush()  # before the checkpoint: a continued run then has all lines up to it
                 timed("save", _save, run, state, step, seconds)
+                now = goodput.mark_saved(goodput.add(spent, *clock.passed()), step)
+                goodput.write(run.workdir, now)
+                spent = spent._replace(saved=now.saved)
             if stop:
                 checkpoint.wait(run.manager)
                 raise Interrupted(f"stopped by signal {stop[0]} after step {step}; state saved.")
+        if logged > start:  # the last evaluation and save came after the last line
+            spent = goodput.add(spent, *clock.report())
+            goodput.write(run.workdir, spent)
+            write(total, goodput.line(spent))
         if not results:  # a finished run that was started again
             results = _evaluate(run, state, total)
         _say_bad_records(run, progress)
@@ -257,6 +277,16 @@ def _say_bad_records(run: _Run, progress: Progress) -> None:
         progress.say(
             f"{stats.replaced} of {stats.examples} examples stood in for bad records: {named}"
         )
+
+
+def _say_slow(
+    progress: Progress, hosts: list[str], elapsed: float, parts: dict[str, float]
+) -> None:
+    """Compares the hosts' times since the last line; all hosts call it after the same step."""
+    own = {"step": elapsed - sum(parts.values()), "input": parts.get("input", 0.0)}
+    found = slow_hosts(gather_times(own, ("step", "input")), hosts)
+    if found and is_main():
+        progress.say(describe_slow(found))
 
 
 def _check_health(run: _Run, state: TrainState, step: int, metrics: dict[str, Any]) -> None:

@@ -155,6 +155,10 @@ class Clock:
         self._parts[part] = self._parts.get(part, 0.0) + time.perf_counter() - start
         return result
 
+    def passed(self) -> tuple[float, dict[str, float]]:
+        """Returns what `report` would, and goes on counting."""
+        return time.perf_counter() - self._start, dict(self._parts)
+
     def report(self) -> tuple[float, dict[str, float]]:
         """Returns (seconds since the last report, seconds by part) and starts again."""
         seconds, parts = time.perf_counter() - self._start, self._parts

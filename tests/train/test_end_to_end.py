@@ -11,6 +11,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from bias_clip.train.goodput import PARTS as GOODPUT
+
 ROOT = Path(__file__).parents[2]
 SHORT = (
     "--config.total=12 steps",
@@ -18,7 +20,8 @@ SHORT = (
     "--config.checkpoint.every=2 steps",
     "--config.batch_size=32",
 )
-TIMED = {"seconds", "examples_per_second", "mfu", "input_wait"}
+TIMED = {"seconds", "examples_per_second", "mfu", "input_wait", "goodput"}
+TIMED |= {f"goodput/{part}" for part in GOODPUT}
 
 
 def start(workdir, *flags):

@@ -13,10 +13,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from bias_clip.train.goodput import PARTS as GOODPUT
+
 ROOT = Path(__file__).parents[2]
 KILLS = 50
 TOTAL = 110  # steps; more than the runs that are killed make together
-TIMED = {"seconds", "examples_per_second", "mfu", "input_wait"}
+TIMED = {"seconds", "examples_per_second", "mfu", "input_wait", "goodput"}
+TIMED |= {f"goodput/{part}" for part in GOODPUT}
 # Which part of the work a kill waits for, and how long after its start it may come, in seconds.
 PARTS = {"compile": 0.5, "step": 0.05, "save": 0.1, "evaluate": 0.1}
 

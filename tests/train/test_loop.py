@@ -16,6 +16,7 @@ from bias_clip.cli.shared.evaluate_run import evaluate_run
 from bias_clip.core.storage import NotSavedError
 from bias_clip.data.tables import write_table
 from bias_clip.train import loop, stream
+from bias_clip.train.goodput import PARTS as GOODPUT
 from bias_clip.train.loop import Interrupted, train
 from bias_clip.train.metrics import Clock
 from bias_clip.train.setup import make_setup
@@ -23,7 +24,8 @@ from bias_clip.train.sharding import make_mesh
 from bias_clip.train.workdir import checkpoint
 from tests.train.tiny import share_compiled, tiny_config, use_squares
 
-TIMED = {"seconds", "examples_per_second", "mfu", "input_wait"}
+TIMED = {"seconds", "examples_per_second", "mfu", "input_wait", "goodput"}
+TIMED |= {f"goodput/{part}" for part in GOODPUT}
 
 
 @pytest.fixture(autouse=True)

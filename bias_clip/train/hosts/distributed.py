@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Mapping
 
 import jax
+from jax._src.distributed import global_state  # nothing public says whether the service runs
 from jax.experimental import multihost_utils
 
 from bias_clip.train.hosts.cluster import Cluster, detect
@@ -86,8 +87,11 @@ def asked_to_stop(step: int) -> bool:
     """Whether to save and end after `step`: True on all hosts at the same one.
 
     Some steps before, at least one host got SIGTERM, which jax's coordination service passed on.
-    With one process it is always False: there the loop catches the signal itself.
+    With one process it is always False: there the loop catches the signal itself. So it is where
+    `JAX_ENABLE_PREEMPTION_SERVICE=0` turned the service off: asking it would be an error.
     """
+    if global_state.preemption_sync_manager is None:
+        return False
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 

@@ -14,6 +14,7 @@ from bias_clip.cli.compare import read_group
 from bias_clip.core import storage
 from bias_clip.core.storage import NotSavedError, check_folder, run_folder
 from bias_clip.train import loop
+from bias_clip.train.goodput import PARTS as GOODPUT
 from bias_clip.train.hosts.watchdog import Watchdog, describe_hosts
 from bias_clip.train.loop import train
 from bias_clip.train.metrics import MetricWriter
@@ -27,7 +28,8 @@ from tests.train.hosts import pod
 from tests.train.tiny import share_compiled, tiny_config, use_squares
 from tests.train.workdir import bucket
 
-TIMED = {"seconds", "examples_per_second", "mfu", "input_wait"}
+TIMED = {"seconds", "examples_per_second", "mfu", "input_wait", "goodput"}
+TIMED |= {f"goodput/{part}" for part in GOODPUT}
 LAST_LINE: dict[int, int] = {}
 
 
