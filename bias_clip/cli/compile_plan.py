@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def work(args: argparse.Namespace) -> int:
     """
     from bias_clip.plan.roofline import get_chip
     from bias_clip.plan.topology import get_devices, parse_topology
+    from bias_clip.plan.xla_flags import compiler_options
     from bias_clip.report.plan import format_plan, make_record
 
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +50,10 @@ def work(args: argparse.Namespace) -> int:
         chip = get_chip(kind)
         dump = None if chip.gpu else folder
         devices = get_devices(args.topology, dump=dump)
-        measured = measure(args.config, devices, overrides=args.set, loss=args.loss, dump=dump)
+        flags = compiler_options(kind) if args.xla_flags else {}
+        measured = measure(
+            args.config, devices, overrides=args.set, loss=args.loss, dump=dump, flags=flags
+        )
     if args.hlo is not None and "hlo" in measured["step"]:
         write_file(args.hlo, gzip.compress(measured["step"]["hlo"].encode()))
     record = {"config": args.config, "set": args.set, "topology": args.topology}
@@ -71,6 +75,11 @@ def make_parser() -> Parser:
         default="ring",
         help="global: all pairs in one product, left to the compiler to spread; to compare only",
     )
+    add(
+        "--xla-flags",
+        action="store_true",
+        help="compile with the chip's flags of plan/xla_flags.py",
+    )
     add_json(parser)
     add("--hlo", type=Path, metavar="FILE", help="write the compiled text there, as .gz")
     return parser
@@ -83,6 +92,7 @@ def measure(
     overrides: list[str],
     loss: str = "ring",
     dump: str | None = None,
+    flags: Mapping[str, str | bool] | None = None,
 ) -> dict[str, Any]:
     """Compiles the step of a config, and its loss alone, for `devices`.
 
@@ -92,12 +102,14 @@ def measure(
       overrides: "key=value", as `read_set` takes them.
       loss: "ring", as it is trained, or "global".
       dump: the folder that `get_devices` was given; needed for TPUs.
+      flags: of XLA, by name.
 
     Returns:
       What the compiler says, as `plan_report.make_record` takes it.
 
     Raises:
-      ValueError: a config that cannot be set up on so many devices, or TPUs without `dump`.
+      ValueError: a config that cannot be set up on so many devices, TPUs without `dump`, or a flag that
+        the installed XLA does not know.
     """
     from bias_clip.train.config_io import load_config
     from bias_clip.train.objective import make_objective
@@ -115,7 +127,8 @@ def measure(
     setup = make_setup(loaded, mesh=mesh, examples_per_epoch=None, make_objective=make)
     objective = make(loaded.objective.to_dict(), mesh)
     lowered = setup.train_step.lower(setup.abstract_state, setup.abstract_batch)
-    options = GPU_OPTIONS if devices[0].platform in ("cuda", "gpu") else {}
+    options: dict[str, Any] = dict(flags or {})
+    options |= GPU_OPTIONS if devices[0].platform in ("cuda", "gpu") else {}
     return _describe(loaded, setup, loss) | {
         "loss alone": _compile("the loss", lower_loss(setup, objective), options, dump),
         "step": _compile("the step", lowered, options, dump),
@@ -204,6 +217,10 @@ def _compile(what: str, lowered: Any, options: dict[str, Any], dump: str | None)
         with progress(what):
             compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" in str(error):
+            raise ValueError(
+                f"the installed XLA does not know a flag of plan/xla_flags.py: {str(error).splitlines()[0]}"
+            ) from error
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return {"seconds": time.perf_counter() - start, "refused": str(error).splitlines()[0]}

@@ -156,6 +156,11 @@ def test_a_tpu_without_a_dump_is_an_error_before_anything_compiles(config_path):
         measure(str(config_path), [SimpleNamespace(platform="tpu")], overrides=[])
 
 
+def test_a_flag_that_the_compiler_does_not_know_is_one_line(config_path):
+    with pytest.raises(ValueError, match=r"does not know a flag .*xla_tpu_no_such"):
+        measure(str(config_path), jax.devices(), overrides=[], flags={"xla_tpu_no_such": "true"})
+
+
 def run_tool(*arguments, **variables):
     command = [sys.executable, str(ROOT / "tools" / "compile_plan.py"), *arguments]
     return subprocess.run(

@@ -15,6 +15,7 @@ from bias_clip.cli.launch import kubernetes, ray, slurm, tpu_vm
 from bias_clip.cli.launch.checks import check_launch
 from bias_clip.cli.launch.job import Job, shown
 from bias_clip.cli.shared.flags import Parser, in_one_line
+from bias_clip.plan.xla_flags import FLAGS
 
 WHERE = {"tpu_vm": tpu_vm, "kubernetes": kubernetes, "slurm": slurm, "ray": ray}
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     split = argv.index("--") if "--" in argv else len(argv)
     args = make_parser().parse_args(argv[:split])
-    job = Job(args.name, args.config, args.workdir, tuple(argv[split + 1 :]))
+    job = Job(args.name, args.config, args.workdir, tuple(argv[split + 1 :]), args.xla_flags)
     return in_one_line(lambda: _launch(job, args), errors=(RuntimeError,)) or 0
 
 
@@ -48,6 +49,12 @@ def make_parser() -> Parser:
         own.add_argument("--config", required=True, metavar="FILE", help="as the hosts see it")
         own.add_argument(
             "--workdir", required=True, metavar="DIR", help="on storage that all hosts share"
+        )
+        own.add_argument(
+            "--xla-flags",
+            choices=sorted(FLAGS),
+            metavar="CHIP",
+            help=f"set the flags of XLA for {', '.join(sorted(FLAGS))}, see docs/pods.md",
         )
         what = own.add_mutually_exclusive_group()
         what.add_argument("--dry-run", action="store_true", help="only show it, as without --run")

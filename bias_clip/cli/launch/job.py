@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bias_clip.core.launching import RUN_AGAIN
+from bias_clip.plan.xla_flags import environment
 
 # A shell's word: 128 random bits that all processes of a run share, see `train.hosts.rendezvous`.
 NEW_TOKEN = "$(od -An -N16 -tx1 /dev/urandom | tr -d ' \\n')"
@@ -20,12 +21,14 @@ class Job(NamedTuple):
       config: path of the config file, as the hosts see it.
       workdir: of the run, on storage that all hosts share, or gs://bucket/folder.
       flags: further flags of bias_clip.train, such as "--config.seed=1".
+      chip: whose flags of XLA are set, see `plan.xla_flags`; None: no flags.
     """
 
     name: str
     config: str
     workdir: str
     flags: tuple[str, ...] = ()
+    chip: str | None = None
 
 
 class Step(NamedTuple):
@@ -37,8 +40,17 @@ class Step(NamedTuple):
 
 
 def train_command(job: Job, python: str = "python") -> list[str]:
-    """The line that every host runs."""
-    line = [python, "-m", "bias_clip.train", f"--config={job.config}", f"--workdir={job.workdir}"]
+    """The line that every host runs. `env` replaces itself by the trainer, so signals reach it."""
+    variables = {} if job.chip is None else environment(job.chip)
+    env = ["env", *(f"{key}={value}" for key, value in variables.items())] if variables else []
+    line = [
+        *env,
+        python,
+        "-m",
+        "bias_clip.train",
+        f"--config={job.config}",
+        f"--workdir={job.workdir}",
+    ]
     return [*line, *job.flags]
 
 
