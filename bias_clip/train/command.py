@@ -46,7 +46,7 @@ def run(arguments: Arguments, words: Sequence[str]) -> None:
             keep_pages()
         keep_compiled(workdir, backend)
         validate(config)
-        train(config, workdir, command=command)
+        train(config, workdir, command=command, recheck_every=arguments.recheck_every)
     except (ValueError, FloatingPointError, TimeoutError, NotSavedError) as error:
         if not _is_ours(error):
             raise

@@ -29,6 +29,7 @@ from bias_clip.train.hosts.slow import describe as describe_slow
 from bias_clip.train.hosts.slow import gather_times, host_names, slow_hosts
 from bias_clip.train.hosts.watchdog import Watchdog
 from bias_clip.train.metrics import Clock, MetricWriter, plain_numbers
+from bias_clip.train.recheck import step_twice
 from bias_clip.train.setup import Setup, make_setup
 from bias_clip.train.sharding import make_mesh, to_global
 from bias_clip.train.state import TrainState
@@ -48,7 +49,13 @@ class Interrupted(Exception):
     """The run was asked to stop; its state is saved, and the same command continues it."""
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> dict[str, float]:
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    *,
+    command: str,
+    recheck_every: int | None = None,
+) -> dict[str, float]:
     """Trains, evaluates and reports; continues the run that `workdir` holds, if there is one.
 
     Args:
@@ -56,6 +63,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
       workdir: a folder, or "gs://bucket/folder"; gets config.json, run.json, metrics.jsonl,
         tensorboard/, checkpoints/, evals/ and report.html.
       command: the line that started the run, for the report.
+      recheck_every: run every so many steps twice and compare bits, see `step_twice`; None: never.
 
     Returns:
       The metrics of the last evaluation.
@@ -64,7 +72,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
       ValueError: if the workdir is an address of another kind, holds a run of another config, cannot be
         written, or has no room; or if its newest checkpoint is damaged.
       FloatingPointError: if the loss is not finite, or `guards.max_consecutive` consecutive steps
-        were skipped; the state is under `nonfinite/`.
+        were skipped; the state is under `nonfinite/`. Or if a step gave other bits the second time.
       NotSavedError: if a checkpoint, the metrics or the report could not be written; what was saved
         before is intact.
       Interrupted: after SIGINT or SIGTERM, when the state has been saved.
@@ -107,7 +115,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, command: str) -> 
             )
         write_run(workdir, setup, command)
         sinks = open_sinks(config.sinks, workdir=workdir, config=to_plain(config))
-        run = _Run(config, workdir, setup, evaluate, iterator, manager, sinks, check_lock)
+        run = _Run(
+            config, workdir, setup, evaluate, iterator, manager, sinks, check_lock, recheck_every
+        )
         try:
             spent = goodput.start(workdir, step=start, began=began)
             return _steps(run, state, start, seconds, spent)
@@ -149,6 +159,7 @@ class _Run(NamedTuple):
     manager: Any
     sinks: list[Sink]
     check_lock: Callable[[], None]  # raises if the workdir is another run's by now
+    recheck_every: int | None
 
 
 def _steps(
@@ -197,6 +208,8 @@ def _steps(
             dog.done(step - 1)
             if step == start + 1:
                 state, metrics = timed("compile", _first_step, setup, state, arrays)
+            elif run.recheck_every is not None and step % run.recheck_every == 0:
+                state, metrics = step_twice(setup.train_step, state, arrays, step=step, hosts=hosts)
             else:
                 state, metrics = setup.train_step(state, arrays)
             if step % setup.log_every == 0 or step == total:

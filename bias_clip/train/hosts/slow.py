@@ -63,7 +63,7 @@ def slow_hosts(times: Mapping[str, Float[np.ndarray, " h"]], names: Sequence[str
         middle = float(np.median(seconds))
         spread = max(1.4826 * float(np.median(np.abs(seconds - middle))), _LEAST * middle)
         for i in np.flatnonzero(seconds > middle + DEVIATIONS * spread):
-            found.append(Slow(names[i], part, float(seconds[i]), middle))
+            found.append(Slow(names[int(i)], part, float(seconds[i]), middle))
     return found
 
 

@@ -32,19 +32,23 @@ class Arguments(NamedTuple):
       overrides: "key=value".
       workdir: the folder of the run.
       hosts: arguments of `hosts.distributed.join`, for runs on many hosts.
+      recheck_every: steps between two that run twice, or None.
     """
 
     config: str
     overrides: list[str]
     workdir: str
     hosts: dict[str, Any]
+    recheck_every: int | None = None
 
 
 def parse(argv: Sequence[str]) -> Arguments:
     """Reads the command line; prints help, or an error with status 2, and exits."""
     overrides, rest = _split(argv)
     values = vars(_parser().parse_args(rest))
-    return Arguments(values.pop("config"), overrides, values.pop("workdir"), values)
+    config, workdir = values.pop("config"), values.pop("workdir")
+    recheck_every = values.pop("recheck_every")
+    return Arguments(config, overrides, workdir, values, recheck_every)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -80,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", required=True, metavar="FILE[:ARGUMENT]", help="a file with get_config()")
     add("--workdir", required=True, metavar="FOLDER", help="a folder, or gs://bucket/folder")
+    add(
+        "--recheck_every",
+        type=_at_least(int, 1),
+        metavar="N",
+        help="run every N-th step twice and compare bits: finds a device that computes wrong values "
+        "(default: never)",
+    )
     hosts = parser.add_argument_group("many hosts, if no launcher sets these")
     add = hosts.add_argument
     add("--coordinator", metavar="HOST:PORT", help="address of process 0")
