@@ -17,6 +17,7 @@ from bias_clip.balancing._dual import Dual, DualPoint, maximise
 from bias_clip.balancing.counts import CountTable
 from bias_clip.balancing.problem import Problem, constraint_name, tolerances
 
+_PENALTIES = (1e3, 1e5)  # in units of eta; above the multipliers of most problems
 GAP = 1e-8  # relative; a larger one is an error, not a solution
 
 
@@ -155,10 +156,20 @@ def _largest_rate(design: Design, table: CountTable, problem: Problem) -> float:
 
 
 def _optimum(design: Design, eps: np.ndarray, penalty: float, cap: float) -> DualPoint:
-    """Solves the constraints with finite tolerances; the other multipliers are 0."""
+    """Solves the constraints with finite tolerances; the other multipliers are 0.
+
+    A penalty above twice the largest multiplier changes nothing: the optimum of a smaller one that meets
+    the constraints is that of every larger one. Large ones multiply the rounding of the moments,
+    so smaller ones are tried first.
+    """
     keep = np.isfinite(eps)
     kept = columns_of(design, keep)
-    point = maximise(Dual(kept, eps[keep], penalty, cap))
+    for smaller in (p for p in _PENALTIES if p < penalty):
+        point = maximise(Dual(kept, eps[keep], smaller, cap))
+        if point.gap <= GAP and 2 * np.abs(point.w).max(initial=0) < smaller:
+            break
+    else:
+        point = maximise(Dual(kept, eps[keep], penalty, cap))
     w = np.zeros_like(eps)
     w[keep] = point.w
     return point._replace(w=w, moments=design.moments(point.q))

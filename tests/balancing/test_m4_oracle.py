@@ -65,3 +65,26 @@ def test_the_problems_above_are_of_both_kinds():
         s, y, u, problem = _draw(seed)
         feasible.append(solve(count(s, y, u), problem, min_retained=0.0).feasible)
     assert 8 <= sum(feasible) <= 32
+
+
+def _narrow(seed):
+    """A problem with tolerances far below those of the other draws, which rounding could decide."""
+    s, y, u, _ = _draw(seed)
+    rng = np.random.default_rng(1_000 + seed)
+    eps = {
+        name: float(rng.choice([0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6]))
+        for name in ("eps_representation", "eps_association")
+    }
+    return s, y, u, {"target": 0.5, "eta": 0.3, "cap": 2.0, **eps}
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_narrow_tolerances_and_large_penalties_are_solved(seed):
+    s, y, u, arguments = _narrow(seed)
+    table = count(s, y, u)
+    small = solve(table, problem_of(s, y, penalty=100.0, **arguments), min_retained=0.0)
+    assert small.gap < 1e-8 * (1 + small.primal)
+    if small.feasible and small.max_v < 50:  # then a larger penalty changes nothing
+        for penalty in (1e4, 1e6, 1e8):
+            large = solve(table, problem_of(s, y, penalty=penalty, **arguments), min_retained=0.0)
+            np.testing.assert_allclose(large.weights, small.weights, rtol=0, atol=1e-6)
