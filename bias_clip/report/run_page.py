@@ -26,7 +26,7 @@ from bias_clip.report.run_charts import eval_charts, metric_table, train_charts
 from bias_clip.report.run_read import Run, curve, read_run
 from bias_clip.report.run_tiles import Tile, make_tile
 
-# Parts of the wall time in metrics.jsonl (train/goodput.py), and their names for a reader.
+# Parts of the wall time in metrics.jsonl (train/display/goodput.py), and their names for a reader.
 GOODPUT = {
     "steps": "training steps",
     "compile": "compiling the step",

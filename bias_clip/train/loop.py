@@ -16,20 +16,20 @@ from bias_clip.data.sources import make_source
 from bias_clip.evals.headlines import headlines
 from bias_clip.models.two_towers import count_parameters
 from bias_clip.report.run_page import write_report
-from bias_clip.train import goodput
 from bias_clip.train.config_io import to_plain
+from bias_clip.train.display import goodput
 from bias_clip.train.display.sinks import Sink, open_sinks
 from bias_clip.train.display.speed import WAITS, make_speed, speed_text
 from bias_clip.train.display.terminal import Progress, format_table, say, waiting
 from bias_clip.train.evaluation import flat_metrics, make_evaluation, write_results
 from bias_clip.train.guards import is_healthy, stop_sick_run
 from bias_clip.train.hosts.distributed import asked_to_stop, is_main
+from bias_clip.train.hosts.recheck import step_twice
 from bias_clip.train.hosts.signals import stop_signal
 from bias_clip.train.hosts.slow import describe as describe_slow
 from bias_clip.train.hosts.slow import gather_times, host_names, slow_hosts
 from bias_clip.train.hosts.watchdog import Watchdog
 from bias_clip.train.metrics import Clock, MetricWriter, plain_numbers
-from bias_clip.train.recheck import step_twice
 from bias_clip.train.setup import Setup, make_setup
 from bias_clip.train.sharding import make_mesh, to_global
 from bias_clip.train.state import TrainState

@@ -8,7 +8,7 @@ import pytest
 from bias_clip.core.storage import write_whole
 from bias_clip.report.run_page import goodput_rows
 from bias_clip.report.run_read import Run
-from bias_clip.train import goodput
+from bias_clip.train.display import goodput
 
 
 def test_parts_of_an_interval_and_the_rest_as_steps(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from bias_clip.train.goodput import PARTS as GOODPUT
+from bias_clip.train.display.goodput import PARTS as GOODPUT
 
 ROOT = Path(__file__).parents[2]
 KILLS = 50

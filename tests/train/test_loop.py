@@ -16,7 +16,7 @@ from bias_clip.cli.shared.evaluate_run import evaluate_run
 from bias_clip.core.storage import NotSavedError
 from bias_clip.data.tables import write_table
 from bias_clip.train import loop, stream
-from bias_clip.train.goodput import PARTS as GOODPUT
+from bias_clip.train.display.goodput import PARTS as GOODPUT
 from bias_clip.train.loop import Interrupted, train
 from bias_clip.train.metrics import Clock
 from bias_clip.train.setup import make_setup

@@ -14,7 +14,7 @@ from bias_clip.cli.compare import read_group
 from bias_clip.core import storage
 from bias_clip.core.storage import NotSavedError, check_folder, run_folder
 from bias_clip.train import loop
-from bias_clip.train.goodput import PARTS as GOODPUT
+from bias_clip.train.display.goodput import PARTS as GOODPUT
 from bias_clip.train.hosts.watchdog import Watchdog, describe_hosts
 from bias_clip.train.loop import train
 from bias_clip.train.metrics import MetricWriter

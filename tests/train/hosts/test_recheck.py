@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bias_clip.train.recheck import different, step_twice
+from bias_clip.train.hosts.recheck import different, step_twice
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bias_clip.train.sharding import path_name
-
 
 def step_twice(
     train_step: Callable, state: Any, batch: Any, *, step: int, hosts: Sequence[str]
@@ -51,7 +49,8 @@ def different(one: Any, other: Any) -> list[str]:
     """The paths of the arrays whose bits differ on this process's devices."""
     leaves = jax.tree_util.tree_leaves_with_path(one)
     pairs = zip(leaves, jax.tree.leaves(other), strict=True)
-    return [path_name(path) for (path, a), b in pairs if not _same_bits(a, b)]
+    changed = [path for (path, a), b in pairs if not _same_bits(a, b)]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in changed]
 
 
 def _same_bits(a: jax.Array, b: jax.Array) -> bool:
