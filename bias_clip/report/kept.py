@@ -3,6 +3,8 @@
 One report for a filter, for balancing, for both in turn and for the joint solve, so that they compare.
 """
 
+import collections
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -209,3 +211,43 @@ def _interval(moved: Mapping[str, float]) -> str:
 
 def _percent(value: float | None) -> str:
     return plain_percent(value)
+
+
+def word_shifts(
+    texts: Sequence[str], plans: Plans, *, words: int = 50, letters: int = 3
+) -> dict[str, Any]:
+    """Returns the share of examples with each of the commonest words, as they are and under each plan.
+
+    Words are runs of letters, in lower case; those of fewer than `letters` are left out, because they say
+    little. An example counts once per word.
+
+    Args:
+      texts: the captions of each example, joined.
+      plans: weights of each example by the name of the plan.
+    """
+    found = [
+        {w for w in re.findall(r"[^\W\d_]+", t.casefold()) if len(w) >= letters} for t in texts
+    ]
+    counts = collections.Counter(word for some in found for word in some)
+    common = [word for word, _ in sorted(counts.items(), key=lambda p: (-p[1], p[0]))[:words]]
+    has = np.array([[word in some for word in common] for some in found], bool).reshape(
+        -1, len(common)
+    )
+    every = {"as it is": np.ones(len(texts)), **plans}
+    shares = {name: (w @ has) / w.sum() for name, w in every.items()}
+    return {
+        w: {name: float(share[j]) for name, share in shares.items()} for j, w in enumerate(common)
+    }
+
+
+def words_text(found: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns a line per word, the share of examples under each plan."""
+    if not found:
+        return "no words"
+    names = list(next(iter(found.values())))
+    lines = [f"{'word':<16}" + "".join(f"{name:>12}" for name in names)]
+    lines += [
+        f"{word:<16}" + "".join(f"{_percent(shares[name]):>12}" for name in names)
+        for word, shares in found.items()
+    ]
+    return "\n".join(lines)

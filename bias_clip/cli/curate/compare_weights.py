@@ -11,8 +11,9 @@ the effective share, the mean similarity, the gaps of labels between groups, and
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from bias_clip.cli.shared.flags import Parser, add_json, read_pairs, run_tool, show
+from bias_clip.cli.shared.flags import Parser, add_json, read_call, read_pairs, run_tool, show
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,7 +32,7 @@ def work(args: argparse.Namespace) -> None:
     from bias_clip.curation.quality.kept import KIND, WEIGHT, read_columns
     from bias_clip.curation.weights import read_names
     from bias_clip.data.tables import KEY, join, read_table
-    from bias_clip.report.kept import kept_statistics, kept_text
+    from bias_clip.report.kept import kept_statistics, kept_text, word_shifts, words_text
 
     tables = read_columns([args.annotations, *args.tables])
     plans = {}
@@ -40,7 +41,33 @@ def work(args: argparse.Namespace) -> None:
         plans[name] = found[WEIGHT].astype(np.float64)
     names = read_names(args.annotations)
     numbers = kept_statistics(tables.columns, names, plans, least=args.least, seed=args.seed)
-    show(kept_text(numbers), numbers, args.json)
+    text = kept_text(numbers)
+    if args.words:
+        numbers["words"] = word_shifts(_texts(args, tables.columns[KEY]), plans, words=args.words)
+        text += "\n\n" + words_text(numbers["words"])
+    show(text, numbers, args.json)
+
+
+def _texts(args: argparse.Namespace, ids: Any) -> list[str]:
+    """The captions of each annotated example, joined.
+
+    Raises:
+      ValueError: no source, or one without an annotated example.
+    """
+    from bias_clip.curation.sharded_table import read_range
+    from bias_clip.data.bad_records import captions
+    from bias_clip.data.sources import make_source
+
+    if not args.source:
+        raise ValueError("--words needs --source: the captions are read from it.")
+    name, arguments = read_call(args.source, flag="--source")
+    source = make_source(name=name, **arguments)
+    taken = read_range(source, range(len(source)), lambda r: (r["id"], " ".join(captions(r)))).taken
+    texts = dict(taken)
+    missing = [name for name in ids.tolist() if name not in texts]
+    if missing:
+        raise ValueError(f"the source lacks {len(missing)} annotated examples: {missing[:5]}.")
+    return [texts[name] for name in ids.tolist()]
 
 
 def make_parser() -> Parser:
@@ -52,6 +79,13 @@ def make_parser() -> Parser:
     add("--weights", nargs="+", required=True, metavar="NAME=FILE", help="tables to compare")
     add("--least", type=int, default=10, help="examples of a label on each side of a gap")
     add("--seed", type=int, default=0, help="of the resamples for the intervals")
+    add(
+        "--words",
+        type=int,
+        default=0,
+        help="commonest words whose shares are shown; needs --source",
+    )
+    add("--source", nargs="+", metavar=("NAME", "KEY=VALUE"), help="of the captions")
     add_json(parser)
     return parser
 

@@ -13,7 +13,7 @@ from bias_clip.curation.quality.kept import read_kept
 from bias_clip.curation.quality.rule import apply_rule
 from bias_clip.data.stream.draws import draw_rows, read_weights
 from bias_clip.data.tables import write_table
-from bias_clip.report.kept import kept_statistics
+from bias_clip.report.kept import kept_statistics, word_shifts
 
 from ..test_balance_tool import ROWS, annotate, people
 
@@ -158,3 +158,12 @@ def test_what_cannot_be_filtered_is_refused(tmp_path):
     write_table(tmp_path / "w", other, {"kind": "weights"})
     with pytest.raises(ValueError, match="not of a filter"):
         read_kept(tmp_path / "w", other["id"])
+
+
+def test_shares_of_words_follow_the_weights():
+    found = word_shifts(
+        ["A cat, a CAT", "the cat", "dog", "dog 7"], {"half": np.array([1.0, 0, 0, 1])}, words=2
+    )
+    assert found == {"cat": {"as it is": 0.5, "half": 0.5}, "dog": {"as it is": 0.5, "half": 0.5}}
+    one = word_shifts(["cat", "dog"], {"w": np.array([3.0, 1.0])})
+    assert one["cat"]["w"] == 0.75
