@@ -124,6 +124,8 @@ def _arguments(config: dict[str, Any], path: list[str]) -> list[str]:
 def _spoil_ops(config: dict[str, Any], rng: random.Random) -> str:
     """An op-string with an operation of random arguments."""
     key = rng.choice(["data", "evaluation"])
+    if not isinstance(config.get(key), dict):  # spoilt by the change before
+        config[key] = {}
     count = rng.randrange(3)
     op = f"{rng.choice(sorted(OPS))}({','.join(rng.choice(LITERALS) for _ in range(count))})"
     form = rng.choice(
