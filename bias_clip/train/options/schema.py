@@ -96,7 +96,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.log_every = "20 steps"
     config.checkpoint = dict(every="25%", keep=2)  # keep: the newest ones that stay on disk
     config.keep_every = None  # or a multiple of checkpoint.every: these are never deleted
-    # None, or arguments of load_params (bias_clip/train/workdir/initial_state.py): weights to start from.
+    # None, or arguments of load_params (bias_clip/train/workdir/initial_state.py): weights to start from, of
+    # a run or of a published checkpoint (hf://owner/name, gs://, a file, a folder).
     config.init_from = None
     config.sinks = ()  # beside TensorBoard: "wandb", "trackio" (bias_clip/train/display/sinks.py)
     return config
