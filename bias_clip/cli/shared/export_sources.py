@@ -30,7 +30,7 @@ def exported_run(workdir: str, step: int | None = None) -> Exported:
     quality, bias = _measured(read_evals(run.workdir), run.step)
     origin = [f"Step {run.step:,} of a run of bias_clip."]
     if config["init_from"]:
-        origin.append(f"It started from {_arguments(config['init_from'])}.")
+        origin.append(f"It started from `{_shown(str(config['init_from']['path']))}`.")
     facts = Facts(
         name=run.workdir.name,
         origin=tuple(origin),
