@@ -10,6 +10,7 @@ _EXTRAS = {
     "s3": "s3fs",
     "http": "aiohttp fsspec",
     "hub": "huggingface_hub",
+    "quality": "imagehash py3langid",
     "tpu": "libtpu",
     "experiments": "matplotlib sklearn",
     "build": "resvg_py",
