@@ -19,6 +19,7 @@ from bias_clip.cli.shared.flags import Parser, in_one_line
 TOOLS = (
     "train",
     "evaluate",
+    "audit",
     "compare",
     "report",
     "sweep",

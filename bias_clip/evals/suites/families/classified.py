@@ -9,7 +9,7 @@ from bias_clip.evals.encode import Encode
 from bias_clip.evals.prompts import prompt_embeddings, word_prompts
 from bias_clip.evals.quality.zeroshot import class_embeddings
 from bias_clip.evals.ranking import best_ranks, score_ranks, unit
-from bias_clip.evals.resampling import Draws, Named, kind_draws, sum_draws
+from bias_clip.evals.resampling import Draws, Named, kind_draws, reflected, sum_draws
 from bias_clip.evals.suites.clip_benchmark import classify_multilabel, classify_ranks
 from bias_clip.evals.suites.fairness import (
     GENDERS,
@@ -218,7 +218,8 @@ def _fairness_draws(
             found |= {f"{name}_of_{g}": m for g, m in zip(groups, means, strict=True)}
         return found
 
-    return lambda num, seed: sum_draws(columns, value, num=num, seed=seed)
+    worst = [f"{name}_worst" for name in splits]
+    return lambda num, seed: reflected(sum_draws(columns, value, num=num, seed=seed), worst)
 
 
 def _group_draws(
@@ -240,7 +241,8 @@ def _group_draws(
             found["acc_adjusted"] = np.where(w > 0, means * w, 0).sum(axis=0) / w.sum(axis=0)
         return found | {f"acc_of_{n}": m for n, m in zip(names, means, strict=True)}
 
-    return lambda num, seed: sum_draws(columns, value, num=num, seed=seed)
+    folded = ("acc_worst", "acc_range")
+    return lambda num, seed: reflected(sum_draws(columns, value, num=num, seed=seed), folded)
 
 
 def _extreme(means: Float[np.ndarray, "g b"], *, highest: bool) -> Float[np.ndarray, " b"]:

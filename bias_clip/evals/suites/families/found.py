@@ -16,6 +16,7 @@ from bias_clip.evals.resampling import (
     image_times,
     mean_draws,
     nan_mean,
+    reflected,
 )
 from bias_clip.evals.suites.berg import TARGETS, berg, query_skews
 from bias_clip.evals.suites.families.rankings import (
@@ -122,7 +123,8 @@ def _sobit_draws(
             notes = dict.fromkeys(whole, f"{NOT_ENOUGH}: {n} images for a cut-off of {k}")
         result = centered(Draws(whole, drawn, n, notes))
         casc_whole, casc_drawn = _split(_casc_means(scores, codes, times, names))
-        return Draws(result.whole | casc_whole, result.drawn | casc_drawn, n, notes)
+        both = Draws(result.whole | casc_whole, result.drawn | casc_drawn, n, notes)
+        return reflected(both, ("casc_max",))
 
     return draw
 

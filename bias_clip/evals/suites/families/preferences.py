@@ -13,7 +13,7 @@ from bias_clip.evals.bias.association import (
 )
 from bias_clip.evals.encode import Encode
 from bias_clip.evals.prompts import prompt_embeddings, word_prompts
-from bias_clip.evals.resampling import NOT_ENOUGH, Draws, Named, sum_draws
+from bias_clip.evals.resampling import NOT_ENOUGH, Draws, Named, reflected, sum_draws
 from bias_clip.evals.suites.association_tests import (
     association_test,
     differential_association,
@@ -49,8 +49,10 @@ def representation_family(suite: Suite, data: SuiteData, files: Mapping[str, str
                 "ties": t["tie"] / t["n"],
             }
 
+        folded = ("representation", "representation_probability")
+
         def draw(num: int, seed: int) -> Draws:
-            return sum_draws(columns, value, num=num, seed=seed)
+            return reflected(sum_draws(columns, value, num=num, seed=seed), folded)
 
         return {"all": Measured(result, draw, hits={"preference": won > 0.5})}
 
@@ -93,8 +95,10 @@ def association_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) 
                 "pairs_probability_max": np.abs(odds).max(axis=0),
             }
 
+        sizes_of_gaps = [f"pairs{p}_{m}" for p in ("", "_probability") for m in ("mean", "max")]
+
         def draw(num: int, seed: int) -> Draws:
-            return sum_draws(columns, value, num=num, seed=seed)
+            return reflected(sum_draws(columns, value, num=num, seed=seed), sizes_of_gaps)
 
         result = one(encode)
         sizes = {key: least for key in result.metrics if key.startswith("pairs_")}

@@ -1,0 +1,229 @@
+"""Audits models: what they know and what they associate, each number with its interval.
+
+    bias-clip audit runs/emoji --out audits/emoji
+    bias-clip audit plain=runs/plain balanced=runs/balanced --out audits/both
+    bias-clip audit hf://google/siglip-base-patch16-224 --suite fairface_datacomp=data/wds_fairface_test
+    bias-clip audit mine --embeddings mine=images.npz,texts.npz --suite sispi=data/sispi
+
+A model is the workdir of a run or a published checkpoint; with --embeddings, a name. Models after the
+first are compared with it on the same items. Without --suite and --source the audit is on the emoji in
+this package: minutes, no download, and nothing about real people. --source audits a data source of your
+own by the groups of a column. Embeddings are cached by model and data: started again, the audit goes on.
+
+Writes index.html, audit.json, audit.csv and audit.tex to --out. docs/audit.md explains each number.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bias_clip.cli.shared.flags import (
+    Parser,
+    read_call,
+    read_pairs,
+    read_value,
+    run_tool,
+    write_json,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses the command line, audits, and writes the page and its numbers."""
+    run_tool(make_parser(), work, argv)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Audits what the command line asks for.
+
+    Raises:
+      ValueError: a model or a suite that cannot be read, or arguments that contradict each other.
+    """
+    from bias_clip.evals.audit import list_texts, run_audit
+
+    items = read_items(args)
+    if args.list_texts:
+        texts = list_texts(items)
+        write_json(texts, args.list_texts)
+        if args.list_texts != "-":
+            print(f"{args.list_texts}: {len(texts):,} texts")
+        return
+    if not args.models:
+        raise ValueError("got no model; give a run, a checkpoint, or a name with --embeddings.")
+    models = read_models(args)
+    audit = run_audit(
+        models,
+        items,
+        num=args.resamples,
+        seed=args.seed,
+        min_items=args.min_items,
+        attribute=args.attribute,
+        baselines=not args.no_baselines,
+        say=say,
+    )
+    write_outputs(audit, args.out, on_emoji=not (args.suite or args.source))
+
+
+def say(text: str) -> None:
+    """Prints a line of progress to stderr, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def read_items(args: argparse.Namespace) -> list:
+    """Returns the suites of the command line with their data.
+
+    Raises:
+      ValueError: what the readers raise; both --suite and --source; --by without --source.
+    """
+    from bias_clip.data.sources import make_source
+    from bias_clip.evals.audit.own_data import EMOJI, own_items, suite_item
+
+    if args.source:
+        if args.suite or not args.by:
+            raise ValueError("--source needs --by COLUMN, and goes without --suite.")
+        name, arguments = read_call(args.source, flag="--source")
+        words = Path(args.words).read_text("utf-8").splitlines() if args.words else []
+        source = make_source(name=name, **arguments)
+        about = {"source": {"name": name, **{k: repr(v) for k, v in arguments.items()}}}
+        queries = [word.strip() for word in words if word.strip()]
+        return own_items(source, about, by=args.by, label=args.label, words=queries)
+    if args.by or args.label or args.words:
+        raise ValueError("--by, --label and --words are of --source, which is not given.")
+    files = read_pairs(args.file, flag="--file", example="sobit.words=folder")
+    arguments = read_pairs(args.argument, flag="--argument", example="retrieval_coco.split=test")
+    items = []
+    for word in args.suite or EMOJI:
+        name, _, path = word.partition("=")
+        items.append(
+            suite_item(
+                name,
+                path or None,
+                {k.partition(".")[2]: v for k, v in files.items() if k.startswith(f"{name}.")},
+                {
+                    k.partition(".")[2]: read_value(v, flag="--argument")
+                    for k, v in arguments.items()
+                    if k.startswith(f"{name}.")
+                },
+            )
+        )
+    return items
+
+
+def read_models(args: argparse.Namespace) -> list:
+    """Returns the models of the command line, by the names that they are given or have.
+
+    Raises:
+      ValueError: a model that cannot be loaded; embeddings of no model.
+    """
+    from bias_clip.evals.audit import table_model
+
+    tables = read_pairs(args.embeddings, flag="--embeddings", example="mine=images.npz,texts.npz")
+    models, named = [], set()
+    for word in args.models:
+        name, equals, path = word.partition("=")
+        path = path if equals else word
+        name = name if equals else Path(word).name
+        if name in tables:
+            models.append(table_model(name, [Path(p) for p in tables[name].split(",")]))
+            named.add(name)
+            continue
+        from bias_clip.cli.shared.audit_models import audit_model
+
+        models.append(
+            audit_model(
+                name,
+                path,
+                cache=args.cache or args.out / "cache",
+                batch_size=args.batch_size,
+                tokenizer=args.tokenizer,
+                say=say,
+            )
+        )
+    unused = sorted(tables.keys() - named)
+    if unused:
+        raise ValueError(f"--embeddings of {unused}, which are not among the models {args.models}.")
+    return models
+
+
+def write_outputs(audit, out: Path, *, on_emoji: bool) -> None:
+    """Writes the page, JSON, CSV and LaTeX to the folder, and prints where they are."""
+    from bias_clip.core.write import write_file
+    from bias_clip.evals.audit import to_json
+    from bias_clip.evals.audit.own_data import EMOJI_LIMITS
+    from bias_clip.report.audit_page import render_audit
+    from bias_clip.report.audit_text import audit_csv, audit_latex, audit_lines
+
+    limits = EMOJI_LIMITS if on_emoji else ()
+    record = to_json(audit)
+    out.mkdir(parents=True, exist_ok=True)
+    write_file(out / "index.html", render_audit(record, limits=limits))
+    write_json(record, str(out / "audit.json"))
+    write_file(out / "audit.csv", audit_csv(record))
+    write_file(out / "audit.tex", audit_latex(record))
+    print("\n".join([*audit_lines(record), *limits]))
+    print(f"page: {out / 'index.html'}; numbers: audit.json, audit.csv, audit.tex beside it")
+
+
+def make_parser() -> Parser:
+    """Returns the tool's parser."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add(
+        "models", nargs="*", metavar="[NAME=]MODEL", help="a run's workdir, a checkpoint, or a name"
+    )
+    add("--out", type=Path, default=Path("audit"), help="the folder to write")
+    add(
+        "--suite",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="published suites and their data, such as sispi=data/sispi",
+    )
+    add(
+        "--file",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SUITE.ROLE=PATH",
+        help="your copy of a file that cannot be shipped, such as sobit.words=folder",
+    )
+    add(
+        "--argument",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SUITE.KEY=VALUE",
+        help="of the reader of a suite's data, such as celeba.split=val",
+    )
+    add(
+        "--source",
+        nargs="+",
+        metavar=("NAME", "KEY=VALUE"),
+        help="your own data: parquet, webdataset, ..., then its arguments",
+    )
+    add("--by", metavar="COLUMN", help="groups of your own data")
+    add("--label", metavar="COLUMN", help="class names of your own data, for accuracy by group")
+    add("--words", metavar="FILE", help="what to search for in your own data, one per line")
+    add(
+        "--embeddings",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=FILE,FILE",
+        help=".npz, .npy or .parquet of images and of texts; see docs/audit.md",
+    )
+    add("--list-texts", metavar="FILE", help="write the texts that the suites need, and stop")
+    add("--tokenizer", metavar="PATH", help="vocabulary of a checkpoint that has none beside it")
+    add("--cache", type=Path, help="folder of embeddings; default: cache in --out")
+    add("--batch-size", type=int, default=128, help="images or texts embedded at a time")
+    add("--resamples", type=int, default=2000, help="behind each interval; rankings take fewer")
+    add("--seed", type=int, default=0, help="of the resamples")
+    add("--min-items", type=int, default=5, help="smallest group of which a number is given")
+    add("--attribute", help="column that the baselines remove; default: gender where there is one")
+    add("--no-baselines", action="store_true", help="leave out projections and feature clipping")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What a projection buys that is free: fitted on half of the images, judged on the others."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from bias_clip.data.records import column
+from bias_clip.evals.audit.model import AuditModel, audit_encode
+from bias_clip.evals.audit.numbers import Number, Resampled, correct, part_numbers, resample
+from bias_clip.evals.debiasing.transforms import (
+    Transform,
+    feature_clipping,
+    group_prompts,
+    projections,
+    prompt_projection,
+)
+from bias_clip.evals.encode import Encode
+from bias_clip.evals.ranking import unit
+from bias_clip.evals.suites.families import measure
+from bias_clip.evals.suites.layouts.data import SuiteData, take
+from bias_clip.evals.suites.spec import Suite
+
+Given = tuple[Suite, SuiteData | Path | None, Mapping[str, str], Mapping[str, Any]]
+ATTRIBUTES = ("gender", "Male", "group", "background")  # the first that some data have
+MIN_FIT = 20  # images of known group in the part that is fitted on
+MAX_DRAWS = 500
+
+
+class BaselineSuite(NamedTuple):
+    """Headline numbers of one suite part: `values[0]` without a change, then of each baseline."""
+
+    suite: str
+    title: str
+    part: str
+    numbers: tuple[Number, ...]
+
+
+class Baselines(NamedTuple):
+    """The baselines of one model.
+
+    Attributes:
+      model: its name.
+      attribute: the column that was removed.
+      groups: its values.
+      fitted: images that were fitted on.
+      names: "as it is", then the baselines; the order of the values.
+      sources: paper and equation of each baseline.
+      suites: what they do to each suite.
+    """
+
+    model: str
+    attribute: str
+    groups: tuple[str, ...]
+    fitted: int
+    names: tuple[str, ...]
+    sources: tuple[str, ...]
+    suites: tuple[BaselineSuite, ...]
+
+
+def judge_baselines(
+    model: AuditModel,
+    items: Sequence[Given],
+    *,
+    attribute: str | None,
+    num: int,
+    seed: int,
+    level: float,
+    min_items: int,
+) -> Baselines | None:
+    """Fits the baselines on half of the images of known group, and judges them on all others.
+
+    Returns:
+      None if no data have the attribute with enough images of two groups.
+
+    Raises:
+      ValueError: an attribute that was asked for and that no data have.
+    """
+    place = find_attribute(items, attribute)
+    if place is None:
+        return None
+    index, name = place
+    _, data, _, about = items[index]
+    assert isinstance(data, SuiteData)
+    rows = fit_rows(data.codes[name], seed=seed)
+    z = audit_encode(model, about).images(data.source)[rows]
+    groups = data.codes[name][rows]
+    names = data.names.get(name) or tuple(map(str, range(int(groups.max()) + 1)))
+    made: list[Transform] = [*projections(z, groups), feature_clipping(z, groups)]
+    made.append(prompt_projection(model.texts(group_prompts(names))))
+    used = set(column(data.source, "id")[rows].astype(str).tolist())
+    suites: list[BaselineSuite] = []
+    for item in items:
+        suites += _judged(model, item, about, used, made, (num, seed, level, min_items))
+    return Baselines(
+        model.name,
+        name,
+        tuple(names),
+        len(rows),
+        ("as it is", *(t.name for t in made)),
+        tuple(t.source for t in made),
+        tuple(suites),
+    )
+
+
+def fit_rows(codes: Int[np.ndarray, " n"], *, seed: int) -> Int[np.ndarray, " m"]:
+    """Half of the rows of each known group, at random."""
+    rng, rows = np.random.default_rng(seed), []
+    for group in np.unique(codes[codes >= 0]):
+        own = rng.permutation(np.flatnonzero(codes == group))
+        rows.append(own[: len(own) // 2])
+    return np.sort(np.concatenate(rows))
+
+
+def find_attribute(items: Sequence[Given], attribute: str | None) -> tuple[int, str] | None:
+    """The place of the data with most images of known attribute, and the attribute."""
+    wanted = ATTRIBUTES if attribute is None else (attribute,)
+    for name in wanted:
+        sizes = []
+        for i, (_, data, _, _) in enumerate(items):
+            codes = data.codes.get(name) if isinstance(data, SuiteData) else None
+            if codes is not None and len(np.unique(codes[codes >= 0])) > 1:
+                sizes.append((int((codes >= 0).sum()), -i))
+        if sizes and max(sizes)[0] >= 2 * MIN_FIT:
+            return -max(sizes)[1], name
+    if attribute is not None:
+        has = sorted({k for _, d, _, _ in items if isinstance(d, SuiteData) for k in d.codes})
+        raise ValueError(
+            f"no data have {attribute!r} with {2 * MIN_FIT} images of two groups; they have {has}."
+        )
+    return None
+
+
+def transformed(encode: Encode, transform: Transform) -> Encode:
+    """The encoder with changed embeddings, of unit length again."""
+    return encode._replace(
+        images=lambda source: unit(transform.images(encode.images(source))),
+        texts=lambda strings: unit(transform.texts(encode.texts(strings))),
+    )
+
+
+def _judged(
+    model: AuditModel,
+    item: Given,
+    about: Mapping[str, Any],
+    used: set[str],
+    made: Sequence[Transform],
+    settings: tuple[int, int, float, int],
+) -> list[BaselineSuite]:
+    """A suite on the images that were not fitted on; its headline numbers."""
+    suite, data, files, own_about = item
+    num, seed, level, min_items = settings
+    if isinstance(data, SuiteData) and own_about == about:
+        ids = column(data.source, "id").astype(str)
+        data = take(data, np.flatnonzero([name not in used for name in ids.tolist()]))
+    evaluate = measure(suite, data, files)
+    base = audit_encode(model, own_about)
+    encoders = [base, *(transformed(base, t) for t in made)]
+    found = [evaluate(encode) for encode in encoders]
+    tables, names = [], list(found[0])
+    for name in names:
+        drawn: list[Resampled] = [
+            resample(parts[name], num=min(num, MAX_DRAWS), seed=seed) for parts in found
+        ]
+        numbers = part_numbers(drawn, level=level, min_items=min_items)
+        tables.append([number for number in numbers if number.headline])
+    return [
+        BaselineSuite(suite.name, suite.title, name, tuple(numbers))
+        for name, numbers in zip(names, correct(tables), strict=True)
+        if numbers
+    ]

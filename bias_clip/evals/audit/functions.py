@@ -1,0 +1,78 @@
+"""Shards of embeddings from plain functions on decoded images and on strings."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bias_clip.data.bad_records import record_fault
+from bias_clip.data.image import make_image_fn
+from bias_clip.data.records import Record, Source, read_record
+from bias_clip.data.tables.embeddings_writer import Shard
+from bias_clip.evals.results import first_picture
+
+DECODE = "decode|background(white)"  # whatever the file holds, three channels of uint8
+
+
+class Strings:
+    """Strings as a source of captions, so that texts are embedded and cached as images are."""
+
+    def __init__(self, strings: Sequence[str]):
+        self.strings = list(strings)
+
+    def __len__(self) -> int:
+        return len(self.strings)
+
+    def __getitem__(self, index: int) -> Record:
+        return {"id": f"text {index}", "image": b"", "captions": (self.strings[index],)}
+
+
+def function_shards(
+    source: Source,
+    modality: str,
+    function: Callable[[Sequence[Any]], Any],
+    *,
+    batch_size: int,
+) -> Callable[[range], Shard]:
+    """Returns `embed(records) -> Shard`, as `write_embeddings` takes it.
+
+    A record that cannot be read or decoded is broken. Whatever `function` itself raises is raised:
+    the model's fault, not the record's.
+
+    Raises:
+      ValueError: from `embed`: a result that is not one row per input, or of another width.
+    """
+    decode = make_image_fn(DECODE)
+    width: list[int] = []
+
+    def embed(records: range) -> Shard:
+        ids, broken, inputs = [], {}, []
+        for row in records:
+            try:
+                record = read_record(source, row)
+                with record_fault():
+                    inputs.append(_input(record, modality, decode, row))
+                ids.append(record["id"])
+            except ValueError as error:
+                broken[str(row)] = str(error)
+        parts = []
+        for start in range(0, len(inputs), batch_size):
+            batch = inputs[start : start + batch_size]
+            z = np.asarray(function(batch), np.float32)
+            if z.ndim != 2 or len(z) != len(batch) or (width and z.shape[1] != width[0]):
+                raise ValueError(
+                    f"the function of {modality}s gave shape {z.shape} for {len(batch)} inputs; "
+                    f"expected {(len(batch), width[0] if width else 'd')}: one row per input."
+                )
+            width[:] = [z.shape[1]]
+            parts.append(z)
+        return Shard(ids, {modality: np.concatenate(parts)} if parts else {}, broken)
+
+    return embed
+
+
+def _input(record: Record, modality: str, decode: Callable, row: int) -> Any:
+    if modality == "text":
+        return record["captions"][0]
+    pixels = decode(first_picture(record), np.random.default_rng(row))
+    return np.asarray(np.clip(np.rint(pixels), 0, 255), np.uint8)

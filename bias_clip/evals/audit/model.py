@@ -1,0 +1,202 @@
+"""A model under audit: two functions, or tables of embeddings, with a cache on disk."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from bias_clip.data.records import Source, column
+from bias_clip.data.tables.embeddings import chunks, open_embeddings
+from bias_clip.data.tables.embeddings_writer import Shard, write_embeddings
+from bias_clip.evals.audit.functions import Strings, function_shards
+from bias_clip.evals.concat import Stage
+from bias_clip.evals.embed_rows import make_embed_rows
+from bias_clip.evals.encode import Encode
+from bias_clip.evals.ranking import unit
+from bias_clip.evals.suites.layouts.data import Rows
+
+Say = Callable[[str], None]
+SHARD_ROWS = 2048  # what an interruption may cost
+
+
+class AuditModel(NamedTuple):
+    """What an audit needs of a model.
+
+    Attributes:
+      name: on the page.
+      images: maps a source, and what identifies its data, to unit embeddings [n, d].
+      texts: maps strings to unit embeddings.
+      identity: what tells this model from others, as JSON.
+      notes: what a reader should know, such as that embeddings were normalised; may grow.
+    """
+
+    name: str
+    images: Callable[[Source, Mapping[str, Any]], Float[np.ndarray, "n d"]]
+    texts: Callable[[Sequence[str]], Float[np.ndarray, "m d"]]
+    identity: Mapping[str, Any]
+    notes: list[str]
+
+
+def audit_encode(model: AuditModel, about: Mapping[str, Any]) -> Encode:
+    """The model as suites see it; parts of one source are embedded once, as a whole.
+
+    Args:
+      model: under audit.
+      about: what identifies the data, such as the layout and the folder.
+    """
+
+    def images(source: Source) -> np.ndarray:
+        if isinstance(source, Rows):
+            return model.images(source.source, about)[source.rows]
+        return model.images(source, about)
+
+    return Encode(images, model.texts, 1.0, 0.0)
+
+
+def stage_model(
+    name: str,
+    stage: Stage,
+    identity: Mapping[str, Any],
+    *,
+    cache: Path,
+    batch_size: int = 128,
+    say: Say = lambda text: None,
+) -> AuditModel:
+    """A run or a checkpoint; see `Stage`.
+
+    Args:
+      name: on the page.
+      stage: the model.
+      identity: such as hashes of its parameters, and its preprocessing.
+      cache: folder of the embeddings; its folders are named by model and data.
+      batch_size: records embedded at the same time.
+      say: is told of progress.
+    """
+
+    def shards(source: Source, modality: str) -> Callable[[range], Shard]:
+        return make_embed_rows(source, [stage], modalities=[modality], batch_size=batch_size)
+
+    return _cached_model(name, shards, identity, cache, say)
+
+
+def functions_model(
+    name: str,
+    encode_images: Callable[[Sequence[np.ndarray]], Any],
+    encode_texts: Callable[[Sequence[str]], Any],
+    *,
+    identity: Mapping[str, Any],
+    cache: Path,
+    batch_size: int = 128,
+    say: Say = lambda text: None,
+) -> AuditModel:
+    """Any model, of any framework, as two functions.
+
+    Args:
+      name: on the page.
+      encode_images: maps a list of uint8 RGB images [h, w, 3] of any sizes to an array [n, d].
+      encode_texts: maps a list of strings to an array [n, d].
+      identity: what tells this model from others, such as a name and a version. Change it whenever
+        the weights change: embeddings of an equal identity are taken from the cache.
+      cache: folder of the embeddings.
+      batch_size: images or strings per call.
+      say: is told of progress.
+    """
+
+    def shards(source: Source, modality: str) -> Callable[[range], Shard]:
+        function = encode_images if modality == "image" else encode_texts
+        return function_shards(source, modality, function, batch_size=batch_size)
+
+    return _cached_model(name, shards, identity, cache, say)
+
+
+def _cached_model(
+    name: str,
+    shards: Callable[[Source, str], Callable[[range], Shard]],
+    identity: Mapping[str, Any],
+    cache: Path,
+    say: Say,
+) -> AuditModel:
+    memory: dict[str, np.ndarray] = {}
+    known: dict[str, np.ndarray] = {}
+
+    def embedded(source: Source, modality: str, plan: Mapping[str, Any], what: str) -> np.ndarray:
+        digest = _digest({"model": dict(identity), "modality": modality, "data": dict(plan)})
+        if digest not in memory:
+            folder = cache / f"{_word(name)}-{modality}-{digest[:16]}"
+            embed = shards(source, modality)
+            about = {"model": dict(identity), "data": dict(plan), "modalities": [modality]}
+            memory[digest] = _read_or_embed(folder, embed, modality, len(source), about, what, say)
+        return memory[digest]
+
+    def images(source: Source, about: Mapping[str, Any]) -> np.ndarray:
+        ids = column(source, "id").astype(str)
+        plan = {**about, "ids": _digest(ids.tolist())}
+        return embedded(source, "image", plan, f"{name}: {len(ids):,} images")
+
+    def texts(strings: Sequence[str]) -> np.ndarray:
+        new = [text for text in dict.fromkeys(strings) if text not in known]
+        if new:
+            plan = {"texts": _digest(new)}
+            z = embedded(Strings(new), "text", plan, f"{name}: {len(new):,} texts")
+            known.update(zip(new, z, strict=True))
+        return np.stack([known[text] for text in strings])
+
+    return AuditModel(name, images, texts, identity, [])
+
+
+def _read_or_embed(
+    folder: Path,
+    embed: Callable[[range], Shard],
+    modality: str,
+    number: int,
+    about: Mapping[str, Any],
+    what: str,
+    say: Say,
+) -> Float[np.ndarray, "n d"]:
+    """The embeddings in the folder, which an interruption left whole up to a shard, or new ones."""
+
+    def told(records: range) -> Shard:
+        shard = embed(records)
+        say(f"{what}: {records.stop:,} of {number:,} embedded")
+        return shard
+
+    for attempt in (0, 1):
+        try:
+            if (folder / "manifest.json").is_file():
+                say(f"{what}: from {folder}")
+            write_embeddings(
+                folder, told, examples=number, about=about, shard_rows=min(SHARD_ROWS, number)
+            )
+            found = open_embeddings(folder)
+            z = np.concatenate(list(chunks(found, modality, 65_536)))
+            return unit(_checked(z, modality, found.ids))
+        except (ValueError, OSError, EOFError) as error:
+            # Only what was there before can be damaged; a fault of the data or of the model is told.
+            if attempt or not (folder / "manifest.json").is_file():
+                raise
+            say(f"{folder} is damaged, or not of this model ({error}): embedding again")
+            shutil.rmtree(folder)
+    raise AssertionError("unreachable")
+
+
+def _checked(z: np.ndarray, modality: str, ids: Sequence[str]) -> np.ndarray:
+    zero = np.flatnonzero(~np.any(z, axis=1))
+    if len(zero):
+        raise ValueError(
+            f"{len(zero)} of {len(z)} {modality} embeddings are zero, such as of {ids[zero[0]]!r}; "
+            "a zero has no direction: check the model."
+        )
+    return z
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _word(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in name)[:40] or "model"

@@ -1,0 +1,186 @@
+"""Suites for what is at hand: the embedded emoji, a published suite in a folder, a user's own source."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bias_clip.data.records import Source, column
+from bias_clip.evals.audit.audit import Item
+from bias_clip.evals.bias.association import PAIRS
+from bias_clip.evals.bias.group_columns import known, read_groups
+from bias_clip.evals.suites.layouts.data import SuiteData
+from bias_clip.evals.suites.run import read_suite
+from bias_clip.evals.suites.spec import SUITES, Suite, load_suite
+
+EMOJI = tuple(name for name in SUITES if name.startswith("emoji_"))
+EMOJI_LIMITS = (
+    "These are drawings, of one unseen style, and no photographs: nothing here is about real people.",
+    "They can tell whether a model associates a drawn gender with a role, whom it assumes where nobody "
+    "is shown, and how much a change of the model moved either.",
+    "They cannot tell how a model behaves on photographs, on names, on race or age, or in use. A model "
+    "that does not recognise emoji (see the names) has no bias here that means anything.",
+)
+PHOTO = ("a photo of a {}",)
+
+
+def suite_item(
+    name: str, path: str | None, files: Mapping[str, str], arguments: Mapping[str, Any]
+) -> Item:
+    """A suite by name, with its data read.
+
+    Args:
+      name: in `SUITES`.
+      path: its folder; None for embedded data.
+      files: role to the user's copy of a file.
+      arguments: of the layout's reader, such as `split`.
+
+    Raises:
+      ValueError: an unknown suite, a file that is not given, or what the reader raises.
+    """
+    suite = load_suite(name)
+    missing = [role for role in suite.needs if role not in files]
+    if missing:
+        raise ValueError(
+            f"the suite {name!r} needs a file: {suite.needs[missing[0]]}. Give --file "
+            f"{name}.{missing[0]}=PATH of your copy."
+        )
+    data = read_suite(suite, path, **arguments)
+    about: dict[str, Any] = {"layout": suite.layout or suite.family, **arguments}
+    if path is not None:
+        about |= {"folder": str(Path(path).resolve()), "files": folder_state(Path(path))}
+    return Item(suite, data, files, about)
+
+
+def folder_state(path: Path) -> str:
+    """A digest of names, sizes and times of all files, so that changed images are embedded again."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        state = file.stat()
+        digest.update(f"{file.relative_to(path)}:{state.st_size}:{state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def own_items(
+    source: Source,
+    about: Mapping[str, Any],
+    *,
+    by: str,
+    label: str | None = None,
+    words: Sequence[str] = (),
+    templates: Sequence[str] = PHOTO,
+) -> list[Item]:
+    """What can be measured of a source by one column of groups.
+
+    Always: who is found for words that name no group. With `label`: accuracy by group, and among all
+    classes. With captions: retrieval. With two groups: pairs of occupations.
+
+    Args:
+      source: images with the column.
+      about: what identifies the source.
+      by: column of the groups.
+      label: column of class names.
+      words: to search for; the ten occupations of `association` if empty.
+      templates: of prompts.
+
+    Raises:
+      ValueError: an unknown column, or a column with one value.
+    """
+    groups = read_groups(source, by)
+    if int(np.sum(groups.counts > 0)) < 2:
+        raise ValueError(
+            f"the column {by!r} has one value, {groups.names[0]!r}, in all records of known value; "
+            "there is nothing to compare. Choose another --by."
+        )
+    codes = {by: groups.of_record}
+    names = {by: groups.names}
+    plain: dict[str, Any] = dict(
+        source="prompts and words of this project", licence="of the data: as its owner says", ours=True,
+        split=f"{len(source):,} records",
+    )  # fmt: skip
+    queries = tuple(words) or tuple(word for pair in PAIRS for word in pair)
+    number = int((groups.of_record >= 0).sum())
+    ks = [k for k in (10, 100, 1000) if 2 * k <= number] or [max(1, number // 2)]
+    search = Suite(
+        name="search",
+        title=f"Who is found for words that name no {by}",
+        family="berg",
+        metric=f"MaxSkew@K and NDKL of {by}, mean over {len(queries)} words",
+        templates=tuple(templates),
+        words={"queries": queries},
+        groups={by: groups.names},
+        options={"ks": ks},
+        **plain,
+    )
+    items = [Item(search, SuiteData(source, codes, names), {}, about)]
+    if label is not None:
+        items += _labelled(source, about, by, label, codes, names, templates, plain)
+    if source[0].get("captions"):
+        retrieval = Suite(
+            name="retrieval",
+            title="Retrieval of captions and images",
+            family="retrieval",
+            metric="share of captions whose image is among the K nearest, and of images",
+            options={"ks": [1, 5, 10]},
+            **plain,
+        )
+        items.append(Item(retrieval, SuiteData(source, codes, names), {}, about))
+    if len(groups.names) == 2:
+        pairs = Suite(
+            name="association",
+            title=f"Pairs of occupations by {by}",
+            family="association",
+            metric=f"share of {groups.names[1]} nearer to the first minus that of {groups.names[0]}",
+            templates=tuple(templates),
+            words={"first": tuple(a for a, _ in PAIRS), "second": tuple(b for _, b in PAIRS)},
+            groups={by: tuple(np.unique(column(source, by)[groups.of_record >= 0]).tolist())},
+            options={"by": by},
+            **plain,
+        )
+        items.append(Item(pairs, SuiteData(source, codes, names), {}, about))
+    return items
+
+
+def _labelled(
+    source: Source,
+    about: Mapping[str, Any],
+    by: str,
+    label: str,
+    codes: Mapping[str, np.ndarray],
+    names: Mapping[str, tuple[str, ...]],
+    templates: Sequence[str],
+    plain: dict[str, Any],
+) -> list[Item]:
+    """Accuracy among the distinct values of the label, in all and by group."""
+    values = column(source, label)
+    there = known(values)
+    if not there.all():
+        raise ValueError(
+            f"{int((~there).sum())} of {len(values)} records have no {label!r}; leave them out of "
+            "the source, because accuracy needs a class of each."
+        )
+    classes = tuple(np.unique(values.astype(str)).tolist())
+    labels = np.searchsorted(classes, values.astype(str))
+    data = SuiteData(
+        source, {**codes, "label": labels}, names, {"": classes}, {"": tuple(templates)}
+    )
+    worst = Suite(
+        name="by_group",
+        title=f"Accuracy of {label} by {by}",
+        family="worst_group",
+        metric=f"accuracy among {len(classes)} names, by {by}",
+        groups={by: names[by]},
+        options={"by": by},
+        **plain,
+    )
+    whole = Suite(
+        name="zeroshot",
+        title=f"Accuracy of {label}",
+        family="zeroshot",
+        metric=f"top-1 and top-5 accuracy among {len(classes)} names",
+        **plain,
+    )
+    return [Item(whole, data, {}, about), Item(worst, data, {}, about)]

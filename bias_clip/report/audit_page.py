@@ -1,0 +1,162 @@
+"""The page of an audit: every number with its interval, models beside each other, and the baselines."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bias_clip.core.formatting import format_number, format_unit, is_number, spaced
+from bias_clip.report.comparison import ARROWS, UNITS
+from bias_clip.report.interval_plots import (
+    IntervalChart,
+    format_interval,
+    format_value,
+    interval_chart,
+    mark,
+)
+from bias_clip.report.pages import render_page
+
+LEVEL = 0.05  # below which a corrected p is called significant
+AXES = {**UNITS, "nats": "nats", "number": "", "cosine": "cosine similarity"}
+
+
+class Cell(NamedTuple):
+    """A cell of a table: its text, smaller lines below it, and whether it stands out."""
+
+    text: str
+    lines: tuple[str, ...] = ()
+    strong: bool = False
+
+
+def render_audit(audit: Mapping[str, Any], *, limits: Sequence[str] = ()) -> str:
+    """Returns the page as HTML; the same audit gives the same bytes.
+
+    Args:
+      audit: what `audit.json` holds.
+      limits: what these data can and cannot tell, a sentence each.
+    """
+    names = [name for name, _, _ in audit["models"]]
+    return render_page(
+        "audit.html",
+        names=names,
+        notes=[(name, note) for name, _, notes in audit["models"] for note in notes],
+        limits=list(limits),
+        settings=audit["settings"],
+        suites=[_suite(suite, names) for suite in audit["suites"]],
+        baselines=[_baselines(found) for found in audit["baselines"]],
+        found=significant_lines(audit),
+    )
+
+
+def significant_lines(audit: Mapping[str, Any]) -> list[str]:
+    """For each suite and each model after the first, how many numbers differ after correction."""
+    names = [name for name, _, _ in audit["models"]]
+    lines = []
+    for i, name in enumerate(names[1:]):
+        for suite in audit["suites"]:
+            numbers = [n for part in suite["parts"] for n in part["numbers"]]
+            tested = [n for n in numbers if is_number(n["contrasts"][i]["corrected"])]
+            differ = [n for n in tested if n["contrasts"][i]["corrected"] < LEVEL]
+            which = "; ".join(_changed(n, i) for n in differ[:4])
+            more = f"; and {len(differ) - 4} more" if len(differ) > 4 else ""
+            lines.append(
+                f"{suite['title']}: {name} differs from {names[0]} in {len(differ)} of "
+                f"{len(tested)} numbers{f' ({which}{more})' if differ else ''}."
+            )
+    return lines
+
+
+def _changed(number: Mapping[str, Any], i: int) -> str:
+    unit = {"share": "signed points", "points": "signed points"}.get(number["unit"], number["unit"])
+    return f"{number['name']}: {format_unit(number['contrasts'][i]['value'], unit)}"
+
+
+def number_rows(
+    numbers: Sequence[Mapping[str, Any]], models: Sequence[str], over_texts: str = ""
+) -> list[list[Cell]]:
+    """A row per number: models, differences to the first with p, the value to compare with, items."""
+    rows = []
+    for number in numbers:
+        unit = number["unit"]
+        cells = [Cell(number["name"] + ARROWS[number["better"]], strong=number["headline"])]
+        cells += [_value_cell(own, unit, over_texts) for own in number["values"]]
+        cells += [_contrast_cell(own, unit) for own in number["contrasts"]]
+        against = mark(number)
+        cells.append(Cell("" if against is None else format_unit(against, unit)))
+        cells.append(Cell(format_number(number["items"])))
+        rows.append(cells)
+    return rows
+
+
+def _value_cell(own: Mapping[str, Any], unit: str, over_texts: str) -> Cell:
+    lines = []
+    texts = format_interval(own["texts_low"], own["texts_high"], unit)
+    both = format_interval(own["both_low"], own["both_high"], unit)
+    if texts:
+        lines.append(f"{over_texts}: {texts}")
+    if both:
+        lines.append(f"both: {both}")
+    if is_number(own["official"]):
+        lines.append(f"official code: {format_unit(own['official'], unit)}")
+    if is_number(own["value"]) and own["note"]:
+        lines.append(own["note"])
+    return Cell(format_value(own, unit), tuple(lines))
+
+
+def _contrast_cell(own: Mapping[str, Any], unit: str) -> Cell:
+    if not is_number(own["value"]):
+        return Cell(own["note"])
+    signed = {"share": "signed points", "points": "signed points"}.get(unit, unit)
+    text = f"{format_unit(own['value'], signed)} {format_interval(own['low'], own['high'], signed)}"
+    if not is_number(own["p"]):
+        return Cell(text, (own["note"],) if own["note"] else ())
+    corrected = own["corrected"]
+    strong = is_number(corrected) and corrected < LEVEL
+    return Cell(text, (f"p {_p(own['p'])}, {own['test']}; Holm {_p(corrected)}",), strong)
+
+
+def _p(value: float | None) -> str:
+    if not is_number(value):
+        return "none"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _suite(suite: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    head = ["", *names, *(f"{name} − {names[0]}" for name in names[1:]), "chance or even", "items"]
+    parts = [
+        {
+            "name": "" if part["name"] == "all" else spaced(part["name"]),
+            "head": head,
+            "rows": number_rows(part["numbers"], names, part["over_texts"]),
+            "sizes": [(name, format_number(size)) for name, size in part["sizes"]],
+            "charts": _charts(part["numbers"], names),
+        }
+        for part in suite["parts"]
+    ]
+    return {**suite, "parts": parts}
+
+
+def _charts(numbers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[IntervalChart]:
+    """A chart per unit of the headline numbers."""
+    headlines = [number for number in numbers if number["headline"]]
+    found = []
+    for unit in dict.fromkeys(number["unit"] for number in headlines):
+        own = [number for number in headlines if number["unit"] == unit]
+        found.append(interval_chart("", own, names, unit=unit, caption=AXES.get(unit, "")))
+    return [chart for chart in found if chart]
+
+
+def _baselines(found: Mapping[str, Any]) -> dict[str, Any]:
+    tables = []
+    for suite in found["suites"]:
+        rows = []
+        for number in suite["numbers"]:
+            unit = number["unit"]
+            cells = [Cell(number["name"] + ARROWS[number["better"]])]
+            cells.append(_value_cell(number["values"][0], unit, ""))
+            for own, contrast in zip(number["values"][1:], number["contrasts"], strict=True):
+                strong = is_number(contrast["corrected"]) and contrast["corrected"] < LEVEL
+                lines = (f"Holm {_p(contrast['corrected'])}",) if is_number(contrast["p"]) else ()
+                cells.append(Cell(format_value(own, unit), lines, strong))
+            rows.append(cells)
+        part = "" if suite["part"] == "all" else f", {spaced(suite['part'])}"
+        tables.append({"title": suite["title"] + part, "rows": rows})
+    return {**found, "head": ["", *found["names"]], "tables": tables}

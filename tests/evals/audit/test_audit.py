@@ -1,0 +1,129 @@
+"""An audit of models whose knowledge and bias are built in finds both, and says how sure it is."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bias_clip.evals.audit import list_texts, run_audit, to_json
+from bias_clip.evals.audit.baselines import fit_rows
+from bias_clip.evals.audit.own_data import own_items
+from tests.evals.audit.people import LABELS, People, model
+
+SETTINGS = dict(num=200, seed=0)
+
+
+def items(source=None, **arguments):
+    return own_items(
+        People() if source is None else source,
+        {"source": "people"},
+        by="group",
+        **{"label": "label", "words": LABELS, "templates": ("{}", "a {}"), **arguments},
+    )
+
+
+def numbers_of(audit, suite, part="all"):
+    (found,) = [s for s in audit.suites if s.name == suite]
+    (own,) = [p for p in found.parts if p.name == part]
+    return {number.key: number for number in own.numbers}
+
+
+@pytest.fixture(scope="module")
+def audit():
+    return run_audit(
+        [model("fair"), model("biased", bias=1.0)], items(), attribute="group", **SETTINGS
+    )
+
+
+def test_every_number_has_an_interval_or_a_reason(audit):
+    for suite in audit.suites:
+        for part in suite.parts:
+            for number in part.numbers:
+                for value in number.values:
+                    assert (value.low is not None and value.low <= value.high) or value.note
+                    if value.low is not None:
+                        assert value.low - 1e-9 <= value.value <= value.high + 1e-9
+
+
+def test_a_built_in_bias_is_found_and_a_fair_model_is_not_accused(audit):
+    skew = numbers_of(audit, "search", "group")["maxskew_even_10"]
+    fair, biased = skew.values
+    assert biased.low > fair.value
+    assert skew.contrasts[0].corrected < 0.05
+    assert skew.contrasts[0].value == pytest.approx(biased.value - fair.value)
+
+
+def test_two_models_that_are_right_of_the_same_images_are_tested_exactly(audit):
+    accuracy = numbers_of(audit, "zeroshot")["acc1"]
+    assert accuracy.contrasts[0].test == "exact"
+    assert accuracy.chance == pytest.approx(1 / 3)
+    assert accuracy.items == 120
+
+
+def test_intervals_over_templates_and_both_stand_beside_those_over_images(audit):
+    value = numbers_of(audit, "zeroshot")["acc1"].values[1]
+    assert value.texts_low is not None
+    assert value.both_high - value.both_low >= 0.8 * (value.high - value.low)
+
+
+def test_a_projection_removes_what_the_texts_ask_of_the_group(audit):
+    found = {b.model: b for b in audit.baselines}["biased"]
+    assert found.names[0] == "as it is"
+    assert len(found.names) == len(found.sources) + 1 == 6
+    (search,) = [s for s in found.suites if s.suite == "search"]
+    skew = {n.key: n for n in search.numbers}["maxskew_even_10"]
+    before, after = skew.values[0].value, skew.values[found.names.index("projection, both")].value
+    assert after < 0.5 * before
+    (quality,) = [s for s in found.suites if s.suite == "zeroshot"]
+    assert quality.numbers[0].values[3].value > 0.5  # beside it, what it costs
+
+
+def test_baselines_are_judged_on_images_that_they_were_not_fitted_on(audit):
+    found = audit.baselines[0]
+    (quality,) = [s for s in found.suites if s.suite == "zeroshot"]
+    assert found.fitted == 60
+    assert quality.numbers[0].items == 60
+    rows = fit_rows(np.array([0, 1] * 10), seed=0)
+    assert len(rows) == 10
+    assert np.mean(rows % 2) == 0.5
+
+
+def test_the_record_is_json_and_the_same_twice(audit):
+    again = run_audit(
+        [model("fair"), model("biased", bias=1.0)], items(), attribute="group", **SETTINGS
+    )
+    assert json.dumps(to_json(audit), allow_nan=False) == json.dumps(to_json(again))
+
+
+def test_the_texts_of_an_audit_are_listed_without_a_model():
+    texts = list_texts(items())
+    assert len(texts) == len(set(texts))
+    assert {"baker", "a baker", "a baker, number 0"} <= set(texts)
+
+
+def test_a_group_of_one_item_has_no_number():
+    source = People(40)
+    source.columns["group"] = np.array(["man"] * 39 + ["woman"])
+    audit = run_audit([model()], items(source), baselines=False, **SETTINGS)
+    accuracy = numbers_of(audit, "by_group")
+    for key in ("acc_of_woman", "acc_worst", "acc_range"):
+        assert accuracy[key].values[0].value is None
+        assert accuracy[key].values[0].note == "not enough items: 1 where 5 are needed"
+    assert accuracy["acc_of_man"].values[0].value is not None
+    skew = numbers_of(audit, "search", "group")["maxskew_share_10"]
+    assert skew.values[0].value is None
+
+
+def test_an_attribute_with_one_value_is_refused():
+    with pytest.raises(ValueError, match=r"'group' has one value, 'man', .*Choose another --by"):
+        items(People(groups=("man",)))
+
+
+def test_an_attribute_that_no_data_have_is_named():
+    with pytest.raises(ValueError, match=r"no data have 'tone'.*they have \['group', 'label'\]"):
+        run_audit([model()], items(), attribute="tone", **SETTINGS)
+
+
+def test_two_models_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="each name once"):
+        run_audit([model(), model()], items(), **SETTINGS)
