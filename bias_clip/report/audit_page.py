@@ -131,7 +131,8 @@ def _suite(suite: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         }
         for part in suite["parts"]
     ]
-    return {**suite, "parts": parts}
+    said = {key: suite[key][:1].upper() + suite[key][1:] for key in ("metric", "split")}
+    return {**suite, **said, "parts": parts}
 
 
 def _charts(numbers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[IntervalChart]:

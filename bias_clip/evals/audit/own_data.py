@@ -13,9 +13,12 @@ from bias_clip.evals.bias.association import PAIRS
 from bias_clip.evals.bias.group_columns import known, read_groups
 from bias_clip.evals.suites.layouts.data import SuiteData
 from bias_clip.evals.suites.run import read_suite
-from bias_clip.evals.suites.spec import SUITES, Suite, load_suite
+from bias_clip.evals.suites.spec import Suite, load_suite
 
-EMOJI = tuple(name for name in SUITES if name.startswith("emoji_"))
+EMOJI = (  # quality first: bias of a model that knows nothing means nothing
+    *("emoji_names", "emoji_retrieval", "emoji_roles"),
+    *("emoji_search", "emoji_association", "emoji_representation"),
+)
 EMOJI_LIMITS = (
     "These are drawings, of one unseen style, and no photographs: nothing here is about real people.",
     "They can tell whether a model associates a drawn gender with a role, whom it assumes where nobody "

@@ -1,0 +1,77 @@
+"""The command: from a folder of a suite and tables of embeddings to a page and its numbers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bias_clip.cli.audit import main
+from bias_clip.evals.suites.layouts import read_layout
+from tests.evals.suites.folders import fairface, images
+from tests.evals.suites.test_run import _vectors
+
+
+def sispi(path):
+    genders, races = ("male", "female"), ("asian", "black", "latin", "white")
+    images(path, [f"{p}_{i}_{g}_{e}.jpg" for i, p in enumerate(("cook", "guard"))
+                  for g in genders for e in races])  # fmt: skip
+    return path
+
+
+def embedded(folder, layout, path, texts, *, seed=""):
+    data = read_layout(layout, path)
+    ids = [data.source[i]["id"] for i in range(len(data.source))]
+    arrays = {"ids": ids, "image": _vectors([f"{i}{seed}" for i in ids])}
+    arrays |= {"texts": texts, "text": _vectors([f"{t}{seed}" for t in texts])}
+    file = folder / f"z{seed}.npz"
+    np.savez(file, **{key: np.array(value) for key, value in arrays.items()})
+    return file
+
+
+def test_texts_are_listed_then_two_tables_are_audited(tmp_path, capsys):
+    data, listed = sispi(tmp_path / "sispi"), tmp_path / "texts.json"
+    main(["--suite", f"sispi={data}", "--list-texts", str(listed)])
+    texts = json.loads(listed.read_text())
+    assert texts == ["a photo of a cook", "a photo of a guard"]
+    files = [embedded(tmp_path, "sispi", data, texts, seed=seed) for seed in ("", "x")]
+    out = tmp_path / "out"
+    main(["a", "b", "--embeddings", f"a={files[0]}", f"b={files[1]}", "--suite", f"sispi={data}",
+          "--out", str(out), "--resamples", "50"])  # fmt: skip
+    record = json.loads((out / "audit.json").read_text())
+    assert [name for name, _, _ in record["models"]] == ["a", "b"]
+    assert "NDKL, gender" in capsys.readouterr().out
+    assert {p.name for p in out.iterdir()} == {
+        "index.html",
+        "audit.json",
+        "audit.csv",
+        "audit.tex",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--suite", "sispi"], "needs its data set; give the folder"),
+        (["--suite", "sispi={none}"], "there is no .*none"),
+        (["--suite", "sobit={faces}"], "--file sobit.words=PATH"),
+        (["--suite", "sispy={faces}"], "sispy"),
+        (["--by", "gender"], "of --source, which is not given"),
+        (["--source", "emoji", "split=style"], "--source needs --by"),
+        (["--source", "emoji", "split=style", "--by", "hair"], "no attribute 'hair'"),
+        (["--suite", "sispi={faces}"], "is not named profession_number_gender_ethnicity|no image"),
+    ],
+)
+def test_what_is_missing_or_of_another_form_is_said_in_one_line(words, message, tmp_path, capsys):
+    faces = fairface(tmp_path / "faces") / "val"
+    told = [word.format(none=tmp_path / "none", faces=faces) for word in words]
+    with pytest.raises(SystemExit, match=message):
+        main(["m", *told, "--embeddings", "m=nowhere.npz"])
+
+
+def test_an_audit_without_a_model_or_with_tables_of_no_model_is_refused(tmp_path):
+    data = sispi(tmp_path / "sispi")
+    with pytest.raises(SystemExit, match="got no model"):
+        main(["--suite", f"sispi={data}"])
+    file = embedded(tmp_path, "sispi", data, ["a"])
+    with pytest.raises(SystemExit, match=r"--embeddings of \['other'\]"):
+        main(["m", "--suite", f"sispi={data}", "--embeddings", f"m={file}", f"other={file}"])

@@ -1,0 +1,114 @@
+"""The page, the CSV and the LaTeX of an audit say the same, and what they say is escaped."""
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from bias_clip.evals.audit import run_audit, to_json
+from bias_clip.report.audit_page import render_audit, significant_lines
+from bias_clip.report.audit_text import audit_csv, audit_latex, audit_lines, latex
+from bias_clip.report.interval_plots import format_value, interval_chart
+from tests.evals.audit.people import model
+from tests.evals.audit.test_audit import SETTINGS, items
+
+
+@pytest.fixture(scope="module")
+def record():
+    models = [model("fair <b>"), model("biased", bias=1.0)]
+    models[0].notes.append("3 embeddings were normalised")
+    found = run_audit(models, items(), attribute="group", **SETTINGS)
+    return json.loads(json.dumps(to_json(found)))
+
+
+class Cells(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.cells, self.open, self.tags = [], False, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.open = self.open or tag == "td"
+        if tag == "td":
+            self.cells.append("")
+
+    def handle_endtag(self, tag):
+        self.open = self.open and tag != "td"
+
+    def handle_data(self, data):
+        if self.open:
+            self.cells[-1] += data
+
+
+def test_the_page_has_every_number_of_the_record(record):
+    cells = " | ".join(Cells(render_audit(record)).cells)
+    for suite in record["suites"]:
+        for part in suite["parts"]:
+            for number in part["numbers"]:
+                for own in number["values"]:
+                    assert format_value(own, number["unit"]) in cells
+
+
+def test_the_page_loads_nothing_and_escapes_names(record):
+    page = render_audit(record, limits=["Only <i>this</i>."])
+    assert "fair <b>" not in page
+    assert "<i>this" not in page
+    assert "fair &lt;b&gt;" in page
+    assert "3 embeddings were normalised" in page
+    assert not [a for _, a in Cells(page).tags if "src" in a or a.get("href", "#")[0] != "#"]
+    assert page == render_audit(record, limits=["Only <i>this</i>."])
+
+
+def test_differences_that_are_significant_are_said_in_words(record):
+    lines = significant_lines(record)
+    assert len(lines) == len(record["suites"])
+    (search,) = [line for line in lines if line.startswith("Who is found")]
+    assert re.search(r"biased differs from fair <b> in [1-9]\d* of \d+ numbers", search)
+
+
+def test_the_csv_has_a_row_per_model_and_number(record):
+    rows = list(csv.DictReader(io.StringIO(audit_csv(record))))
+    numbers = [n for s in record["suites"] for p in s["parts"] for n in p["numbers"]]
+    own = [row for row in rows if not row["baseline"]]
+    assert len(own) == 2 * len(numbers)
+    for row, (number, i) in zip(own, [(n, i) for n in numbers for i in (0, 1)], strict=True):
+        value = number["values"][i]["value"]
+        assert row["value"] == ("" if value is None else str(value))
+        assert bool(row["p"]) == (i == 1 and number["contrasts"][0]["p"] is not None)
+    assert {row["baseline"] for row in rows} >= {"as it is", "projection, both"}
+
+
+def test_the_latex_is_balanced_and_escaped(record):
+    text = audit_latex(record)
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    assert latex("50 % of a_b & c\u202f%") == r"50 \% of a\_b \& c\,\%"
+    body = [
+        line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line
+    ]
+    assert {line.count(" & ") for line in body} == {2}
+
+
+def test_the_terminal_shows_headlines(record):
+    lines = audit_lines(record)
+    assert lines[0] == record["suites"][0]["title"]
+    assert any("max skew" in line and "biased" in line for line in lines)
+
+
+def test_a_chart_puts_values_inside_their_whiskers_and_the_box():
+    value = {"value": 0.4, "low": 0.3, "high": 0.5, "note": ""}
+    none = dict.fromkeys(("value", "low", "high"), None) | {"note": "not enough items"}
+    number = {"name": "x", "values": [value, none], "chance": 0.25, "even": None}
+    chart = interval_chart("", [number], ["a", "b"], unit="share")
+    (block,) = chart.blocks
+    (whisker,) = block.whiskers
+    assert whisker.span[0] < whisker.x < whisker.span[1]
+    assert block.mark < whisker.span[0]
+    assert (
+        interval_chart("", [{**number, "values": [none, none]}], ["a", "b"], unit="share") is None
+    )
+    assert format_value(none, "share") == "not enough items"
+    assert format_value(value, "share") == "40.0\u202f% [30.0, 50.0]"
