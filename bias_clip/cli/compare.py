@@ -72,12 +72,13 @@ def compare(
     check_page(plot_path)
     groups = {name: read_group(paths) for name, paths in workdirs.items()}
     details = read_details(next(iter(workdirs.values()))[0])
-    show("\n".join(make_table(groups, regexes, details)), groups, json_path)
+    intervals = read_intervals(workdirs)
+    show("\n".join(make_table(groups, regexes, details, intervals)), groups, json_path)
     if plot_path:
         from bias_clip.report.comparison import render_comparison, sorted_keys
 
         keys = sorted_keys(chosen_metrics(groups, regexes), details)
-        write_file(plot_path, render_comparison(groups, keys, details))
+        write_file(plot_path, render_comparison(groups, keys, details, intervals))
 
 
 def read_groups(words: Sequence[str]) -> dict[str, list[Path]]:
@@ -140,8 +141,24 @@ def read_results(path: Path) -> dict[str, dict]:
     return records
 
 
+def read_intervals(workdirs: Mapping[str, list[Path]]) -> dict[str, dict[str, tuple]]:
+    """Returns the intervals over images of groups of one run; several runs have a deviation instead."""
+    found = {}
+    for name, paths in workdirs.items():
+        if len(paths) == 1:
+            found[name] = {
+                f"{evaluator}/{key}": tuple(ends)
+                for evaluator, details in read_details(paths[0]).items()
+                for key, ends in details.get("intervals", {}).items()
+            }
+    return found
+
+
 def make_table(
-    groups: dict[str, Group], regexes: list[str], details: Mapping[str, Mapping]
+    groups: dict[str, Group],
+    regexes: list[str],
+    details: Mapping[str, Mapping],
+    intervals: Mapping[str, Mapping[str, tuple]] | None = None,
 ) -> list[str]:
     """Returns the lines of a Markdown table, the most important evaluators first.
 
@@ -149,13 +166,15 @@ def make_table(
       groups: the values of each group.
       regexes: which metrics, see `chosen_metrics`.
       details: of each evaluator, for the units of its metrics.
+      intervals: see `read_intervals`.
 
     Raises:
       ValueError: a regex that finds no metric.
     """
     from bias_clip.report.comparison import markdown_table, sorted_keys
 
-    return markdown_table(groups, sorted_keys(chosen_metrics(groups, regexes), details), details)
+    keys = sorted_keys(chosen_metrics(groups, regexes), details)
+    return markdown_table(groups, keys, details, intervals)
 
 
 def chosen_metrics(groups: dict[str, Group], regexes: list[str]) -> list[str]:

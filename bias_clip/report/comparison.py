@@ -9,11 +9,14 @@ from bias_clip.evals.headlines import by_importance, find_metric
 from bias_clip.evals.metrics import Metric
 from bias_clip.evals.results import EvalResult
 from bias_clip.report.bar_plots import RowChart, Series, Values, dot_chart
+from bias_clip.report.interval_plots import format_interval
 from bias_clip.report.pages import render_page
 
 Group = Mapping[
     str, Sequence[float]
 ]  # "evaluator/metric" to its values, one per run; None for no value
+# Group to "evaluator/metric" to the ends of its interval, of groups with one run
+Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
 Details = Mapping[str, Mapping[str, Any]]  # evaluator to its details, which name its kind
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
@@ -28,21 +31,36 @@ def sorted_keys(keys: Sequence[str], details: Details) -> list[str]:
     return sorted(keys, key=lambda key: place[_evaluator(key)])
 
 
-def markdown_table(groups: Mapping[str, Group], keys: Sequence[str], details: Details) -> list[str]:
+def markdown_table(
+    groups: Mapping[str, Group],
+    keys: Sequence[str],
+    details: Details,
+    intervals: Intervals | None = None,
+) -> list[str]:
     """Returns the lines of a Markdown table, with a row per metric and a column per group."""
     lines = [f"| | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
-    return lines + [f"| {' | '.join(row)} |" for row in table_rows(groups, keys, details)]
+    return lines + [
+        f"| {' | '.join(row)} |" for row in table_rows(groups, keys, details, intervals)
+    ]
 
 
 def table_rows(
-    groups: Mapping[str, Group], keys: Sequence[str], details: Details
+    groups: Mapping[str, Group],
+    keys: Sequence[str],
+    details: Details,
+    intervals: Intervals | None = None,
 ) -> list[list[str]]:
-    """A row per key: the key with an arrow in the better direction, then mean ± deviation per group."""
+    """A row per key: the key with an arrow in the better direction, then mean ± deviation per group.
+
+    A group of one run has no deviation; where its evaluator gave an interval over images, that is shown.
+    """
+    ends = intervals or {}
     rows = []
     for key in keys:
         metric = described(key, details)
         cells = [
-            _cell(group[key], metric.unit) if key in group else "" for group in groups.values()
+            _cell(group[key], metric.unit, ends.get(name, {}).get(key)) if key in group else ""
+            for name, group in groups.items()
         ]
         rows.append([key + ARROWS[metric.better], *cells])
     return rows
@@ -54,7 +72,12 @@ def described(key: str, details: Details) -> Metric:
     return find_metric(name, details.get(evaluator, {}))
 
 
-def render_comparison(groups: Mapping[str, Group], keys: Sequence[str], details: Details) -> str:
+def render_comparison(
+    groups: Mapping[str, Group],
+    keys: Sequence[str],
+    details: Details,
+    intervals: Intervals | None = None,
+) -> str:
     """Returns the page as HTML: a chart per metric, and the table."""
     sizes = [(name, max(map(len, group.values()), default=0)) for name, group in groups.items()]
     return render_page(
@@ -62,7 +85,7 @@ def render_comparison(groups: Mapping[str, Group], keys: Sequence[str], details:
         names=list(groups),
         sizes=sizes,
         charts=[comparison_chart(groups, key, details) for key in keys],
-        rows=table_rows(groups, keys, details),
+        rows=table_rows(groups, keys, details, intervals),
     )
 
 
@@ -80,13 +103,13 @@ def comparison_chart(groups: Mapping[str, Group], key: str, details: Details) ->
     return chart._replace(series=())  # the rows have the names
 
 
-def _cell(values: Sequence[float], unit: str) -> str:
+def _cell(values: Sequence[float], unit: str, ends: tuple[float, float] | None = None) -> str:
     known = [value for value in values if is_number(value)]
     if len(known) < len(values):
         return "no value"
     mean = _written(statistics.mean(known), unit)
     if len(known) < 2:
-        return mean
+        return f"{mean} {format_interval(*ends, unit)}" if ends else mean
     number, space, symbol = mean.partition("\u202f")
     deviation = _written(statistics.stdev(known), unit.removeprefix("signed "))
     return f"{number} ± {deviation.partition(space)[0] if space else deviation}{space}{symbol}"

@@ -8,6 +8,7 @@ from bias_clip.evals.headlines import describe, find_metric
 from bias_clip.evals.metrics import Metric, family_of
 from bias_clip.report.plots import Chart, line_chart, sparkline
 from bias_clip.report.run_read import Curve, Run, curve
+from bias_clip.report.run_tiles import interval_of
 
 AXES = ("step", "examples", "seconds")
 SHARE: dict[str, Any] = {"form": "share", "zero": True}
@@ -99,7 +100,8 @@ def metric_table(run: Run) -> list[dict]:
             metric = find_metric(key, record["details"])
             values = curve(run.rows, f"eval/{name}/{key}").y.tolist()
             course = sparkline(values) if len(set(values)) > 1 else ""
-            text = format_unit(value, metric.unit)
+            shown = interval_of(key, metric.unit, record["details"])
+            text = f"{format_unit(value, metric.unit)} {shown}".rstrip()
             rows.append({"name": metric.name, "value": text, "course": course})
         groups.append({"name": spaced(name), "step": record.get("step"), "rows": rows})
     return groups

@@ -17,6 +17,7 @@ from bias_clip.core.formatting import (
 from bias_clip.evals.headlines import against, describe, find_metric, headline_metrics, two_groups
 from bias_clip.evals.metrics import family_of
 from bias_clip.evals.results import EvalResult
+from bias_clip.report.interval_plots import format_interval
 
 
 class Number(NamedTuple):
@@ -46,6 +47,7 @@ def make_tile(name: str, result: EvalResult) -> Tile | None:
         special = AGAINST.get((details["kind"], family))
         held = against(metric, metrics) if special is None else special(metrics, details)
         label = metric.label[:1].upper() + metric.label[1:]
+        held = " · ".join(part for part in (interval_of(key, metric.unit, details), held) if part)
         numbers.append(Number(label, format_unit(metrics[key], metric.unit), held))
     if not numbers:
         return None
@@ -53,6 +55,12 @@ def make_tile(name: str, result: EvalResult) -> Tile | None:
         description.reads.format_map(_words(metrics, details)) + _sign(details) + _absent(metrics)
     )
     return Tile(spaced(name), details["kind"], description.topic, numbers, note)
+
+
+def interval_of(key: str, unit: str, details: Mapping) -> str:
+    """The interval of a metric, such as "[42.0, 46.2]"; empty where the evaluator gave none."""
+    ends = details.get("intervals", {}).get(key)
+    return format_interval(ends[0], ends[1], unit) if ends else ""
 
 
 def _words(metrics: Mapping, details: Mapping) -> Mapping[str, str]:

@@ -17,7 +17,7 @@ from bias_clip.train.display.sinks import SINKS
 from bias_clip.train.objective import TERMS, needed_columns
 from bias_clip.train.optim.schedule import Duration, parse_duration
 from bias_clip.train.options.ranges import check_ranges
-from bias_clip.train.options.receivers import Section, at, receiver_of
+from bias_clip.train.options.receivers import Section, at, is_suite, receiver_of
 from bias_clip.train.options.schema import RENAMED, default_config
 
 _OWN_KEYS = ("data", "evaluation", "checkpoint")  # sections whose keys the schema lists
@@ -180,7 +180,7 @@ def _check_objective(config: ml_collections.ConfigDict) -> None:
 def _check_evaluator(config: ml_collections.ConfigDict, path: Section) -> None:
     section = at(config, path)
     receiver_of(config, path)  # first: without a type nothing can be checked
-    if "source" not in section:
+    if "source" not in section and not is_suite(section):
         raise ValueError(f"{_name(path)} lacks 'source', the data that it evaluates on.")
     _check_section(config, path)
     for key in section:

@@ -15,6 +15,7 @@ from bias_clip.data.image import make_image_fn
 from bias_clip.data.sources import make_source
 from bias_clip.data.text import make_text_fn
 from bias_clip.evals import Encode, EvalResult, make_encoder, make_evaluator
+from bias_clip.evals.suites.evaluator import make_suite_parts
 from bias_clip.models.two_towers import Model
 from bias_clip.train.config_io import to_plain
 from bias_clip.train.hosts.distributed import is_main
@@ -108,9 +109,16 @@ def make_evaluators(
             sources[key] = make_source(**arguments)
         return sources[key]
 
-    made = {}
+    made: dict[str, Callable[[Encode], EvalResult]] = {}
     for name in to_plain(evals):  # to_plain keeps the order of the config, and results follow it
         section = evals[name]
+        if section["type"] == "suite":  # brings its own data; several parts are several evaluators
+            given = {key: value for key, value in to_plain(section).items() if key != "type"}
+            parts = make_suite_parts(**given)
+            made |= {
+                name if part == "all" else f"{name}_{part}": run for part, run in parts.items()
+            }
+            continue
         arguments = {key: value for key, value in section.items() if key not in ("type", "source")}
         for key in [key for key in arguments if key.endswith("source")]:
             arguments[key] = shared_source(arguments[key])

@@ -9,6 +9,7 @@ from bias_clip.data.stream.balanced import make_plan
 from bias_clip.data.stream.cells import make_cells_plan
 from bias_clip.data.text import make_text_fn
 from bias_clip.evals import EVALUATORS
+from bias_clip.evals.suites.evaluator import make_suite_parts
 from bias_clip.models.text import TextTransformer
 from bias_clip.models.two_towers import make_model
 from bias_clip.models.vit import ViT
@@ -71,14 +72,21 @@ def receiver_of(config: Any, section: Section) -> Receiver | None:
             return _chosen(config, section, "name", SCHEDULES, given=("total_steps",))
         case ("data", "source"):
             return _chosen(config, section, "name", SOURCES)
+        case ("evals", name) if is_suite(config.evals[name]):
+            return Receiver(make_suite_parts, {"type": str})
         case ("evals", _):
-            return _chosen(config, section, "type", EVALUATORS)
+            return _chosen(config, section, "type", EVALUATORS | {"suite": make_suite_parts})
         case ("evals", _, key) if key.endswith("source"):
             return _chosen(config, section, "name", SOURCES)
         case ("objective", name):
             refuse_unknown("config.objective", [name], TERMS)
             return Receiver(TERMS[name], {"coef": float}, ("axis_name",))
     return None
+
+
+def is_suite(section: Any) -> bool:
+    """Whether an entry of `config.evals` is a published suite, which brings its own data."""
+    return hasattr(section, "keys") and "type" in section and section["type"] == "suite"
 
 
 def _chosen(
