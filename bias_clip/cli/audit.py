@@ -21,6 +21,7 @@ from pathlib import Path
 from bias_clip.cli.shared.flags import (
     Parser,
     read_call,
+    read_changes,
     read_pairs,
     read_value,
     run_tool,
@@ -127,22 +128,37 @@ def read_models(args: argparse.Namespace) -> list:
             models.append(table_model(name, [Path(p) for p in tables[name].split(",")]))
             named.add(name)
             continue
-        from bias_clip.cli.shared.audit_models import audit_model
+        from bias_clip.evals.audit import stage_model
+        from bias_clip.train.workdir.load_model import load_model
+        from bias_clip.train.workdir.load_run import as_stage, identity
 
-        models.append(
-            audit_model(
-                name,
-                path,
-                cache=args.cache or args.out / "cache",
-                batch_size=args.batch_size,
-                tokenizer=args.tokenizer,
-                say=say,
-            )
+        found = load_model(path, changes=read_changes(own_words(args.set, name)))
+        cache = args.cache or args.out / "cache"
+        model = stage_model(
+            name,
+            as_stage(found, args.batch_size),
+            identity(found),
+            cache=cache,
+            batch_size=args.batch_size,
+            say=say,
         )
+        model.notes.extend(found.notes)
+        models.append(model)
     unused = sorted(tables.keys() - named)
     if unused:
         raise ValueError(f"--embeddings of {unused}, which are not among the models {args.models}.")
     return models
+
+
+def own_words(words: Sequence[str], name: str) -> list[str]:
+    """Returns the words of --set for one model: those with its name, and those without any."""
+    own = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        whose, slash, rest = key.rpartition("/")
+        if not slash or whose == name:
+            own.append(f"{rest if slash else key}{equals}{value}")
+    return own
 
 
 def write_outputs(audit, out: Path, *, on_emoji: bool) -> None:
@@ -214,7 +230,14 @@ def make_parser() -> Parser:
         help=".npz, .npy or .parquet of images and of texts; see docs/audit.md",
     )
     add("--list-texts", metavar="FILE", help="write the texts that the suites need, and stop")
-    add("--tokenizer", metavar="PATH", help="vocabulary of a checkpoint that has none beside it")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="[NAME/]KEY=VALUE",
+        help="what a checkpoint does not state, such as tokenizer=FILE or siglip/tokenizer=FILE",
+    )
     add("--cache", type=Path, help="folder of embeddings; default: cache in --out")
     add("--batch-size", type=int, default=128, help="images or texts embedded at a time")
     add("--resamples", type=int, default=2000, help="behind each interval; rankings take fewer")

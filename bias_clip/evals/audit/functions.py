@@ -9,7 +9,7 @@ from bias_clip.data.bad_records import record_fault
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.records import Record, Source, read_record
 from bias_clip.data.tables.embeddings_writer import Shard
-from bias_clip.evals.results import first_picture
+from bias_clip.evals.results import first_image
 
 DECODE = "decode|background(white)"  # whatever the file holds, three channels of uint8
 
@@ -74,5 +74,5 @@ def function_shards(
 def _input(record: Record, modality: str, decode: Callable, row: int) -> Any:
     if modality == "text":
         return record["captions"][0]
-    pixels = decode(first_picture(record), np.random.default_rng(row))
+    pixels = decode(first_image(record), np.random.default_rng(row))
     return np.asarray(np.clip(np.rint(pixels), 0, 255), np.uint8)
