@@ -46,7 +46,16 @@ TOOLS = (
     "configs",
 )
 # Of what is in the folder `curate`: they make data better, or hand it on.
-_CURATE = ("measure", "filter", "compare_weights", "priors", "hand_on", "prepare", "columns")
+_CURATE = (
+    "measure",
+    "filter",
+    "compare_weights",
+    "priors",
+    "hand_on",
+    "prepare",
+    "columns",
+    "regroup_parquet",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -166,8 +166,8 @@ def write_outputs(audit, out: Path, *, on_emoji: bool) -> None:
     from bias_clip.core.write import write_file
     from bias_clip.evals.audit import to_json
     from bias_clip.evals.audit.own_data import EMOJI_LIMITS
-    from bias_clip.report.audit_page import render_audit
-    from bias_clip.report.audit_text import audit_csv, audit_latex, audit_lines
+    from bias_clip.report.audits.audit_page import render_audit
+    from bias_clip.report.audits.audit_text import audit_csv, audit_latex, audit_lines
 
     limits = EMOJI_LIMITS if on_emoji else ()
     record = to_json(audit)

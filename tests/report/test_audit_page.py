@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from bias_clip.evals.audit import run_audit, to_json
-from bias_clip.report.audit_page import render_audit, significant_lines
-from bias_clip.report.audit_text import audit_csv, audit_latex, audit_lines, latex
+from bias_clip.report.audits.audit_page import render_audit, significant_lines
+from bias_clip.report.audits.audit_text import audit_csv, audit_latex, audit_lines, latex
 from bias_clip.report.interval_plots import format_value, interval_chart
 from tests.evals.audit.people import model
 from tests.evals.audit.test_audit import SETTINGS, items

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bias_clip.cli.regroup_parquet import main
+from bias_clip.cli.curate.regroup_parquet import main
 from bias_clip.data.image import encode_png
 from bias_clip.data.records import column
 from bias_clip.data.sources import make_source
