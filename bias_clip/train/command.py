@@ -44,7 +44,7 @@ def run(arguments: Arguments, words: Sequence[str]) -> None:
             say(note)
         if backend == "cpu":
             keep_pages()
-        keep_compiled(workdir, backend)
+        keep_compiled(workdir, backend, jax.device_count())
         validate(config)
         train(config, workdir, command=command, recheck_every=arguments.recheck_every)
     except (ValueError, FloatingPointError, TimeoutError, NotSavedError) as error:

@@ -13,14 +13,23 @@ MIN_SECONDS = 0.1
 """Programs that compile faster are not kept; JAX's own limit of 1 s leaves out half of a small run."""
 
 
-def keep_compiled(workdir: Path, backend: str) -> None:
+def keep_compiled(workdir: Path, backend: str, device_count: int) -> None:
     """Keeps compiled programs on disk, unless `JAX_COMPILATION_CACHE_DIR` names another place.
 
     On GPUs and TPUs in the workdir, which all hosts of a run see. On a CPU in the user's cache folder,
     for all workdirs together: a folder per kind of processor, because code that was compiled for one
-    processor may use instructions that another one lacks.
+    processor may use instructions that another one lacks. Of several CPU devices nothing is kept.
+
+    Args:
+      workdir: of the run.
+      backend: "cpu", "gpu" or "tpu".
+      device_count: devices of all hosts.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    if backend == "cpu" and device_count > 1:
+        # Read back from disk, a program for eight CPU devices hung in about one of three runs with
+        # jax 0.10.2: two devices waited in a collective permute, six in an all-reduce.
         return
     if backend == "cpu":
         folder = user_cache() / f"compiled-{processor_key()}"

@@ -63,19 +63,21 @@ def test_an_error_of_another_library_keeps_its_stack(run):
 
 
 @pytest.mark.parametrize(
-    ("backend", "given", "expected"),
+    ("backend", "devices", "given", "expected"),
     [
-        ("gpu", None, "run/compiled"),
-        ("tpu", None, "run/compiled"),
-        ("tpu", "shared", "shared"),
-        ("cpu", None, "cache/bias_clip/compiled-abc"),
-        ("cpu", "shared", "shared"),
+        ("gpu", 8, None, "run/compiled"),
+        ("tpu", 8, None, "run/compiled"),
+        ("tpu", 8, "shared", "shared"),
+        ("cpu", 1, None, "cache/bias_clip/compiled-abc"),
+        ("cpu", 8, None, None),  # they may hang when they are read back
+        ("cpu", 1, "shared", "shared"),
     ],
 )
 def test_compiled_code_stays_in_the_workdir_and_on_cpus_in_the_cache_of_the_user(
-    run, monkeypatch, tmp_path, backend, given, expected
+    run, monkeypatch, tmp_path, backend, devices, given, expected
 ):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(compiled, "processor_key", lambda: "abc")
     absolute = {name: name and str(tmp_path / name) for name in (given, expected)}

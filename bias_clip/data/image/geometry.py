@@ -75,6 +75,7 @@ def resize_small(
     """
     if longer not in _LONGER:
         raise ValueError(f"resize_small got longer={longer!r}, expected one of {list(_LONGER)}.")
+    _height_width(smaller, None)
     h, w = image.shape[:2]
     if longer == "below":
         # Integers throughout: a float quotient just below an integer would lose a pixel.
@@ -94,8 +95,9 @@ def resize_inside(
     The image keeps its aspect ratio and is centred; an odd pixel of padding is at the right or the
     bottom. `fill` is a colour, see `parse_color`; padding is opaque.
 
-    Raises: what `resize` and `parse_color` raise.
+    Raises: ValueError for a size below 1, and what `resize` and `parse_color` raise.
     """
+    _height_width(size, None)
     h, w = image.shape[:2]
     ratio = max(h, w) / size
     height, width = (max(1, round(side / ratio)) for side in (h, w))

@@ -371,6 +371,8 @@ def test_wrong_op_strings_say_where_and_what_is_valid(ops, message):
     ("ops", "message"),
     [
         ("resize(0)", "positive int"),
+        ("resize_inside(0)", "positive int"),
+        ("resize_small(-1)", "positive int"),
         ("resize(4.5)", r"Sequence\[int\] or int"),
         ("resize(4, method=cubic)", "expected one of .*bicubic"),
         ("resize(4, method=bicubic)", "needs antialias=True"),
