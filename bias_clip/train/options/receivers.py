@@ -72,7 +72,7 @@ def receiver_of(config: Any, section: Section) -> Receiver | None:
             return _chosen(config, section, "name", SCHEDULES, given=("total_steps",))
         case ("data", "source"):
             return _chosen(config, section, "name", SOURCES)
-        case ("evals", name) if is_suite(config.evals[name]):
+        case ("evals", _) if is_suite(at(config, section)):
             return Receiver(make_suite_parts, {"type": str})
         case ("evals", _):
             return _chosen(config, section, "type", EVALUATORS | {"suite": make_suite_parts})
@@ -93,6 +93,8 @@ def _chosen(
     config: Any, section: Section, key: str, table: Mapping[str, Callable], given: Section = ()
 ) -> Receiver:
     where, values = ".".join(("config", *section)), at(config, section)
+    if values is None:  # a section that an override has yet to make
+        values = {}
     if not hasattr(values, "keys"):
         raise ValueError(f"{where} is {values!r}; expected a dict of arguments.")
     if key not in values:

@@ -86,7 +86,11 @@ def test_what_is_wrong_with_a_table_is_named(tmp_path):
         ("image,caption\nx.png,a,b\n", {}, "row 0 of .* expected a value of each column"),
         ("image,caption\nx.png,a\n", {"image": "{file}"}, "no column 'file'"),
         ("image,caption\nx,a\nx,b\n", {"identity": "{image}"}, r"ids come twice, such as \['x'\]"),
-        ("image,caption\nx,a\n", {"captions": "caption"}, "expected a list of columns"),
+        (
+            "image,caption\nx,a\n",
+            {"captions": "caption"},
+            r"captions is .caption. \(str\); expected Sequence",
+        ),
     ):
         write(text)
         with pytest.raises(ValueError, match=message):

@@ -10,7 +10,7 @@ from bias_clip.models import layers
 from tools.benches import gather, leads, step
 
 TOY = ["--size", "16", "--patch", "8", "--width", "16", "--depth", "1", "--heads", "2"]
-TOY += ["--length", "4", "--vocab", "32", "--batch", "4", "--rounds", "2", "--parts", "0"]
+TOY += ["--length", "4", "--vocab", "32", "--batch", "8", "--rounds", "2", "--parts", "0"]
 
 
 def arguments(*words):
