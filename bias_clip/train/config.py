@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from bias_clip.balancing.balanced_draw import DRAWS
-from bias_clip.core.registry import check_arguments, check_type, refuse_unknown
+from bias_clip.core.registry import check_arguments, check_type, named, refuse_unknown
 from bias_clip.data.stream.balanced import PHASES, USES
 from bias_clip.data.stream.batch import ATTRIBUTES, CELLS, WEIGHTS, attributes_of
 from bias_clip.data.stream.cells import SMALL
@@ -153,7 +153,8 @@ def _check_balance(data: ml_collections.ConfigDict) -> None:
     if "draw" in balance and balance.draw is not None:
         refuse_unknown(f"{where}.draw", [balance.draw], DRAWS)
     if "switch" in balance and balance.switch is not None:
-        parse_duration(balance.switch, total_steps=1, batch_size=1, examples_per_epoch=1)
+        with named("config.data.balance.switch"):
+            parse_duration(balance.switch, total_steps=1, batch_size=1, examples_per_epoch=1)
 
 
 def _check_objective(config: ml_collections.ConfigDict) -> None:

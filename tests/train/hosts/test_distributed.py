@@ -78,7 +78,7 @@ def test_two_processes_train_as_one(whole, tmp_path):
     assert "step 20/20" in first
     assert "step" not in second
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == len(STEPS) + 1
+    assert len(lines) == len(STEPS) + 2  # the evaluation, and where the time went
     assert (tmp_path / "run" / "report.html").exists()
     assert {len(rows) for rows in examples(tmp_path / "two", 1).values()} == {8}
 
