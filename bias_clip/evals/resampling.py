@@ -149,7 +149,8 @@ def reflected(draws: Draws, keys: Collection[str]) -> Draws:
     above the truth. Reflection takes that off instead: a model without bias is then inside its
     interval as often as it should be.
 
-    Reference: Davison and Hinkley: Bootstrap Methods and their Application, 1997, equation 5.6.
+    Reference: Davison and Hinkley: Bootstrap Methods and their Application, 1997, chapter 5 (basic
+    bootstrap limits).
     """
     drawn = {
         key: 2 * draws.whole[key] - values if key in keys else values
