@@ -1,16 +1,18 @@
 """Stages from one line: what is run in which order, and that a stop at any point changes nothing."""
 
 import fcntl
+import functools
 import json
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bias_clip.cli import multistage
-from bias_clip.cli.shared.commands import Step, Stopped, call
+from bias_clip.cli.shared.commands import Step, Stopped, call, hold
 from bias_clip.data.tables import read_table, write_table
 
 ROOT = Path(__file__).parents[2]
@@ -214,7 +216,19 @@ def test_a_workdir_in_a_bucket_is_refused_and_no_folder_has_its_name(tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
-def test_a_workdir_in_which_another_process_works_is_refused(fakes, tmp_path):
+def test_a_killed_command_that_still_holds_the_folder_is_waited_for(tmp_path, capsys):
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        let_go = threading.Timer(0.5, fcntl.flock, (file, fcntl.LOCK_UN))
+        let_go.start()
+        with hold(tmp_path, patience=60):
+            pass
+        let_go.join()
+    assert "another process works in" in capsys.readouterr().err
+
+
+def test_a_workdir_in_which_another_process_works_is_refused(fakes, tmp_path, monkeypatch):
+    monkeypatch.setattr(multistage, "hold", functools.partial(hold, patience=0.5))
     fakes("w", "--stages=1")
     with (tmp_path / "w" / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -5,12 +5,16 @@ import fcntl
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bias_clip.core.json_object import to_json
 from bias_clip.core.launching import RUN_AGAIN
+
+PATIENCE = 20.0  # seconds to wait for a folder that another process holds
+_POLL = 0.2
 
 
 class Stopped(Exception):
@@ -76,21 +80,41 @@ def check_same(workdir: Path, plan: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def hold(workdir: Path) -> Iterator[int]:
+def hold(workdir: Path, *, patience: float = PATIENCE) -> Iterator[int]:
     """Yields the handle of a lock on the folder, which every process that has it holds.
+
+    A killed command holds the lock until the system has taken its memory back, so a line started
+    right after the kill waits, and says so.
+
+    Args:
+      workdir: exists.
+      patience: seconds to wait for the lock.
 
     Raises:
       ValueError: another process holds it.
     """
+    end = time.monotonic() + patience
     with (workdir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another process works in {workdir}, perhaps a run whose driver was killed; wait for "
-                "it, or end it."
-            ) from error
+        waiting = False
+        while not _locked(file.fileno()):
+            if time.monotonic() >= end:
+                raise ValueError(
+                    f"another process works in {workdir}, perhaps a run whose driver was killed; "
+                    "wait for it, or end it."
+                )
+            if not waiting:
+                say(f"another process works in {workdir}: waiting up to {patience:.0f} s for it")
+                waiting = True
+            time.sleep(_POLL)
         yield file.fileno()
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:
