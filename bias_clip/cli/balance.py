@@ -151,8 +151,8 @@ def make_parser() -> Parser:
     add("--report", type=Path, help="folder for report.txt, report.html and report.json")
     several: dict[str, Any] = {"nargs": "+", "default": []}
     share = {"metavar": "NAME=SHARE", **several}
-    add("--targets", **share, help="wanted shares; a single attribute's is 0.5 unless given")
-    add("--intersections", **share, help="wanted shares of several at once: woman+old=0.2")
+    add("--targets", **share, help="target shares; a single attribute's is 0.5 unless given")
+    add("--intersections", **share, help="target shares of several at once: woman+old=0.2")
     add("--labels", type=_names, metavar="A,B", help="default: all of the table")
     add("--proxies", type=_names, metavar="A,B", help="default: all of the table")
     add("--no-proxies", dest="proxies", action="store_const", const=(), help="without proxies")

@@ -46,7 +46,7 @@ def write_subset(path: str | Path, uids: Sequence[str], copies: Int64[np.ndarray
     wrong = [uid for uid in uids if not _UID.fullmatch(str(uid))]
     if wrong:
         raise ValueError(
-            f"{len(wrong)} of {len(uids)} are no uids of 32 hexadecimal digits, such as {wrong[:SHOWN]}; "
+            f"{len(wrong)} of {len(uids)} are not uids of 32 hexadecimal digits, such as {wrong[:SHOWN]}; "
             "name the attribute that holds them by --uid."
         )
     pairs = np.array([(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids], SUBSET)

@@ -86,7 +86,7 @@ def neighbour_priors(
     ]
     near = np.concatenate(found)
     own = np.zeros(rows, np.int64)
-    own[chosen] = 1  # an example is no other one
+    own[chosen] = 1  # an example is not another example of its own class
     total = len(chosen) - own
     near = near - own  # its cosine with itself is 1
     prior = np.where(total > 0, near / np.maximum(total, 1), 0.0)

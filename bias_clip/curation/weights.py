@@ -207,7 +207,7 @@ def release_rare(problem: Problem, table: CountTable, least: int) -> Problem:
 
 
 def measured_groups(problem: Problem, table: CountTable) -> Int8[np.ndarray, "g k"]:
-    """Attributes and intersections of each row; unknown is no if the problem says so."""
+    """Attributes and intersections of each row; unknown counts as no if the problem says so."""
     values = group_values(problem, table.attributes)
     return values if problem.unknown == "masked" else np.maximum(values, 0)
 

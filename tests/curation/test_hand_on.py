@@ -156,7 +156,7 @@ def test_a_subset_is_sorted_and_repeats_what_weighs_more(tmp_path):
     np.save(tmp_path / "wrong.npy", raw[::-1])
     with pytest.raises(ValueError, match="is not sorted"):
         read_subset(tmp_path / "wrong.npy")
-    with pytest.raises(ValueError, match="1 of 20 are no uids"):
+    with pytest.raises(ValueError, match="1 of 20 are not uids"):
         write_subset(tmp_path / "x.npy", ["7f", *UIDS[1:]], copies)
 
 

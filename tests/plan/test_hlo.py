@@ -73,7 +73,7 @@ def test_convolution_counts_real_taps_only():
     exact = compiled(lambda x, k: patches(x, k, "VALID"), image, kernel)
     assert count_hlo(exact).flops == 2 * (2 * 4 * 4 * 8) * (4 * 4 * 3)
     outside = compiled(lambda x, k: patches(x, k, ((4, 0), (0, 0))), image, kernel)
-    assert count_hlo(outside).flops == count_hlo(exact).flops  # a row of zeros is no work
+    assert count_hlo(outside).flops == count_hlo(exact).flops  # a row of zeros costs nothing
 
 
 def test_batched_product_of_a_tpu_is_no_dense_convolution_and_the_loop_has_its_turns():

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 
+from bias_clip.cli import export
 from bias_clip.train.config_io import to_plain
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
@@ -25,6 +26,15 @@ def make_run(workdir, *, seed=0, steps=(4,), examples=40, width=32, **changes):
             checkpoint.save(manager, step, state, {"step": step})
         manager.wait_until_finished()
     return workdir
+
+
+def make_published(folder):
+    """Returns a run, and the same model as a big_vision file with its vocabulary; use squares."""
+    text = dict(tokenizer="emoji", length=8, lower=False, form="ascii_lower")
+    ops = "decode|drop_alpha|resize(16,method=bilinear)|value_range(-1.0,1.0)"
+    run = make_run(folder / "run", data__text=text, evaluation__image=ops, data__image=ops)
+    export.main(["--from", str(run), "--layout", "big_vision", "--out", str(folder / "published")])
+    return run, folder / "published" / "model.npz"
 
 
 def _drawn(shapes, rng):

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bias_clip.cli import annotate, cluster, compare, embed, evaluate, export
+from bias_clip.cli import annotate, cluster, compare, embed, evaluate
 from bias_clip.data.tables.embeddings import open_embeddings
 from bias_clip.train.workdir.load_model import load_model, load_models
-from tests.tools.runs import make_run
+from tests.tools.runs import make_published
 from tests.train.tiny import use_squares
 
 HEADS = ["--set", "image.num_heads=2", "text.num_heads=2"]  # also in the file, as it happens
@@ -26,12 +26,9 @@ def squares(monkeypatch):
 def both(tmp_path_factory):
     """A run, and the same model as a big_vision file with its vocabulary."""
     folder = tmp_path_factory.mktemp("both")
-    text = dict(tokenizer="emoji", length=8, lower=False, form="ascii_lower")
     with pytest.MonkeyPatch.context() as patch:
         use_squares(patch)
-        run = make_run(folder / "run", data__text=text, evaluation__image=OPS, data__image=OPS)
-    out = folder / "published"
-    export.main(["--from", str(run), "--layout", "big_vision", "--out", str(out)])
+        run, published = make_published(folder)
     config = folder / "evaluators.py"
     config.write_text(
         "from bias_clip.train.options.schema import default_config\n"
@@ -41,7 +38,7 @@ def both(tmp_path_factory):
         "        source=dict(name='squares', shift=5)))\n"
         "    return config\n"
     )
-    return run, out / "model.npz", config
+    return run, published, config
 
 
 def test_a_checkpoint_is_measured_as_the_run_it_was(both, tmp_path, capsys):

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bias_clip.cli import export
 from bias_clip.data.image import read_ops
 from bias_clip.plan.flops import count_flops
 from bias_clip.pretrained import inspect_pretrained, load_pretrained
@@ -30,7 +29,7 @@ from bias_clip.train.workdir.published_start import differences
 from configs.finetune import get_config
 from configs.finetune_stages import get_config as stages_config
 from tests.pretrained.cases import GOLDEN
-from tests.tools.runs import make_run
+from tests.tools.runs import make_published
 from tests.train.tiny import tiny_config, use_squares
 
 OPS = "decode|drop_alpha|resize(16,method=bilinear)|value_range(-1.0,1.0)"
@@ -45,13 +44,9 @@ def squares(monkeypatch):
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """A big_vision file with its vocabulary."""
-    folder = tmp_path_factory.mktemp("published")
-    text = dict(tokenizer="emoji", length=8, lower=False, form="ascii_lower")
     with pytest.MonkeyPatch.context() as patch:
         use_squares(patch)
-        run = make_run(folder / "run", data__text=text, evaluation__image=OPS, data__image=OPS)
-    export.main(["--from", str(run), "--layout", "big_vision", "--out", str(folder / "out")])
-    return folder / "out" / "model.npz"
+        return make_published(tmp_path_factory.mktemp("published"))[1]
 
 
 def finetune(argument, **changes):

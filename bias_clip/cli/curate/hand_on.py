@@ -30,7 +30,7 @@ def work(args: argparse.Namespace) -> None:
     """Draws, writes, and says how many rows.
 
     Raises:
-      ValueError: shards without a source, weights of other examples, ids that are no uids.
+      ValueError: shards without a source, weights of other examples, ids that are not uids.
     """
     import numpy as np
 

@@ -88,7 +88,7 @@ def to_text(found: KMeans, modality: str) -> str:
     rows = int(found.counts.sum())
     lines = [
         f"{len(found.counts)} clusters of {rows:,} {modality} embeddings: {int(found.iterations)} "
-        f"iterations, inertia {float(found.inertia):.6g} ({float(found.inertia) / rows:.4g} a row)",
+        f"iterations, inertia {float(found.inertia):.6g} ({float(found.inertia) / rows:.4g} per row)",
         "cluster        rows   share",
     ]
     lines += [f"{c:7d}{n:12,d}{n / rows:8.2%}" for c, n in enumerate(found.counts.tolist())]

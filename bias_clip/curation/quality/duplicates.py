@@ -32,7 +32,7 @@ def near_groups(hashes: UInt64[np.ndarray, " n"], *, bits: int) -> Int64[np.ndar
     """
     if not 0 <= bits <= 15:
         raise ValueError(f"got bits={bits}; expected 0 to 15 of 64.")
-    values, place = np.unique(hashes, return_inverse=True)  # exact copies are no pairs to compare
+    values, place = np.unique(hashes, return_inverse=True)  # exact copies need no comparison
     edges = np.linspace(0, 64, bits + 2).astype(int)
     rows, columns = list[np.ndarray](), list[np.ndarray]()
     for low, high in itertools.pairwise(edges.tolist()):

@@ -117,7 +117,7 @@ def pair_similarity(embeddings: Embeddings) -> Mapping[str, np.ndarray]:
 
 def _measured(record: Record, measures: Sequence[Measure]) -> dict[str, Any]:
     found = {KEY: record[KEY]}
-    captions(record)  # raises for a record whose captions are no strings
+    captions(record)  # raises for a record whose captions are not strings
     for measure in measures:
         found |= measure(record)
     return found
@@ -218,7 +218,7 @@ def _language() -> Measure:
 def _duplicates() -> Measure:
     def measure(record: Record) -> dict[str, Any]:
         texts = captions(record)
-        # Boilerplate is written in several cases and spacings; records without a caption are no copies.
+        # Boilerplate is written in several cases and spacings; records without a caption are not copies.
         text = " ".join(visible_text(texts[0]).casefold().split()) if texts else ""
         caption = make_key("caption", text) if text else make_key("none", record[KEY])
         return {"image_hash": exact_hash(_image(record)), "caption_hash": int(caption)}

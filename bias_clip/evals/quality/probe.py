@@ -118,7 +118,7 @@ def make_probe(
         raise ValueError(f"column {label!r} holds only {classes.tolist()}; expected two classes.")
     judged, values = _labelled(source, label)
     seen = np.isin(values, classes)
-    # -1 is no prediction, so classes that were never fitted count as wrong.
+    # -1 is not a prediction, so classes that were never fitted count as wrong.
     truth = np.where(seen, np.searchsorted(classes, values), -1)
     frequent = np.bincount(train).argmax()
 

@@ -101,7 +101,7 @@ def _line(said: dict[str, Any]) -> bytes:
 
 
 def _parse(line: bytes, fields: dict[str, type]) -> dict[str, Any] | None:
-    """The object of a line that has just these fields, of just these types: True is no number."""
+    """The object of a line that has just these fields, of just these types: True is not a number."""
     try:
         said = json.loads(line.decode("ascii"))
     except (ValueError, RecursionError):

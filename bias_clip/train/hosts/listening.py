@@ -30,7 +30,7 @@ def listen(coordinator: str) -> list[socket.socket]:
     if servers:
         return servers
     log(
-        f"{host} is no address of this host that others can reach: process 0 listens at all of them."
+        f"{host} is not an address of this host that others can reach: process 0 listens at all of them."
     )
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET

@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def commit_of(folder: Path) -> str | None:
-    """Returns the commit that is checked out in `folder`; None where it is no checkout of its own.
+    """Returns the commit that is checked out in `folder`; None where it is not a checkout of its own.
 
     Changes that were not committed are not seen.
 

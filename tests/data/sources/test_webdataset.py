@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import itertools
 import json
 import logging
 import os
@@ -16,8 +15,8 @@ from bias_clip.data.sources.array_record import write_array_record
 from bias_clip.data.sources.tar import parts as tar_parts
 from bias_clip.data.sources.tar.files import expand_braces, find_files
 from bias_clip.data.sources.tar.index import describe_troubles, open_index
-from bias_clip.data.stream.pipeline import make_train_iterator
 from tests.data.sources.tars import pack, pairs, png, write_patches
+from tests.data.streams import assert_same, batches_and_state
 
 
 def read(folder, members=None, **arguments):
@@ -419,22 +418,6 @@ def both(tmp_path_factory):
     )
 
 
-def batches(source, fns, count, *, start=None, **arguments):
-    arguments = {"batch_size": 8, "seed": 1, "num_threads": 0, **arguments}
-    with make_train_iterator(source, **fns, **arguments) as stream:
-        if start is not None:
-            stream.set_state(start)
-        found = list(itertools.islice(stream, count))
-        return found, json.loads(json.dumps(stream.get_state()))
-
-
-def assert_same(got, expected):
-    for one, two in zip(got, expected, strict=True):
-        assert one.keys() == two.keys()
-        for key in one:
-            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
-
-
 @pytest.mark.parametrize(
     "reading",
     [
@@ -445,16 +428,16 @@ def assert_same(got, expected):
 )
 def test_tars_give_the_batches_of_array_record(both, fns, reading):
     records, tars = both
-    expected, _ = batches(records, fns, 7)
-    first, state = batches(tars, fns, 3, **reading)
-    rest, _ = batches(tars, fns, 4, start=state, **reading)
+    expected, _ = batches_and_state(records, fns, 7)
+    first, state = batches_and_state(tars, fns, 3, **reading)
+    rest, _ = batches_and_state(tars, fns, 4, start=state, **reading)
     assert_same(first + rest, expected)
 
 
 def test_two_hosts_share_the_batches_of_one(both, fns):
     records, tars = both
-    expected, _ = batches(records, fns, 4)
-    hosts = [batches(tars, fns, 4, process_count=2, process_index=h)[0] for h in (0, 1)]
+    expected, _ = batches_and_state(records, fns, 4)
+    hosts = [batches_and_state(tars, fns, 4, process_count=2, process_index=h)[0] for h in (0, 1)]
     joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*hosts, strict=True)]
     assert_same(joined, expected)
 
@@ -463,7 +446,8 @@ def test_attributes_of_tars_are_columns_of_batches(both, fns):
     records, tars = both
     columns = {"labels": "number"}
     assert_same(
-        batches(tars, fns, 3, columns=columns)[0], batches(records, fns, 3, columns=columns)[0]
+        batches_and_state(tars, fns, 3, columns=columns)[0],
+        batches_and_state(records, fns, 3, columns=columns)[0],
     )
 
 
@@ -480,5 +464,5 @@ def test_the_rows_of_a_chunk_are_asked_for_together(both, fns, monkeypatch):
     monkeypatch.setattr(
         type(tars), "read_many", lambda self, i: asked.append(len(i)) or read_many(self, i)
     )
-    batches(tars, fns, 2, batch_size=16)
+    batches_and_state(tars, fns, 2, batch_size=16)
     assert asked == [1, 16, 16]  # the first is the check of one example

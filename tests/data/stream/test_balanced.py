@@ -10,8 +10,9 @@ from bias_clip.balancing.thinning import keep
 from bias_clip.data.image import make_image_fn
 from bias_clip.data.stream import draws
 from bias_clip.data.stream.balanced import make_plan
-from bias_clip.data.stream.pipeline import make_train_iterator
 from bias_clip.data.tables import write_table
+from tests.data import streams
+from tests.data.streams import assert_same
 from tests.data.tiny import Patches
 
 COUNT, BATCH = 50, 8
@@ -45,23 +46,11 @@ def write(path, weights, ids=IDS, **manifest):
 
 
 def open_stream(fns, plan, source=SOURCES["with arrays"], **arguments):
-    arguments = {"batch_size": BATCH, "seed": 1, "num_threads": 0, **arguments}
-    return make_train_iterator(source, **fns, plan=plan, **arguments)
+    return streams.open_stream(source, fns, plan=plan, **{"batch_size": BATCH, **arguments})
 
 
-def batches(fns, plan, count, start=None, **arguments):
-    with open_stream(fns, plan, **arguments) as stream:
-        if start is not None:
-            stream.set_state(start)
-        return list(itertools.islice(stream, count))
-
-
-def assert_same(got, expected):
-    assert len(got) == len(expected)
-    for one, two in zip(got, expected, strict=True):
-        assert sorted(one) == sorted(two)
-        for key in one:
-            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+def batches(fns, plan, count, source=SOURCES["with arrays"], **arguments):
+    return streams.batches(source, fns, count, plan=plan, **{"batch_size": BATCH, **arguments})
 
 
 # Thinning.

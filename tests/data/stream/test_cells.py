@@ -1,4 +1,4 @@
-"""Training on cells: what a batch holds, that a stop changes nothing, and that one cell is no cell."""
+"""Training on cells: what a batch holds, that a stop changes nothing, and that one cell does nothing."""
 
 import itertools
 import json
@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from bias_clip.data.stream.cells import describe, make_cells_plan, write_cells
-from bias_clip.data.stream.pipeline import make_train_iterator
 from bias_clip.data.tables import read_table, write_table
 from bias_clip.train.config import validate
 from bias_clip.train.loop import train
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
 from bias_clip.train.workdir import checkpoint
+from tests.data import streams
+from tests.data.streams import assert_same
 from tests.data.tiny import Patches
 from tests.train.tiny import tiny_config, use_squares
 
@@ -43,23 +44,11 @@ def plan_of(table, source=SOURCE, **arguments):
 
 
 def open_stream(fns, plan, source=SOURCE, **arguments):
-    arguments = {"batch_size": BATCH, "seed": 1, "num_threads": 0, **arguments}
-    return make_train_iterator(source, **fns, plan=plan, **arguments)
+    return streams.open_stream(source, fns, plan=plan, **{"batch_size": BATCH, **arguments})
 
 
-def batches(fns, plan, count, start=None, **arguments):
-    with open_stream(fns, plan, **arguments) as stream:
-        if start is not None:
-            stream.set_state(start)
-        return list(itertools.islice(stream, count))
-
-
-def assert_same(got, expected):
-    assert len(got) == len(expected)
-    for one, two in zip(got, expected, strict=True):
-        assert sorted(one) == sorted(two)
-        for key in one:
-            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+def batches(fns, plan, count, source=SOURCE, **arguments):
+    return streams.batches(source, fns, count, plan=plan, **{"batch_size": BATCH, **arguments})
 
 
 # What a batch holds.

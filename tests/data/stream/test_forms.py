@@ -1,6 +1,5 @@
 """The same pairs in any form give the same batches, bit for bit, on any number of hosts, after any stop."""
 
-import itertools
 import json
 
 import numpy as np
@@ -11,9 +10,9 @@ import pytest
 from bias_clip.data.image import encode_png, make_image_fn
 from bias_clip.data.sources import make_source
 from bias_clip.data.sources.array_record import write_array_record
-from bias_clip.data.stream.pipeline import make_train_iterator
 from bias_clip.data.text import make_text_fn
 from tests.data.sources.tars import pack
+from tests.data.streams import assert_same, batches_and_state
 from tests.data.tiny import Patches
 
 COUNT, BATCH, STEPS = 20, 8, 6
@@ -74,23 +73,12 @@ def sources(tmp_path_factory):
     return {form: make_source(**arguments) for form, arguments in made.items()}
 
 
-def batches(source, count, *, start=None, **arguments):
-    settings = {"batch_size": BATCH, "seed": 5, "num_threads": 0, **arguments}
-    image_fn = make_image_fn("decode|random_crop(4)|flip_lr|value_range(-1,1)")
-    text_fn = make_text_fn(tokenizer="emoji", length=8)
-    with make_train_iterator(source, image_fn=image_fn, text_fn=text_fn, **settings) as stream:
-        if start is not None:
-            stream.set_state(start)
-        found = list(itertools.islice(stream, count))
-        return found, stream.get_state()
-
-
-def assert_same(got, expected):
-    assert len(got) == len(expected)
-    for one, other in zip(got, expected, strict=True):
-        assert one.keys() == other.keys()
-        for key in one:
-            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+def batches(source, count, **arguments):
+    fns = dict(
+        image_fn=make_image_fn("decode|random_crop(4)|flip_lr|value_range(-1,1)"),
+        text_fn=make_text_fn(tokenizer="emoji", length=8),
+    )
+    return batches_and_state(source, fns, count, **{"batch_size": BATCH, "seed": 5, **arguments})
 
 
 @pytest.fixture(scope="module")

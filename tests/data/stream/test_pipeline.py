@@ -16,6 +16,7 @@ from bias_clip.data.stream import pipeline
 from bias_clip.data.stream.examples import make_example_fn, shuffled_index
 from bias_clip.data.stream.pipeline import make_train_iterator
 from bias_clip.data.text import make_text_fn
+from tests.data.streams import assert_same, batches
 from tests.data.tiny import Patches, train_tokenizer
 
 OPS = "decode|flip_lr|random_crop(4)|value_range(-1,1)"
@@ -28,25 +29,8 @@ def fns(tmp_path_factory):
     return {"image_fn": make_image_fn(OPS), "text_fn": text_fn}
 
 
-def batches(source, fns, count, *, start=None, **arguments):
-    """The first `count` batches of a stream, or those after a state."""
-    arguments = {"batch_size": 8, "seed": 1, "num_threads": 0, **arguments}
-    with make_train_iterator(source, **fns, **arguments) as stream:
-        if start is not None:
-            stream.set_state(start)
-        return list(itertools.islice(stream, count))
-
-
 def joined(parts):
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-
-
-def assert_same(got, expected):
-    assert len(got) == len(expected)
-    for one, two in zip(got, expected, strict=True):
-        assert sorted(one) == sorted(two) == ["image", "index", "text", "text_id"]
-        for key in one:
-            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
 
 
 def test_a_batch_has_the_promised_shapes_and_types(fns):

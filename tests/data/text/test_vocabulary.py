@@ -114,7 +114,7 @@ def test_any_text_gives_ids_of_the_vocabulary_or_a_value_error(tokenizer, form):
         try:
             ids = text_fn(text)
         except ValueError:
-            # Half of a surrogate pair is no text.
+            # Half of a surrogate pair is not text.
             assert any("\ud800" <= letter <= "\udfff" for letter in text)
             return
         assert ids.shape == (9,)

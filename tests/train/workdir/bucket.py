@@ -40,7 +40,7 @@ def running():
         yield {
             "STORAGE_EMULATOR_HOST": address,  # gcsfs
             "TENSORSTORE_GCS_HTTP_URL": address,
-            "NO_GCE_CHECK": "true",  # this is no machine of that cloud: do not look for its credentials
+            "NO_GCE_CHECK": "true",  # this is not a machine of that cloud: do not look for its credentials
             "GCE_METADATA_ROOT": "127.0.0.1:1",
         }
     finally:
@@ -58,7 +58,7 @@ def _wait(port):
 
 
 class Failure(Exception):
-    """An answer that is no success."""
+    """An answer other than success."""
 
     def __init__(self, status, reason):
         super().__init__(reason)
