@@ -1,7 +1,9 @@
 """A count table as a Parquet file: each distinct row of annotations and its count."""
 
+import contextlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bias_clip.balancing import CountTable
-from bias_clip.curation.captions import Names, check_names
+from bias_clip.core.json_object import parse_object
+from bias_clip.curation.captions import NO, UNKNOWN, YES, Names, check_names
 
 UTILITY, COUNT = "utility", "count"
 _META = b"bias_clip"
+_TOOL = "tools/beam_annotate.py"
+_SHOWN = 200  # characters of an error of pyarrow in ours
 
 
 class NamedCounts(NamedTuple):
@@ -45,32 +50,77 @@ def counts_to_bytes(table: CountTable, names: Names) -> bytes:
     whole = pa.table({name: pa.array(np.ascontiguousarray(x)) for name, x in arrays.items()})
     meta = {_META: json.dumps(names._asdict()).encode()}
     stream = io.BytesIO()
-    pq.write_table(whole.replace_schema_metadata(meta), stream, compression="zstd")
+    whole = whole.replace_schema_metadata(meta)
+    pq.write_table(whole, stream, compression="zstd", write_page_checksum=True)
     return stream.getvalue()
 
 
 def read_counts(path: str | Path) -> NamedCounts:
     """Reads a file of `counts_to_bytes`.
 
-    Raises: ValueError for another file.
+    Raises: ValueError for another file, or a damaged one; names it.
 
         table, names = read_counts("annotations/counts.parquet")
     """
-    whole = pq.read_table(path)
-    meta = (whole.schema.metadata or {}).get(_META)
-    if meta is None:
+    if not Path(path).is_file():
+        raise ValueError(f"there is no table of counts {path}; write it with {_TOOL}.")
+    with _named(path):
+        # In memory first: a file that is cut while it is mapped would end the process.
+        stream = io.BytesIO(Path(path).read_bytes())
+        whole = pq.read_table(stream, page_checksum_verification=True)
+        names = _names(whole)
+        labels = (*names.labels, *names.proxies)
+        kinds = (_stack(whole, names.attributes), _stack(whole, labels))
+        utility, counts = _column(whole, UTILITY, "f"), _column(whole, COUNT, "iu")
+        if not (np.isfinite(utility) & (utility >= 0)).all() or not (counts > 0).all():
+            raise ValueError("it has a utility or a count below what a row can have")
+    return NamedCounts(CountTable(*kinds, utility, counts), names)
+
+
+@contextlib.contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Any error about the content, as one line that names the file."""
+    try:
+        yield
+    # pyarrow raises OSError for a page whose sum is wrong, and ArrowInvalid, a ValueError, for a cut file.
+    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:_SHOWN]
         raise ValueError(
-            f"{path} is not a table of counts; expected one of tools/beam_annotate.py."
-        )
-    names = Names(*(tuple(kind) for kind in json.loads(meta).values()))
-    labels = (*names.labels, *names.proxies)
-    kinds = (_stack(whole, names.attributes), _stack(whole, labels))
-    numbers = (whole.column(name).to_numpy() for name in (UTILITY, COUNT))
-    return NamedCounts(CountTable(*kinds, *numbers), names)
+            f"{path} is not a table of counts, or is damaged ({reason}); write it again with {_TOOL}."
+        ) from error
+
+
+def _names(whole: pa.Table) -> Names:
+    meta = parse_object(
+        (whole.schema.metadata or {}).get(_META, b""),
+        "its names",
+        advice="they tell its columns apart",
+    )
+    kinds = [meta.get(kind, 0) for kind in Names._fields]
+    if not all(isinstance(kind, list) and all(isinstance(n, str) for n in kind) for kind in kinds):
+        raise ValueError(f"got the names {kinds}, expected three lists of names")
+    names = Names(*(tuple(kind) for kind in kinds))
+    every = [*names.attributes, *names.labels, *names.proxies, UTILITY, COUNT]
+    check_names(every)
+    if sorted(every) != sorted(whole.column_names):
+        raise ValueError(f"got the columns {whole.column_names}, expected {every}")
+    return names
+
+
+def _column(whole: pa.Table, name: str, kinds: str) -> np.ndarray:
+    """A column without gaps, of one of the kinds of dtype."""
+    column = whole.column(name)
+    values = column.to_numpy()
+    if column.null_count or values.dtype.kind not in kinds:
+        raise ValueError(f"the column {name!r} is {column.type} with {column.null_count} gaps")
+    return values
 
 
 def _stack(whole: pa.Table, names: tuple[str, ...]) -> np.ndarray:
     values = np.zeros((whole.num_rows, len(names)), np.int8)
     for j, name in enumerate(names):
-        values[:, j] = whole.column(name).to_numpy()
+        column = _column(whole, name, "iu")
+        if not np.isin(column, (UNKNOWN, NO, YES)).all():
+            raise ValueError(f"the column {name!r} has values other than -1, 0 and 1")
+        values[:, j] = column
     return values

@@ -1,5 +1,6 @@
 """Is this config one that the code can run? Answered before any data is read or compiled."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
@@ -31,6 +32,7 @@ _REQUIRED = (
     ("schedule",),
     ("mesh",),
 )
+_EVALUATOR_NAME = re.compile(r"[\w-]{1,100}")
 _OPTIONAL = (("data", "balance"), ("data", "cells"), ("init_from",))
 _OR_NONE: dict[str, Any] = {  # keys whose default does not say their type
     "config.ema_decay": float | None,
@@ -180,6 +182,11 @@ def _check_objective(config: ml_collections.ConfigDict) -> None:
 
 def _check_evaluator(config: ml_collections.ConfigDict, path: Section) -> None:
     section = at(config, path)
+    if not _EVALUATOR_NAME.fullmatch(str(path[-1])):
+        raise ValueError(
+            f"config.evals has the name {path[-1]!r}, which becomes that of a file and a part of metrics' "
+            "names; expected letters, digits, '_' and '-'."
+        )
     receiver_of(config, path)  # first: without a type nothing can be checked
     if "source" not in section and not is_suite(section):
         raise ValueError(f"{_name(path)} lacks 'source', the data that it evaluates on.")

@@ -100,7 +100,11 @@ def write_results(directory: Path, step: int, results: Mapping[str, EvalResult])
 def make_evaluators(
     evals: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Callable[[Encode], EvalResult]]:
-    """Returns the evaluators of a config by name; those with equal sources share one source object."""
+    """Returns the evaluators of a config by name; those with equal sources share one source object.
+
+    Raises:
+      ValueError: two have the same name, or as `make_source`, `make_suite_parts` and `make_evaluator`.
+    """
     sources: dict[str, Any] = {}
 
     def shared_source(arguments):
@@ -110,20 +114,27 @@ def make_evaluators(
         return sources[key]
 
     made: dict[str, Callable[[Encode], EvalResult]] = {}
+
+    def add(name, run):
+        if name in made:
+            raise ValueError(
+                f"config.evals gives two evaluators the name {name!r}: a suite adds its parts to its own "
+                "name; rename one."
+            )
+        made[name] = run
+
     for name in to_plain(evals):  # to_plain keeps the order of the config, and results follow it
         section = evals[name]
         if section["type"] == "suite":  # brings its own data; several parts are several evaluators
             given = {key: value for key, value in to_plain(section).items() if key != "type"}
-            parts = make_suite_parts(**given)
-            made |= {
-                name if part == "all" else f"{name}_{part}": run for part, run in parts.items()
-            }
+            for part, run in make_suite_parts(**given).items():
+                add(name if part == "all" else f"{name}_{part}", run)
             continue
         arguments = {key: value for key, value in section.items() if key not in ("type", "source")}
         for key in [key for key in arguments if key.endswith("source")]:
             arguments[key] = shared_source(arguments[key])
         source = shared_source(section["source"])
-        made[name] = make_evaluator(section["type"], source, **arguments)
+        add(name, make_evaluator(section["type"], source, **arguments))
     return made
 
 

@@ -23,7 +23,7 @@ from bias_clip.train.display.speed import WAITS, make_speed, speed_text
 from bias_clip.train.display.terminal import Progress, format_table, say, waiting
 from bias_clip.train.evaluation import flat_metrics, make_evaluation, write_results
 from bias_clip.train.guards import is_healthy, stop_sick_run
-from bias_clip.train.hosts.distributed import asked_to_stop, is_main
+from bias_clip.train.hosts.distributed import asked_to_stop, is_main, wait_for_all
 from bias_clip.train.hosts.recheck import step_twice
 from bias_clip.train.hosts.signals import stop_signal
 from bias_clip.train.hosts.slow import describe as describe_slow
@@ -258,6 +258,11 @@ def _steps(
 
 def _first_step(setup: Setup, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
     """Compiles and runs the first step; its time does not count for the speed."""
+    if jax.process_count() > 1:
+        # The first collective waits for all hosts with a deadline (30 s on CPUs, minutes on GPUs), and
+        # hosts may differ by more in compiling. So they meet in between, without a deadline.
+        setup.train_step.lower(state, batch).compile()  # kept: the call below compiles nothing
+        wait_for_all("first step")
     return jax.block_until_ready(setup.train_step(state, batch))
 
 

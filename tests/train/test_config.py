@@ -53,6 +53,10 @@ CASES = {
     "unknown op": (set_key("data.image", "decode|resiz(64)"), "resiz"),
     "unknown evaluator": (set_key("evals.color.type", "zeroshoot"), "Did you mean 'zeroshot'"),
     "evaluator without source": (lambda c: c.evals.color.__delitem__("source"), "lacks 'source'"),
+    "evaluator in a folder": (
+        lambda c: c.evals.__setitem__("a/b", c.evals.color),
+        "config.evals has the name 'a/b'",
+    ),
     "misspelt evaluator argument": (set_key("evals.color.labl", "name"), "Did you mean 'label'"),
     "unknown schedule": (set_key("schedule.name", "cosin"), "Did you mean 'cosine'"),
     "missing key": (lambda c: c.__delitem__("optimizer"), r"lacks \['optimizer'\]"),

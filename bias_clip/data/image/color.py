@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from bias_clip.data.image.checks import check_number
 from bias_clip.data.image.codec import Pixels, check_pixels, to_pil
 
 _COLORS = {"white": (255, 255, 255), "black": (0, 0, 0)}
@@ -22,8 +23,10 @@ def background(
     an op-string), or "random": uniform in RGB for a share `probability` of the images, white for
     the rest.
 
-    Raises: ValueError for another colour.
+    Raises: ValueError for another colour, or a probability that is not in [0, 1].
     """
+    check_number("background.probability", probability, 0, 1)
+    check_number("background.probability", probability, 0, 1)
     # Draw first, so that later operations see the same random stream for every image.
     fill = _random_color(rng, probability) if color == "random" else parse_color(color)
     if image.shape[2] == 3:
@@ -46,7 +49,15 @@ def color_jitter(
 
     Brightness scales towards black, contrast towards the mean grey of the image, saturation
     towards each pixel's grey, in this order; alpha does not change.
+
+    Raises: ValueError for a number that is not in [0, 1]: above 1 some factors would be negative.
     """
+    for name, x in (
+        ("brightness", brightness),
+        ("contrast", contrast),
+        ("saturation", saturation),
+    ):
+        check_number(f"color_jitter.{name}", x, 0, 1)
     check_pixels("color_jitter", *image.shape[:2])  # several float arrays of 12 bytes per pixel
     widths = np.array([brightness, contrast, saturation], np.float32)
     factors = 1 + widths * (2 * rng.random(3, dtype=np.float32) - 1)
@@ -62,7 +73,10 @@ def gray(image: Pixels, probability: float = 1.0, *, rng: np.random.Generator) -
     """Makes a share `probability` of the images grey; alpha does not change.
 
     `grey = 0.299 r + 0.587 g + 0.114 b` in all three channels.
+
+    Raises: ValueError for a probability that is not in [0, 1].
     """
+    check_number("gray.probability", probability, 0, 1)
     if rng.random() >= probability:
         return image
     check_pixels("gray", *image.shape[:2])
@@ -114,8 +128,9 @@ def opaque(image: Pixels) -> Pixels:
 
 
 def check_range(low: float, high: float) -> None:
-    """Raises ValueError unless `low` is below `high` and both are finite: else all images are equal."""
-    if not -np.inf < low < high < np.inf:
+    """Raises ValueError unless `low` is below `high` and float32 holds both: else all images are equal."""
+    most = float(np.finfo(np.float32).max) / 2  # so that it holds the difference, too
+    if not -most < low < high < most:
         raise ValueError(f"value_range got {low} to {high}, expected a lower and a higher number.")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from bias_clip.data.image.checks import check_number, check_range_of
 from bias_clip.data.image.codec import MAX_BETWEEN, Pixels, check_pixels, to_pil
 from bias_clip.data.image.color import parse_color
 
@@ -160,8 +161,12 @@ def inception_crop(
     The share of the area is uniform in `area`, the ratio width / height log-uniform in `aspect`;
     after ten draws that do not fit, the whole image is taken.
 
+    Raises: ValueError for an `area` or `aspect` that is not two positive numbers in order, or an
+      area above 1.
     Reference: Szegedy et al., Going Deeper with Convolutions, 2015.
     """
+    check_range_of("inception_crop.area", area, 1.0)
+    check_range_of("inception_crop.aspect", aspect)
     top, left, h, w = _inception_window(image.shape[0], image.shape[1], area, aspect, rng)
     image = _cut(image, top, left, h, w)
     return image if size is None else resize(image, size, width, antialias=antialias)
@@ -170,7 +175,11 @@ def inception_crop(
 def flip_lr(
     image: Pixels, probability: float = 0.5, *, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w c"]:
-    """Mirrors left to right with the given probability."""
+    """Mirrors left to right with the given probability.
+
+    Raises: ValueError for a probability that is not in [0, 1].
+    """
+    check_number("flip_lr.probability", probability, 0, 1)
     return image[:, ::-1] if rng.random() < probability else image
 
 
@@ -192,8 +201,12 @@ def affine(
     the image are transparent if the image has transparency. Otherwise they are `fill`: a colour, or
     "corner" for that of the first pixel. Bilinear, without antialias: with `size` it replaces `resize`.
 
-    Raises: ValueError for a scale that is not positive.
+    Raises: ValueError for a scale that is not two positive numbers in order, a shift below 0, or a
+      number that is not finite.
     """
+    check_range_of("affine.scale", scale)
+    check_number("affine.shift", shift, 0)
+    check_number("affine.rotate", rotate)
     height, width = image.shape[:2] if size is None else _height_width(size, width)
     # Always four draws, also for arguments that are off: then turning one on leaves the others as they were.
     matrix = _affine_matrix(image.shape[:2], (height, width), scale, shift, rotate, rng.random(4))
@@ -257,8 +270,6 @@ def _affine_matrix(
     draws: np.ndarray,
 ) -> tuple[float, ...]:
     """Pillow's six numbers, which map output to input points (x, y), with half-pixel centres."""
-    if min(scale) <= 0:
-        raise ValueError(f"affine got scale={scale}, expected two positive numbers.")
     u, v, turn, zoom = draws.tolist()
     (h, w), (height, width) = source, target
     factor = scale[0] * (scale[1] / scale[0]) ** zoom

@@ -59,13 +59,17 @@ def make_factors(
       seed: as for `make_probe`.
 
     Raises:
-      ValueError: no factors, a duplicate factor, or as `make_probe`.
+      ValueError: no factors, a duplicate factor, one called "min", or as `make_probe`.
 
     Reference: Hermann and Lampinen: What Shapes Feature Representations? Exploring Datasets,
     Architectures, and Training, 2020; they fit logistic regressions.
     """
     if not factors or isinstance(factors, str) or len(set(factors)) < len(factors):
         raise ValueError(f"factors are {factors!r}; expected some columns, none twice.")
+    if "min" in factors:
+        raise ValueError(
+            "a factor is called 'min', and acc1_min is the accuracy of the worst factor; rename the column."
+        )
     probes = {
         name: make_probe(
             source, train_source=train_source, label=name, penalties=penalties, seed=seed

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from bias_clip.train.hosts.cluster import Cluster, detect
 from bias_clip.train.hosts.rendezvous import rendezvous
 
+_FOREVER = 14 * 24 * 3600 * 1000  # milliseconds, which must fit an int32
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
 
@@ -76,6 +77,16 @@ def initialize(
         heartbeat_timeout_seconds=round(lost_host_after),
         shutdown_timeout_seconds=round(lost_host_after),
     )
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once all processes have called it with this name; with one process at once.
+
+    The wait has no deadline of its own. A process that is lost meanwhile ends all others, as in
+    `initialize`; one that is busy, for however long, ends none.
+    """
+    if global_state.client is not None:
+        global_state.client.wait_at_barrier(name, _FOREVER)
 
 
 def is_main() -> bool:

@@ -379,6 +379,23 @@ def test_wrong_op_strings_say_where_and_what_is_valid(ops, message):
         ("background(pink)", "got the colour 'pink'.*#rrggbb"),
         ("background('#12345z')", "got the colour"),
         ("affine(scale=(0, 1))", "two positive numbers"),
+        ("affine(scale=(1, 1e999))", "two positive numbers"),
+        ("affine(shift=-0.1)", "affine.shift is -0.1"),
+        ("affine(shift=1e999)", "affine.shift is inf"),
+        ("affine(rotate=1e999)", "affine.rotate is inf"),
+        ("color_jitter(1e999)", "color_jitter.brightness is inf"),
+        ("color_jitter(0, 1.5)", "color_jitter.contrast is 1.5, expected a number from 0 to 1"),
+        ("color_jitter(0, 0, -1)", "color_jitter.saturation is -1"),
+        ("gray(-1)", "gray.probability is -1"),
+        ("flip_lr(1.5)", "flip_lr.probability is 1.5"),
+        ("background(random, 2)", "background.probability is 2"),
+        (
+            "inception_crop(8, area=(0, 1))",
+            "area is .0, 1., expected two positive numbers in order",
+        ),
+        ("inception_crop(8, area=(0.5, 2))", "at most 1.0"),
+        ("inception_crop(8, aspect=(2, 1))", "inception_crop.aspect"),
+        ("value_range(0, 1e300)", "value_range got 0 to 1e.300"),
     ],
 )
 def test_wrong_values_are_value_errors(ops, message):

@@ -202,3 +202,5 @@ def test_each_factor_is_read_by_a_probe_of_its_own():
     assert (found["acc1_colour"], found["chance_colour"]) == (alone["acc1"], alone["chance"])
     with pytest.raises(ValueError, match="none twice"):
         make_evaluator("factors", test, train_source=train, factors=("shape", "shape"))
+    with pytest.raises(ValueError, match="'min', and acc1_min is the accuracy of the worst"):
+        make_evaluator("factors", test, train_source=train, factors=("shape", "min"))

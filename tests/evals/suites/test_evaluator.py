@@ -30,6 +30,14 @@ def test_a_suite_of_several_parts_is_several_evaluators(tmp_path):
     json.dumps(result.details, allow_nan=False)
 
 
+def test_a_part_does_not_take_the_name_of_another_evaluator(tmp_path):
+    suite = {"type": "suite", "suite": "visogender", "path": str(visogender(tmp_path))}
+    roles = {"type": "suite", "suite": "emoji_roles", "resamples": 50}
+    for evals in ({"a": suite, "a_retrieval": roles}, {"a_retrieval": roles, "a": suite}):
+        with pytest.raises(ValueError, match="two evaluators the name 'a_retrieval'"):
+            make_evaluators(evals)
+
+
 def test_the_parts_of_a_checkpoint_are_embedded_once(tmp_path):
     calls = []
     encode = ENCODE._replace(images=lambda source: calls.append(1) or ENCODE.images(source))

@@ -10,9 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 # A config is code: this one brings its data along, and writes down which examples each process got.
 CONFIG = """
-import json, os, signal
+import ctypes, json, os, signal
+import jax
 from bias_clip.data.stream import pipeline
 from bias_clip.data.sources import SOURCES
+from bias_clip.train import loop
 from tests.train.tiny import squares_source, tiny_config
 
 def get_config():
@@ -29,6 +31,15 @@ def get_config():
         return batch
 
     pipeline.TrainIterator.__next__ = recorded
+    first_step = loop._first_step
+
+    def slow(*arguments):
+        seconds, _, process = os.environ.get("POD_SLOW_COMPILE", "0@0").partition("@")
+        if int(process) == jax.process_index():
+            ctypes.PyDLL(None).sleep(int(seconds))  # holds Python's lock, as a compiler may
+        return first_step(*arguments)
+
+    loop._first_step = slow
     retrieval = dict(type="retrieval", source=dict(name="squares", shift=5))
     config = tiny_config(total="20 steps", log_every="1 steps", checkpoint__every="20 steps")
     config.evaluation.every = "20 steps"

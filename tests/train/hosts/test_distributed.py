@@ -114,6 +114,19 @@ def test_a_lost_host_ends_the_other_with_an_error(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_compile_longer_than_a_lost_hosts_silence_ends_no_run(whole, tmp_path):
+    """Nor does one that takes 40 s longer than the other host's: collectives wait for 30 s on CPUs."""
+    pod = start_pod(
+        tmp_path / "two",
+        tmp_path / "run",
+        flags=["--lost_host_after=10"],
+        environ={"POD_SLOW_COMPILE": "40@1"},
+    )
+    finish(*pod)
+    assert_same_run(tmp_path / "run", whole[1])
+
+
+@pytest.mark.slow
 def test_a_host_that_never_starts_is_named(tmp_path):
     flags = [
         f"--coordinator=127.0.0.1:{free_port()}",
