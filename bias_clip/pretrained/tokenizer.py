@@ -33,7 +33,7 @@ TOKENIZER_FILES = (
 _LEAST_SHARE = 0.9
 _OLD_EOS = 2  # in configs of transformers from before 2023, where it has no meaning
 # The forms that open_clip's `clean` applies to a text before its tokenizer.
-_CLEAN = {"lower": "clip", "whitespace": "open_clip", "canonicalize": "open_clip_canonical"}
+CLEAN = {"lower": "clip", "whitespace": "open_clip", "canonicalize": "open_clip_canonical"}
 _OPEN_CLIP_KEYS = ("clean", "strip_sep_token")
 
 
@@ -115,7 +115,8 @@ def _find(files: Files, layout: str, family: str, tokenizer: str | None) -> _Fou
     # open_clip ignores tokenizer files unless its config names a tokenizer of transformers.
     text = _open_clip_text(files)
     its_own = layout == "open_clip" and not text.get("hf_tokenizer_name")
-    names = next((n for n in vocabulary_names() if all(name in files for name in n)), None)
+    order = vocabulary_names() if layout == "big_vision" else _as_transformers(files)
+    names = next((n for n in order if all(name in files for name in n)), None)
     if names is not None and not its_own:
         data = [_bytes(files[name]) for name in names]
         return _Found(read_vocabulary(data, names[0]), _path(files, names), " and ".join(names))
@@ -128,15 +129,33 @@ def _find(files: Files, layout: str, family: str, tokenizer: str | None) -> _Fou
     )
 
 
+def _as_transformers(files: Files) -> tuple[tuple[str, ...], ...]:
+    """The files of vocabularies in the order in which transformers prefers them.
+
+    `tokenizer.json` finds special tokens inside captions; SentencePiece reads them as text, which
+    `split_special_tokens` asks for.
+    """
+    split = (read_table(files, "tokenizer_config.json") or {}).get("split_special_tokens", False)
+    first, model, one, *rest = vocabulary_names()
+    if not split:
+        return (first, one, model, *rest)
+    if {*first, *model}.isdisjoint(files):
+        raise ValueError(
+            "tokenizer_config.json has split_special_tokens, which needs a SentencePiece file; expected "
+            f"{first[0]} or {model[0]} beside it. Give tokenizer=, its path."
+        )
+    return (first, model)
+
+
 def _big_vision(files: Files, family: str, vocabulary: Vocabulary) -> dict[str, Any]:
     """Lower case of A to Z only; Gemma's vocabulary is padded with 0, the others with EOS."""
-    pad = 0 if _is_gemma(vocabulary) else vocabulary.eos
+    pad = 0 if is_gemma(vocabulary) else vocabulary.eos
     return {"form": "ascii_lower", "lower": False, "pad": pad}
 
 
 def _hugging_face(files: Files, family: str, vocabulary: Vocabulary) -> dict[str, Any]:
-    if family == "siglip" and _is_gemma(vocabulary):
-        return {"form": "plain", "lower": True, "pad": 0}
+    if family == "siglip" and is_gemma(vocabulary):
+        return {"form": "letter_lower", "lower": False, "pad": 0}
     if family == "siglip":
         return {"form": "siglip", "lower": False, "pad": vocabulary.eos}
     config = read_table(files, "tokenizer_config.json") or {}
@@ -154,7 +173,7 @@ def _open_clip(files: Files, family: str, vocabulary: Vocabulary) -> dict[str, A
     refuse_unknown("tokenizer_kwargs of open_clip_config.json", arguments, _OPEN_CLIP_KEYS)
     of_transformers = bool(text.get("hf_tokenizer_name"))
     default = "whitespace" if of_transformers else "lower"
-    form = look_up("clean in open_clip_config.json", arguments.get("clean", default), _CLEAN)
+    form = look_up("clean in open_clip_config.json", arguments.get("clean", default), CLEAN)
     if not of_transformers:
         return {"form": form, "lower": False, "pad": 0, "bos": True}
     if vocabulary.token_id("[SEP]") >= 0:
@@ -172,7 +191,7 @@ def _open_clip(files: Files, family: str, vocabulary: Vocabulary) -> dict[str, A
 _RULES = {"big_vision": _big_vision, "hugging_face": _hugging_face, "open_clip": _open_clip}
 
 
-def _is_gemma(vocabulary: Vocabulary) -> bool:
+def is_gemma(vocabulary: Vocabulary) -> bool:
     """Whether it is SigLIP 2's: SigLIP 1's vocabularies have no first token."""
     return vocabulary.token_id("<bos>") >= 0
 

@@ -123,15 +123,17 @@ def test_a_published_rule_that_transformers_changes_is_noted():
 
 def test_clip_needs_no_files_in_open_clip_and_bert_does(tmp_path):
     rules = {**CLIP, "form": "clip", "pad": 0}
-    written = open_clip_tokens(rules)
+    written = open_clip_tokens(rules, clip=True)
     assert written.files == {"text_cfg": {}}
-    _read_again(open_clip_tokens(rules), "open_clip", rules, family="clip", vocab_size=49_408)
+    _read_again(
+        open_clip_tokens(rules, clip=True), "open_clip", rules, family="clip", vocab_size=49_408
+    )
     (tmp_path / "vocab.txt").write_text(
         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cat", "toy"])
     )
     path = str(tmp_path / "vocab.txt")
     bert = dict(tokenizer=path, length=8, lower=False, form="open_clip", pad=0, bos=True, eos_id=0)
-    written = open_clip_tokens(bert)
+    written = open_clip_tokens(bert, clip=True)
     assert written.files["text_cfg"]["tokenizer_kwargs"]["strip_sep_token"] is True
     config = {"open_clip_config.json": {"model_cfg": {"text_cfg": written.files["text_cfg"]}}}
     again = written._replace(files={"vocab.txt": written.files["vocab.txt"], **config})
@@ -157,7 +159,7 @@ def test_clip_needs_no_files_in_open_clip_and_bert_does(tmp_path):
 )
 def test_a_rule_for_texts_without_a_place_is_refused_by_name(write, rules, message):
     writers = {
-        "open_clip": open_clip_tokens,
+        "open_clip": partial(open_clip_tokens, clip=True),
         "clip": partial(hugging_face_tokens, clip=True),
         "siglip": partial(hugging_face_tokens, clip=False),
     }

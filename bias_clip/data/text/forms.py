@@ -41,6 +41,14 @@ def ascii_lower(text: str) -> str:
     return text.translate(_ASCII_LOWER)
 
 
+def letter_lower(text: str) -> str:
+    """Lower case of each letter by itself, as in the SigLIP 2 tokenizer of transformers.
+
+    A final sigma becomes an ordinary one, whereas Python lowers it as the end of a word.
+    """
+    return "".join(letter.lower() for letter in text)
+
+
 def siglip(text: str) -> str:
     """Like the SigLIP 1 processor of transformers: lower case, no ASCII punctuation, single blanks.
 
@@ -70,7 +78,7 @@ def clip_transformers(text: str) -> str:
     Each letter is lowered by itself, so that a final sigma becomes an ordinary one.
     """
     text = re.sub(r"\s+", " ", unicodedata.normalize("NFC", text))
-    return "".join(letter.lower() for letter in text)
+    return letter_lower(text)
 
 
 FORMS: Mapping[str, Callable[[str], str]] = {
@@ -79,6 +87,7 @@ FORMS: Mapping[str, Callable[[str], str]] = {
         plain,
         ascii_lower,
         canonicalize,
+        letter_lower,
         siglip,
         clip,
         clip_transformers,

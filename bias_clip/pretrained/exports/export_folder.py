@@ -74,9 +74,9 @@ def export_folder(
         "tokenizer": _texts(model, layout, clip=bool(image["class_token"])),
     }
     written = {name: _part(name, make, leave_out) for name, make in parts.items()}
-    notes = tuple(note for part in written.values() for note in part.notes)
     files = {name: data for part in written.values() for name, data in part.files.items()}
-    write(model, out, files)
+    notes = write(model, out, files)
+    notes += tuple(note for part in written.values() for note in part.notes)
     for name, data in files.items():
         write_file(out / name, data if isinstance(data, bytes) else _json(data))
     card = model_card(model.facts, layout, notes, images=model.images, texts=model.texts)
@@ -102,25 +102,28 @@ def _texts(model: Exported, layout: str, *, clip: bool) -> Any:
     rules = model.texts
     if rules is None:
         return None
-    if layout == "hugging_face":
-        return lambda: hugging_face_tokens(rules, clip=clip)
-    return lambda: (open_clip_tokens if layout == "open_clip" else big_vision_tokens)(rules)
+    if layout == "big_vision":
+        return lambda: big_vision_tokens(rules)
+    make = hugging_face_tokens if layout == "hugging_face" else open_clip_tokens
+    return lambda: make(rules, clip=clip)
 
 
-def _big_vision(model: Exported, out: Path, files: dict[str, Any]) -> None:
+def _big_vision(model: Exported, out: Path, files: dict[str, Any]) -> tuple[str, ...]:
     out.mkdir(parents=True, exist_ok=True)
     export_big_vision(model.params, model.config, out / "model.npz")
+    return ()
 
 
-def _hugging_face(model: Exported, out: Path, files: dict[str, Any]) -> None:
+def _hugging_face(model: Exported, out: Path, files: dict[str, Any]) -> tuple[str, ...]:
     export_hugging_face(model.params, model.config, out)
+    return ()
 
 
-def _open_clip(model: Exported, out: Path, files: dict[str, Any]) -> None:
+def _open_clip(model: Exported, out: Path, files: dict[str, Any]) -> tuple[str, ...]:
     # Both are parts of its one config.
     said = {name: files.pop(name, None) for name in ("preprocess_cfg", "text_cfg")}
     preprocess, tokens = said.values()
-    export_open_clip(model.params, model.config, out, preprocess=preprocess, tokens=tokens)
+    return export_open_clip(model.params, model.config, out, preprocess=preprocess, tokens=tokens)
 
 
 _LAYOUTS = {"hugging_face": _hugging_face, "open_clip": _open_clip, "big_vision": _big_vision}

@@ -9,11 +9,11 @@ from typing import Any
 
 from bias_clip.data.text import Vocabulary, load_vocabulary, vocabulary_files
 from bias_clip.pretrained.exports.export_images import Written
+from bias_clip.pretrained.exports.export_siglip_tokens import hugging_face_siglip, open_clip_siglip
+from bias_clip.pretrained.exports.refused_texts import need, other_form, refused
 
 _CONFIG = "tokenizer_config.json"
 _CLIP_FORMS = {"clip_transformers": "hugging_face", "clip": "open_clip"}
-# Of published SigLIPs, by the library that they were loaded from.
-_SIGLIP_FORMS = ("siglip", "ascii_lower", "open_clip|siglip", "open_clip_canonical|siglip")
 # Tells CLIP's vocabulary from another of the same size.
 _PROBE = "A photo of two girls' antique bicycles, 1927: naïve?"
 
@@ -28,14 +28,14 @@ def hugging_face_tokens(rules: Mapping[str, Any], *, clip: bool) -> Written:
     Raises:
       ValueError: transformers' tokenizer of that family has no such rule or vocabulary.
     """
+    if not clip:
+        return hugging_face_siglip(rules)
     vocabulary = load_vocabulary(rules["tokenizer"])
     files: dict[str, Any] = dict(vocabulary_files(rules["tokenizer"]))
-    if clip:
-        return _hugging_face_clip(rules, vocabulary, files)
-    return _hugging_face_siglip(rules, vocabulary, files)
+    return _hugging_face_clip(rules, vocabulary, files)
 
 
-def open_clip_tokens(rules: Mapping[str, Any]) -> Written:
+def open_clip_tokens(rules: Mapping[str, Any], *, clip: bool) -> Written:
     """Returns the files beside the weights, and under "text_cfg" what the config says of them.
 
     Args: as `hugging_face_tokens`.
@@ -43,20 +43,22 @@ def open_clip_tokens(rules: Mapping[str, Any]) -> Written:
     Raises:
       ValueError: open_clip has no such rule or vocabulary.
     """
+    if not clip:
+        return open_clip_siglip(rules)
     vocabulary = load_vocabulary(rules["tokenizer"])
-    _need("open_clip", rules, "bos", True)
-    _need("open_clip", rules, "lower", False)
+    need("open_clip", rules, "bos", True)
+    need("open_clip", rules, "lower", False)
     if vocabulary.token_id("[SEP]") >= 0:
         return _open_clip_bert(rules)
     if not _is_clip(vocabulary):
-        raise _refused("open_clip", "tokenizer", rules["tokenizer"], "CLIP's vocabulary or BERT's")
+        raise refused("open_clip", "tokenizer", rules["tokenizer"], "CLIP's vocabulary or BERT's")
     forms = {"clip": "lower", "open_clip": "whitespace", "open_clip_canonical": "canonicalize"}
     form = rules.get("form", "plain")
     notes: tuple[str, ...] = ()
     if form == "clip_transformers":
-        form, notes = "clip", (_other_form("open_clip", "mends HTML entities and broken Unicode"),)
+        form, notes = "clip", (other_form("open_clip", "mends HTML entities and broken Unicode"),)
     if form not in forms:
-        raise _refused("open_clip", "form", form, f"one of {sorted(forms)}")
+        raise refused("open_clip", "form", form, f"one of {sorted(forms)}")
     # Its own default needs no word in the config.
     said = {} if form == "clip" else {"tokenizer_kwargs": {"clean": forms[form]}}
     return Written({"text_cfg": said}, notes)
@@ -78,16 +80,16 @@ def big_vision_tokens(rules: Mapping[str, Any]) -> Written:
 def _hugging_face_clip(
     rules: Mapping[str, Any], vocabulary: Vocabulary, files: dict[str, Any]
 ) -> Written:
-    _need("hugging_face", rules, "lower", False)
-    _need("hugging_face", rules, "bos", True)
-    _need("hugging_face", rules, "eos_id", None)
+    need("hugging_face", rules, "lower", False)
+    need("hugging_face", rules, "bos", True)
+    need("hugging_face", rules, "eos_id", None)
     form = rules.get("form", "plain")
     if form not in _CLIP_FORMS:
-        raise _refused("hugging_face", "form", form, f"one of {sorted(_CLIP_FORMS)}")
+        raise refused("hugging_face", "form", form, f"one of {sorted(_CLIP_FORMS)}")
     if not {"vocab.json", "tokenizer.json"} & set(files):
-        raise _refused("hugging_face", "tokenizer", rules["tokenizer"], "byte pairs, as CLIP's")
+        raise refused("hugging_face", "tokenizer", rules["tokenizer"], "byte pairs, as CLIP's")
     said = "keeps HTML entities and broken Unicode as they are"
-    notes = () if form == "clip_transformers" else (_other_form("transformers", said),)
+    notes = () if form == "clip_transformers" else (other_form("transformers", said),)
     start, end = _names(vocabulary)
     # Padding stands behind the end of the text, where CLIP does not look.
     pad = next(
@@ -98,43 +100,14 @@ def _hugging_face_clip(
     return Written({**files, _CONFIG: config}, notes)
 
 
-def _hugging_face_siglip(
-    rules: Mapping[str, Any], vocabulary: Vocabulary, files: dict[str, Any]
-) -> Written:
-    if "spiece.model" not in files:
-        raise _refused(
-            "hugging_face",
-            "tokenizer",
-            rules["tokenizer"],
-            "SentencePiece in spiece.model; copy a tokenizer.json with its tokenizer_config.json by hand",
-        )
-    if rules.get("form", "plain") not in _SIGLIP_FORMS:
-        raise _refused("hugging_face", "form", rules.get("form", "plain"), "'siglip'")
-    _need("hugging_face", rules, "bos", False)
-    _need("hugging_face", rules, "eos", "sticky")
-    if rules.get("pad", 1) != vocabulary.eos:
-        raise _refused("hugging_face", "pad", rules.get("pad", 1), f"{vocabulary.eos}, the EOS")
-    said = "lowers all letters and drops ASCII punctuation"
-    same = rules.get("form") == "siglip" and not rules.get("lower", True)
-    config = {
-        "tokenizer_class": "SiglipTokenizer",
-        "model_max_length": rules["length"],
-        "do_lower_case": True,
-        "eos_token": "</s>",
-        "pad_token": "</s>",
-        "unk_token": "<unk>",
-    }
-    return Written({**files, _CONFIG: config}, () if same else (_other_form("transformers", said),))
-
-
 def _open_clip_bert(rules: Mapping[str, Any]) -> Written:
     files: dict[str, Any] = dict(vocabulary_files(rules["tokenizer"]))
     if "vocab.txt" not in files:
-        raise _refused("open_clip", "tokenizer", rules["tokenizer"], "BERT's vocab.txt")
+        raise refused("open_clip", "tokenizer", rules["tokenizer"], "BERT's vocab.txt")
     forms = {"open_clip": "whitespace", "open_clip_canonical": "canonicalize", "clip": "lower"}
     form = rules.get("form", "plain")
     if form not in forms:
-        raise _refused("open_clip", "form", form, f"one of {sorted(forms)}")
+        raise refused("open_clip", "form", form, f"one of {sorted(forms)}")
     said = {
         "hf_tokenizer_name": "bert-base-uncased",
         "tokenizer_kwargs": {"clean": forms[form], "strip_sep_token": rules.get("eos_id") == 0},
@@ -156,25 +129,3 @@ def _is_clip(vocabulary: Vocabulary) -> bool:
     clip = load_vocabulary("clip")
     same = vocabulary.size == clip.size
     return same and vocabulary.encode(_PROBE.lower()) == clip.encode(_PROBE.lower())
-
-
-_RULE_DEFAULTS: dict[str, Any] = {"lower": True, "bos": False, "eos": "sticky", "eos_id": None}
-
-
-def _need(layout: str, rules: Mapping[str, Any], name: str, expected: Any) -> None:
-    got = rules.get(name, _RULE_DEFAULTS[name])
-    if got != expected:
-        raise _refused(layout, name, got, repr(expected))
-
-
-def _other_form(library: str, what: str) -> str:
-    return (
-        f"The tokenizer of {library} {what}; this model's did otherwise, so such captions differ."
-    )
-
-
-def _refused(layout: str, name: str, got: Any, expected: str) -> ValueError:
-    return ValueError(
-        f"{name} of the texts is {got!r}; the {layout} layout can only say {expected}. Export to another "
-        "layout, or leave the tokenizer out."
-    )

@@ -24,17 +24,11 @@ from bias_clip.pretrained.layouts.table import (
     linear,
     norm,
 )
+from bias_clip.pretrained.layouts.timm_names import activation_of, heads_of
 
 NAME = "open_clip"
 CONFIG = "open_clip_config.json"
 
-# timm's names to heads; the sizes are in the tensors.
-HEADS_OF_TIMM = {
-    "vit_base_patch": 12,
-    "vit_large_patch": 16,
-    "vit_so400m_patch": 16,
-    "vit_giantopt_patch": 16,
-}
 _QKV = ("query", "key", "value")
 _PATCHES = {"clip": "visual.conv1.weight", "siglip": "visual.trunk.patch_embed.proj.weight"}
 _GRID = {"clip": "visual.positional_embedding", "siglip": "visual.trunk.pos_embed"}
@@ -171,8 +165,7 @@ def _notes(model: Mapping[str, Any] | None) -> tuple[str, ...]:
     if model is None:
         return ()
     timm = str(section(model, "vision_cfg", CONFIG).get("timm_model_name", ""))
-    tanh = "so400m_patch16" in timm or "giantopt" in timm
-    names = [] if tanh else ["image towers"]
+    names = [] if activation_of(timm) == "gelu_tanh" else ["image towers"]
     if "act_kwargs" not in section(model, "text_cfg", CONFIG):
         names.append("text towers")
     return (_NOTE.format(names=" and ".join(names)),) if names else ()
@@ -191,8 +184,8 @@ def _timm_image(tensors: dict[str, Tensor], model: Mapping[str, Any] | None) -> 
     raw = _sizes(tensors, "visual.trunk.blocks", ("mlp.fc1", "mlp.fc2"))
     raw |= {"patch": patch, "size": side * patch, "pool": "map", "activation": "gelu_tanh"}
     timm = "" if model is None else section(model, "vision_cfg", CONFIG).get("timm_model_name", "")
-    heads = [n for start, n in HEADS_OF_TIMM.items() if str(timm).startswith(start)]
-    return raw | ({"num_heads": heads[0]} if heads else {})
+    heads = heads_of(str(timm))
+    return raw | ({} if heads is None else {"num_heads": heads})
 
 
 def _clip_image(tensors: dict[str, Tensor], model: Mapping[str, Any] | None) -> dict[str, Any]:

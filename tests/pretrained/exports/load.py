@@ -21,7 +21,7 @@ for _name in ("nms", "qnms"):
 
 import open_clip  # noqa: E402
 from PIL import Image  # noqa: E402
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer  # noqa: E402
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer  # noqa: E402
 
 LOGITS = 1e-5  # relative to the largest
 LEVELS = 1.01  # grey levels of 255
@@ -58,6 +58,9 @@ def _hugging_face(folder, ours):
     ids = tokenizer(_captions(ours), max_length=ours["text"].shape[1], **words)["input_ids"]
     process = AutoImageProcessor.from_pretrained(folder)
     pixels = [process(photo, return_tensors="np")["pixel_values"][0] for photo in _photos(ours)]
+    both = AutoProcessor.from_pretrained(folder)
+    again = both(text=_captions(ours), max_length=ours["text"].shape[1], **words)["input_ids"]
+    assert np.array_equal(again, ids), "the processor reads texts as its tokenizer does not"
     return found | _inputs(ids, pixels, process.image_std, ours)
 
 

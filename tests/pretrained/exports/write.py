@@ -17,6 +17,7 @@ from bias_clip.pretrained import load_pretrained
 from bias_clip.pretrained.exports.export_card import Facts
 from bias_clip.pretrained.exports.export_folder import Exported, export_folder
 from tests.pretrained.cases import GOLDEN
+from tests.pretrained.gemma import CAPTIONS, SPECIAL, train_gemma
 
 PEERS = GOLDEN.parent / "peers"
 FROM_FILES = {
@@ -42,9 +43,20 @@ SIGLIP = dict(
     image=dict(variant="mu/16", size=48, pool="map"),
     text=dict(variant="mu", vocab_size=2_000, length=24, out_dim=32),
 )
+
+
+def _siglip(variant, size, activation):
+    return dict(
+        image=dict(variant=variant, size=size, pool="map", activation=activation),
+        text=dict(variant="mu", vocab_size=2_000, length=24, out_dim=768, activation=activation),
+    )
+
+
 CROP = "resize_small(48,method=bicubic,antialias=True,longer=below)|central_crop(48,middle={})"
 CLIP_OPS = f"decode|drop_alpha|{CROP}|normalize((0.48,0.46,0.41),(0.27,0.26,0.28))"
 SIGLIP_OPS = "decode|drop_alpha|resize(48,antialias=True)|value_range(-1,1)"
+OF_SIGLIP = {"tokenizer": "emoji", "length": 24, "lower": False, "pad": 1, "form": "siglip"}
+OF_GEMMA = {"tokenizer": "gemma", "length": 24, "lower": False, "pad": 0, "form": "letter_lower"}
 OF_CLIP = {"tokenizer": "clip", "length": 77, "lower": False, "bos": True}
 WHOLE = {
     # name: layout, model, operations of images, rules of texts
@@ -60,11 +72,20 @@ WHOLE = {
         CLIP_OPS.format("even"),
         {**OF_CLIP, "form": "clip", "pad": 0},
     ),
-    "whole_hf_siglip": (
-        "hugging_face",
-        SIGLIP,
-        SIGLIP_OPS,
-        {"tokenizer": "emoji", "length": 24, "lower": False, "pad": 1, "form": "siglip"},
+    "whole_hf_siglip": ("hugging_face", SIGLIP, SIGLIP_OPS, OF_SIGLIP),
+    "whole_hf_siglip_2": ("hugging_face", SIGLIP, SIGLIP_OPS, OF_GEMMA),
+    # Real sizes, because open_clip knows no others: one that timm runs with tanh GELU, one with erf.
+    "whole_oc_siglip": (
+        "open_clip",
+        _siglip("B/32", 256, "gelu_tanh"),
+        SIGLIP_OPS.replace("48", "256"),
+        {**OF_SIGLIP, "form": "open_clip|siglip"},
+    ),
+    "whole_oc_siglip_2": (
+        "open_clip",
+        _siglip("B/16", 224, "gelu"),
+        SIGLIP_OPS.replace("48", "224"),
+        {**OF_GEMMA, "form": "open_clip_canonical|letter_lower"},
     ),
 }
 
@@ -77,10 +98,14 @@ def main(out: Path) -> None:
         export_folder(model, out / name, layout=layout)
         oracle = np.load(GOLDEN / name / "oracle.npz")
         _write(out / name, layout, loaded.model, loaded.params, oracle["image"], oracle["text"], {})
-    captions = json.loads(np.load(PEERS / "tokens.npz")["captions"].tobytes())
+    captions = [*CAPTIONS, *SPECIAL]
+    out.mkdir(parents=True, exist_ok=True)
+    gemma = train_gemma(out)
     files = np.load(PEERS / "pixels.npz")
     photos = {name: files[name] for name in files.files if name.endswith("/file")}
     for name, (layout, config, ops, rules) in WHOLE.items():
+        if rules["tokenizer"] == "gemma":
+            rules = {**rules, "tokenizer": gemma}
         model = make_model(**config)
         params = _drawn(model.init(jax.random.key(1)))
         export_folder(
@@ -107,7 +132,7 @@ def _drawn(params):
 
 
 def _write(folder, layout, model, params, image, text, rest):
-    found = model.apply(params, image=image, text=text)
+    found = jax.jit(model.apply)(params, image=image, text=text)
     logits = np.asarray(found.scale * found.zimg @ found.ztxt.T + found.bias)
     np.savez(folder / "ours.npz", layout=layout, image=image, text=text, logits=logits, **rest)
 
