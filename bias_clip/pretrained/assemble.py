@@ -85,6 +85,11 @@ def _resampled(
 ) -> Leaf:
     key = "size" if what == "image" else "length"
     rule = described.resampling[0 if what == "image" else 1]
+    if type(wanted[key]) is not int or wanted[key] < 1:
+        raise ValueError(
+            f"got {what} {key} {wanted[key]!r}; expected one positive integer. Images are square, those of a "
+            "NaFlex checkpoint too: its other grids are not supported."
+        )
     if stored[key] == wanted[key]:
         return leaf
     if rule is None:

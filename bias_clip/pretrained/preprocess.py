@@ -143,6 +143,7 @@ def _hugging_face(files: Files, family: str, size: int) -> _Rule:
             f"{name} squashes to {shortest} and crops {final}; expected one of the two."
         )
     if is_naflex:
+        final = shortest = _naflex_side(name, config, final)
         stated = (*stated, "the full square grid, of the grids that a NaFlex model takes")
     normalized = config.get("do_normalize", True)
     default_mean, default_std = (_CLIP_MEAN, _CLIP_STD) if is_clip else (_HALF, _HALF)
@@ -158,6 +159,20 @@ def _hugging_face(files: Files, family: str, size: int) -> _Rule:
         antialias=True,
         stated=stated,
     )
+
+
+def _naflex_side(name: str, config: Mapping[str, Any], default: int) -> int:
+    """The side of the square image that fills a NaFlex model's sequence of patches."""
+    if "max_num_patches" not in config or "patch_size" not in config:
+        return default
+    count, patch = config["max_num_patches"], config["patch_size"]
+    side = math.isqrt(count) if type(count) is int and count > 0 else 0
+    if type(patch) is not int or side == 0 or side * side != count:
+        raise ValueError(
+            f"{name}: max_num_patches is {count!r} of {patch!r} pixels; expected a square number, because only "
+            "the full square grid of a NaFlex model is supported."
+        )
+    return _side(name, side * patch)
 
 
 def _open_clip(files: Files, family: str, size: int) -> _Rule:

@@ -235,6 +235,37 @@ def test_what_cannot_be_loaded_is_named(folder, arguments, message):
         load_pretrained(GOLDEN / folder, **arguments)
 
 
+def test_naflex_loads_at_a_square_grid_alone(tmp_path):
+    naflex = GOLDEN / "hf_siglip2_naflex"
+    whole = load_pretrained(naflex)
+    assert (whole.config["image"]["size"], whole.config["image"]["variant"]) == (16, "B/4")
+    for size in ((16, 32), [16, 16], "16", True, 0):
+        with pytest.raises(
+            ValueError, match=r"image size .*NaFlex checkpoint too: its other grids"
+        ):
+            load_pretrained(naflex, image={"size": size})
+    path = rewritten(tmp_path, "hf_siglip2_naflex", lambda _: None)
+    edit_config(path / "config.json", lambda c: c["vision_config"].update(num_patches=12))
+    with pytest.raises(ValueError, match=r"'num_patches' has 12 positions, which is not a square"):
+        load_pretrained(path)
+
+
+def test_a_naflex_file_of_big_vision_has_rows_and_columns(tmp_path):
+    tensors = arrays(GOLDEN / "bv_bfloat16" / "model.npz")
+    expected = load_pretrained(GOLDEN / "bv_bfloat16").params
+    kernel, grid = tensors["img/embedding/kernel"], tensors["img/pos_embedding"]
+    tensors["img/embedding/kernel"] = kernel.reshape(-1, kernel.shape[-1])
+    side = round(grid.shape[1] ** 0.5)
+    for rows in (side, side // 2):
+        tensors["img/pos_embedding"] = grid.reshape(rows, -1, grid.shape[-1])
+        np.savez(tmp_path / f"{rows}.npz", **tensors)
+    same(load_pretrained(tmp_path / f"{side}.npz").params, expected)
+    with pytest.raises(
+        ValueError, match=r"NaFlex model has a grid of . x .*; expected a square one"
+    ):
+        load_pretrained(tmp_path / f"{side // 2}.npz")
+
+
 def test_texts_of_open_clip_are_resampled():
     loaded = load_pretrained(GOLDEN / OPEN_CLIP, text={"length": 20})
     assert loaded.params["txt"]["pos_embedding"].shape == (1, 20, 48)

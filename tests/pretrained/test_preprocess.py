@@ -107,6 +107,13 @@ def test_naflex_takes_the_full_square_grid_and_says_so():
     found = read_preprocess(files, "hugging_face", family="siglip", size=256)
     assert found.interpolation == "bilinear"
     assert "full square grid" in found.stated[-1]
+    larger = {**files, **hugging_face(patch_size=16, max_num_patches=576)}
+    found = read_preprocess(larger, "hugging_face", family="siglip", size=256)
+    assert found.stated[-1] == "size 256 in place of 384, as the model has it"
+    for count in (200, 0, True, "256"):
+        other = {**files, **hugging_face(patch_size=16, max_num_patches=count)}
+        with pytest.raises(ValueError, match=r"max_num_patches is .*only the full square grid"):
+            read_preprocess(other, "hugging_face", family="siglip", size=256)
 
 
 def test_the_newer_form_of_processor_files_is_read():

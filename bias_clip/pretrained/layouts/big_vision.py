@@ -149,8 +149,12 @@ def _image(tensors: dict[str, Tensor]) -> dict[str, Any]:
     shape = shape_of(tensors, kernel, 2 if flat else 4)
     patch = square(shape[0] // 3, kernel, tensors[kernel].file) if flat else shape[0]
     positions = shape_of(tensors, name, 3)
-    count = positions[0] * positions[1] if flat else positions[1]
-    side = square(count, name, tensors[name].file)
+    if flat and positions[0] != positions[1]:
+        raise ValueError(
+            f"{tensors[name].file}: tensor {name!r} of a NaFlex model has a grid of {positions[0]} x "
+            f"{positions[1]}; expected a square one, because other grids are not supported."
+        )
+    side = positions[0] if flat else square(positions[1], name, tensors[name].file)
     pool = "map" if "img/MAPHead_0/probe" in tensors else "gap"
     return {**_sizes(tensors, "img"), "patch": patch, "size": side * patch, "pool": pool}
 

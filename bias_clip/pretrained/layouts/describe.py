@@ -113,7 +113,7 @@ def square(count: int, name: str, file: str) -> int:
     side = round(count**0.5)
     if side < 1 or side * side != count:
         raise ValueError(
-            f"{file}: tensor {name!r} has {count} positions, which is not a square grid; other grids "
+            f"{file}: {name!r} has {count} positions, which is not a square grid; other grids "
             "are not supported."
         )
     return side
