@@ -1,9 +1,7 @@
 """A count table as a Parquet file: each distinct row of annotations and its count."""
 
-import contextlib
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +12,12 @@ import pyarrow.parquet as pq
 from bias_clip.balancing import CountTable
 from bias_clip.core.json_object import parse_object
 from bias_clip.curation.captions import NO, UNKNOWN, YES, Names, check_names
+from bias_clip.data.bad_records import file_fault
 
 UTILITY, COUNT = "utility", "count"
 _META = b"bias_clip"
 _TOOL = "tools/beam_annotate.py"
-_SHOWN = 200  # characters of an error of pyarrow in ours
+_ADVICE = f"it is damaged, or not a table of counts; write it again with {_TOOL}"
 
 
 class NamedCounts(NamedTuple):
@@ -64,7 +63,7 @@ def read_counts(path: str | Path) -> NamedCounts:
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no table of counts {path}; write it with {_TOOL}.")
-    with _named(path):
+    with file_fault(path, advice=_ADVICE):
         # In memory first: a file that is cut while it is mapped would end the process.
         stream = io.BytesIO(Path(path).read_bytes())
         whole = pq.read_table(stream, page_checksum_verification=True)
@@ -75,19 +74,6 @@ def read_counts(path: str | Path) -> NamedCounts:
         if not (np.isfinite(utility) & (utility >= 0)).all() or not (counts > 0).all():
             raise ValueError("it has a utility or a count below what a row can have")
     return NamedCounts(CountTable(*kinds, utility, counts), names)
-
-
-@contextlib.contextmanager
-def _named(path: str | Path) -> Iterator[None]:
-    """Any error about the content, as one line that names the file."""
-    try:
-        yield
-    # pyarrow raises OSError for a page whose sum is wrong, and ArrowInvalid, a ValueError, for a cut file.
-    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:_SHOWN]
-        raise ValueError(
-            f"{path} is not a table of counts, or is damaged ({reason}); write it again with {_TOOL}."
-        ) from error
 
 
 def _names(whole: pa.Table) -> Names:

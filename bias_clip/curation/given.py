@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int8
 
 from bias_clip.curation.captions import NO, UNKNOWN, YES, Annotations, check_names
+from bias_clip.data.bad_records import file_fault
 from bias_clip.data.records import is_missing, text_array
 from bias_clip.data.tables import KEY, Table, check_ids, join
 
@@ -68,12 +69,15 @@ def read_scores(path: str | Path, columns: Sequence[str], *, key: str = KEY) -> 
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no file of scores {path}.")
-    known = pq.read_schema(path).names
-    unknown = [name for name in (key, *columns) if known.count(name) != 1]
-    if unknown:
-        raise ValueError(f"{path} does not have {unknown} once each, it has {known}.")
-    table = pq.read_table(path, columns=list(dict.fromkeys((key, *columns))))
-    scores = {name: table.column(name).to_numpy() for name in columns}
+    with file_fault(path):
+        known = pq.read_schema(path).names
+        unknown = [name for name in (key, *columns) if known.count(name) != 1]
+        if unknown:
+            raise ValueError(f"{path} does not have {unknown} once each, it has {known}.")
+        wanted = list(dict.fromkeys((key, *columns)))
+        table = pq.read_table(path, columns=wanted, page_checksum_verification=True)
+        table.validate(full=True)
+        scores = {name: table.column(name).to_numpy() for name in columns}
     wrong = [name for name, values in scores.items() if values.dtype.kind not in "iuf"]
     if wrong:
         raise ValueError(f"{path}: the columns {wrong} are not numbers.")

@@ -1,10 +1,13 @@
-"""What makes a record bad: the only boundary between the contents of records and the run."""
+"""What makes a record or a file bad: the only boundary between their contents and the run."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from bias_clip.core.visible import is_blank
+
+_SHOWN = 2000  # characters of a message
 
 
 @contextlib.contextmanager
@@ -29,6 +32,28 @@ def record_fault(what: str = "", *, passing: tuple[type[Exception], ...] = ()) -
             raise
         said = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{where}{said}") from error
+
+
+@contextlib.contextmanager
+def file_fault(
+    path: str | Path, *, advice: str = "it is damaged", passing: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Turns any error of reading a file into a ValueError of one line that names it.
+
+    Args:
+      path: of the file; a message that has it already stays, on one line.
+      advice: ends the message.
+      passing: errors that are no fault of the file, such as those of a network.
+    """
+    try:
+        with record_fault(passing=passing):
+            yield
+    # A damaged length makes a reader ask for more memory than there is.
+    except (ValueError, MemoryError) as error:
+        said = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+        if str(path) not in said:
+            said = f"{path} cannot be read: {said}; {advice}."
+        raise ValueError(said) from error
 
 
 def captions(record: Mapping[str, Any]) -> tuple[str, ...]:

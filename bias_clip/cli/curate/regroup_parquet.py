@@ -45,11 +45,14 @@ def regroup(path: str | Path, target: str | Path, *, rows: int = ROWS) -> int:
     """Writes one file again; its name appears when it is whole.
 
     Returns: the number of rows.
-    Raises: ValueError for rows below 1, or a target that is the file itself.
+    Raises: ValueError for rows below 1, a target that is the file itself, or a damaged file.
     """
     import pyarrow.parquet as pq
 
-    source, target = pq.ParquetFile(path), Path(target)
+    from bias_clip.data.bad_records import file_fault
+
+    with file_fault(path):
+        source, target = pq.ParquetFile(path, page_checksum_verification=True), Path(target)
     if rows < 1 or target.resolve() == Path(path).resolve():
         raise ValueError(f"got rows={rows} and target {target}; expected at least 1, another file.")
     count = source.metadata.num_rows
@@ -59,8 +62,9 @@ def regroup(path: str | Path, target: str | Path, *, rows: int = ROWS) -> int:
     partial = target.with_name(target.name + ".partial")
     # Images are compressed already; page checksums let a damaged file be told.
     options = {"compression": "none", "write_page_checksum": True}
-    with pq.ParquetWriter(partial, source.schema_arrow, **options) as writer:
+    with file_fault(path), pq.ParquetWriter(partial, source.schema_arrow, **options) as writer:
         for batch in source.iter_batches(batch_size=rows):
+            batch.validate(full=True)
             writer.write_batch(batch, row_group_size=rows)
     partial.replace(target)
     return count

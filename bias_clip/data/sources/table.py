@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bias_clip.core.remote import find, is_remote
+from bias_clip.data.bad_records import file_fault
 from bias_clip.data.sources.tabular.caption_files import (
     caption_rows,
     find_images,
@@ -165,7 +166,7 @@ def checked(source: RowRecords) -> RowRecords:
 def read_table_file(path: Path, form: Form, bad_rows: str) -> Any:
     """A list of rows, of a published form; an array of JSON text; or a table of text."""
     inner = (path.with_suffix("") if path.suffix in _PACKED else path).suffix.lower()
-    try:
+    with file_fault(path):
         if inner in _LINES:
             return read_lines(path, bad_rows=bad_rows, encoding=form.encoding)
         if inner == ".json":
@@ -174,5 +175,3 @@ def read_table_file(path: Path, form: Form, bad_rows: str) -> Any:
             return published if published is not None else JsonRows.pack(rows_of(document, path))
         published = None if form.header else flickr_rows(path)
         return published if published is not None else read_delimited(path, form)
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error

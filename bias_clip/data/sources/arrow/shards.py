@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bias_clip.core.remote import RemoteError, describe, is_remote, read_range
+from bias_clip.data.bad_records import file_fault
 
 CACHE_BYTES = 2**27  # of recent row groups, per thread
 _HANDLES = 64  # open files per thread
@@ -37,19 +38,17 @@ def open_shard(path: str) -> Shard:
     Raises: ValueError for a file that is neither format, or was cut; RemoteError for an object that
       cannot be read.
     """
-    try:
+    advice = "expected Parquet or Arrow: it was cut, or has another format"
+    with file_fault(path, advice=advice, passing=(RemoteError,)):
         file = _open(path)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, RemoteError):
-            raise
-        raise ValueError(
-            f"{path} cannot be read as Parquet or Arrow: {error}; it was cut, or has another format."
-        ) from error
-    if isinstance(file, pa.Table):
-        return Shard(path, file.schema, tuple(map(len, file.to_batches())), 0)
-    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-    most = max((group.total_byte_size for group in groups), default=0)
-    return Shard(path, file.schema_arrow, tuple(group.num_rows for group in groups), most)
+        if isinstance(file, pa.Table):
+            return Shard(path, file.schema, tuple(map(len, file.to_batches())), 0)
+        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        most = max((group.total_byte_size for group in groups), default=0)
+        rows = tuple(group.num_rows for group in groups)
+        if sum(rows) != file.metadata.num_rows or min(rows, default=0) < 0:
+            raise ValueError(f"{file.metadata.num_rows} rows in groups of {rows[:5]}")
+        return Shard(path, file.schema_arrow, rows, most)
 
 
 class RemoteBytes:
@@ -115,17 +114,13 @@ class ShardReader:
 
     def _read(self, path: str, read: Callable[[Any], Any]) -> Any:
         handles = self._kept("handles")
-        try:
+        with file_fault(path, passing=(RemoteError,)):  # the storage is at fault, not a record
             if path not in handles:
                 handles[path] = _open(path)
             handles.move_to_end(path)
             while len(handles) > _HANDLES:
                 handles.popitem(last=False)
             return read(handles[path])
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, RemoteError):  # the storage is at fault, not a record
-                raise
-            raise ValueError(f"{path} cannot be read: {error}; it is damaged.") from error
 
     def _kept(self, name: str) -> OrderedDict[Any, Any]:
         if not hasattr(self._local, name):
@@ -156,11 +151,23 @@ def _arrow(path: str) -> pa.Table:
 
 def _group(file: pq.ParquetFile | pa.Table, number: int, names: Sequence[str]) -> pa.Table:
     if isinstance(file, pa.Table):
-        return pa.Table.from_batches([file.to_batches()[number]]).select(list(names))
-    return file.read_row_group(number, columns=list(names), use_threads=False)
+        return _sound(pa.Table.from_batches([file.to_batches()[number]]).select(list(names)))
+    table = _sound(file.read_row_group(number, columns=list(names), use_threads=False))
+    if len(table) != (expected := file.metadata.row_group(number).num_rows):
+        raise pa.ArrowInvalid(f"row group {number} has {len(table)} rows, expected {expected}")
+    return table
 
 
 def _column(file: pq.ParquetFile | pa.Table, name: str) -> pa.ChunkedArray:
     if isinstance(file, pa.Table):
-        return file.column(name)
-    return file.read(columns=[name], use_threads=False).column(name)
+        return _sound(file.select([name])).column(name)
+    table = _sound(file.read(columns=[name], use_threads=False))
+    if len(table) != file.metadata.num_rows:
+        raise pa.ArrowInvalid(f"{len(table)} rows, expected {file.metadata.num_rows}")
+    return table.column(name)
+
+
+def _sound(table: pa.Table) -> pa.Table:
+    """The table; an offset or an index that leads out of it would end the process when it is used."""
+    table.validate(full=True)
+    return table
