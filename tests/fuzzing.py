@@ -4,12 +4,16 @@
 """
 
 import collections
+import copy
+import json
+import math
 import os
 import random
 import resource
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 SEED = int(os.environ.get("FUZZ_SEED", 18))
 MEMORY = 600 * 2**20  # bytes that the process may grow by over all inputs
@@ -27,6 +31,24 @@ PIECES += (
     b"[]",
 )
 PIECES += (b"true", b"\\ud800", b"\xe2\x80\xa8", b"/dev/zero", b"../../x")
+
+
+VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    1,
+    -1,
+    2**40,
+    2**70,
+    0.5,
+    1e300,
+    math.nan,
+    math.inf,
+    "",
+    "x",
+)
+VALUES += ("image", "../../etc/passwd", "\ud800", [], {}, [1], [None], ["x", "x"], {"a": 1}, [[]])
 
 
 def count_of(default: int) -> int:
@@ -60,6 +82,34 @@ def damage(content: bytes, rng: random.Random, pieces: Sequence[bytes] = PIECES)
     elif kind < 0.14:
         raw[:] = rng.randbytes(rng.randrange(1, 300))
     return bytes(raw)
+
+
+def damage_json(content: bytes, rng: random.Random) -> bytes:
+    """Damages bytes, or keeps JSON and changes, adds or removes some of its values."""
+    if rng.random() < 0.3:
+        return damage(content, rng)
+    whole = json.loads(content)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        places = list(_places(whole))
+        if not places:
+            break
+        section, key = rng.choice(places)
+        match rng.randrange(4):
+            case 0:
+                del section[key]
+            case 1 if isinstance(section, dict):
+                section[rng.choice(("x", "", "step", "../x"))] = copy.deepcopy(rng.choice(VALUES))
+            case _:
+                section[key] = copy.deepcopy(rng.choice(VALUES))
+    return json.dumps(whole).encode()
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, part in list(items):
+        yield value, key
+        if isinstance(part, dict | list):
+            yield from _places(part)
 
 
 class Outcomes:

@@ -120,6 +120,7 @@ def open_mapped(folder: str | Path) -> Mapped:
     manifest = read_object(folder / MANIFEST, advice="write the columns again")
     if (manifest.get("kind"), manifest.get("version")) != (KIND, VERSION):
         raise ValueError(f"{folder / MANIFEST} is not of columns of version {VERSION}.")
+    _check_manifest(folder / MANIFEST, manifest)
     arrays = {}
     for name, about in manifest["arrays"].items():
         path = folder / f"{name}.npy"
@@ -169,6 +170,21 @@ def check_source(mapped: Mapped, source: Source, folder: str | Path) -> None:
                 f"{folder} is of another source, or in another order: record {row} is {name!r} there. "
                 "Write the columns again from this source."
             )
+
+
+def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    arrays = manifest.get("arrays")
+    wrong = [] if isinstance(arrays, dict) else ["arrays"]
+    if type(manifest.get("records")) is not int:
+        wrong.append("records")
+    kinds = {"bytes": int, "sha256": str, "sample": str, "dtype": str, "length": int}
+    for name, about in arrays.items() if isinstance(arrays, dict) else ():
+        known = about if isinstance(about, dict) else {}
+        wrong += [f"{name}.{k}" for k, kind in kinds.items() if type(known.get(k)) is not kind]
+    if wrong:
+        raise ValueError(
+            f"{path}: {wrong[:3]} are missing or of another type; write the columns again."
+        )
 
 
 def _id_of(source: Source, row: int) -> str | None:
