@@ -1,8 +1,11 @@
 """Whatever stands in a flag, a path or a setup line arrives as it was, through every shell between."""
 
 import argparse
+import collections
 import json
-import os
+import random
+import shlex
+import string
 import subprocess
 
 import pytest
@@ -10,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bias_clip.cli.launch import kubernetes, ray, slurm, tpu_vm
+from bias_clip.cli.launch.checks import check_launch
 from bias_clip.cli.launch.job import Job, Step, shown, train_command
+from tests.fuzzing import SEED, count_of
 
 HARD = "'\"\\$`;&|<>(){}[]*?!#~ \n\t=%-aEND"
 TEXTS = st.text(st.sampled_from(HARD) | st.characters(codec="utf-8", exclude_characters="\0\r"))
@@ -123,9 +128,48 @@ def test_words_arrive_as_they_were(shell, check):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
-def test_words_arrive_as_they_were_fuzzed(shell, check):
-    limited = settings(many, max_examples=int(os.environ.get("FUZZ", 300)))
-    limited(given(JOBS)(lambda job: check(shell, job)))()
+def test_words_arrive_as_they_were_fuzzed(shell, check, capsys):
+    limited, counts = settings(many, max_examples=count_of(300)), collections.Counter()
+
+    def counted(job):
+        check(shell, job)
+        words = (job.config, job.workdir, *job.flags)
+        counts["jobs"] += 1
+        counts["words of more than a shell's plain characters"] += sum(
+            shlex.quote(w) != w for w in words
+        )
+        counts["lines"] += sum("\n" in word for word in words)
+
+    limited(given(JOBS)(counted))()
+    with capsys.disabled():
+        print(f"\n{check.__name__}: {dict(counts)}, all as they were")
+
+
+@pytest.mark.slow
+def test_names_and_words_that_no_place_takes_are_refused_before_anything_is_paid(capsys):
+    """Random ones: each that is taken is one plain word for a shell, for JSON and for a cluster."""
+    rng, counts = random.Random(SEED), collections.Counter()
+    plain = string.ascii_lowercase + string.digits + "-"
+    for _ in range(count_of(20_000)):
+        letters = rng.choice((plain, plain + HARD, plain + HARD + "é\u202e\udcff\0"))
+        word = "".join(rng.choices(letters, k=rng.choice((1, 3, 8, 45))))
+        args = argparse.Namespace(partition=word if rng.random() < 0.5 else "gpu", nodes=1)
+        name = "a" if args.partition == word else word
+        job = Job(name, "docs/none.py", "/w")
+        try:
+            check_launch(job, args, ships="nothing")
+        except ValueError as error:
+            counts["refused" if "\n" not in str(error) else "refused in several lines"] += 1
+            continue
+        counts["taken"] += 1
+        (step,) = slurm.plan(job, argparse.Namespace(**{**vars(SLURM), **vars(args)}))
+        assert f"--job-name={name}\n" in step.stdin
+        assert f"--partition={args.partition}\n" in step.stdin
+        assert shlex.split(f"{name} {args.partition}") == [name, args.partition]
+    with capsys.disabled():
+        print(f"\nnames: {dict(counts)}")
+    assert min(counts["taken"], counts["refused"]) > 0
+    assert "refused in several lines" not in counts
 
 
 def test_a_text_that_holds_the_end_of_a_document_is_whole(shell):

@@ -6,7 +6,6 @@
 import collections
 import copy
 import json
-import os
 import random
 import traceback
 
@@ -16,11 +15,11 @@ import pytest
 from bias_clip.train.config import validate
 from bias_clip.train.setup import make_setup
 from bias_clip.train.sharding import make_mesh
+from tests.fuzzing import SEED, count_of
 from tests.train.mutations import as_config, bases, mutate
 from tests.train.tiny import use_squares
 
-COUNT = int(os.environ.get("FUZZ", 600))
-SEED = int(os.environ.get("FUZZ_SEED", 18))
+COUNT = count_of(600)
 NOT_IN_SETUP = ("evals", "sinks", "stall_seconds", "init_from", "seed", "guards")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from bias_clip.evals import make_encoder
 from bias_clip.train.evaluation import _own_rows, _placed
+from bias_clip.train.hosts import distributed
 from bias_clip.train.sharding import batch_sharding, make_mesh
 from tests.evals.cases import ListSource, record
 from tests.train.hosts.pod import examples, finish, free_port, metrics, signalled, start, start_pod
@@ -45,6 +46,20 @@ def test_rows_of_a_host_are_those_of_its_devices():
     assert _own_rows(16, sharding) == list(range(16))
     batch = np.arange(32.0).reshape(16, 2)
     np.testing.assert_array_equal(_placed(batch, sharding), batch)
+
+
+def test_the_preemption_service_is_asked_only_where_it_runs(monkeypatch):
+    asked = []
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        distributed.multihost_utils,
+        "reached_preemption_sync_point",
+        lambda step: asked.append(step) or True,
+    )
+    for service, expected in ((None, False), (object(), True)):
+        monkeypatch.setattr(distributed.global_state, "preemption_sync_manager", service)
+        assert distributed.asked_to_stop(7) == expected
+    assert asked == [7]
 
 
 @pytest.fixture(scope="module")
