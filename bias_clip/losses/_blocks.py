@@ -94,6 +94,7 @@ def fold_blocks_both(
     """
     check_chunk_size(chunk_size)
     rows = jax.tree.leaves(block)[0].shape[0]
+    # A chunk as large as the block needs neither the padding nor the scan.
     chunk_size = rows if chunk_size is None else min(chunk_size, rows)
     chunked = chunk_size < rows
     ring = axis_name is not None and jax.lax.axis_size(axis_name) > 1
@@ -110,8 +111,11 @@ def fold_blocks_both(
         # Before the step, so that the message travels while the step computes.
         next_block = _rotate(block, axis_name)
         carry, block_carry = walk(carry, block, block_carry)
+        # The block's carry moves after the step, because the step adds this device's share to it.
         return (carry, next_block, _rotate(block_carry, axis_name)), ()
 
+    # All turns are alike, so the program does not grow with the number of devices. The price is that the
+    # last turn sends a block that nobody reads.
     state = (init, block, block_init)
     (carry, _, block_carry), _ = jax.lax.scan(turn, state, length=jax.lax.axis_size(axis_name))
     return carry, block_carry
@@ -119,6 +123,7 @@ def fold_blocks_both(
 
 def row_numbers(rows: int, axis_name: AxisName = None) -> Int[Array, " b"]:
     """Numbers the rows of all devices from 1; 0 is not a row, so it marks padding."""
+    # Unique over devices: `is_other` compares rows of different devices by these numbers.
     first = 1 if axis_name is None else 1 + rows * jax.lax.axis_index(axis_name)
     return first + jnp.arange(rows, dtype=jnp.int32)
 
@@ -161,6 +166,7 @@ def weighted_mean(
     check_values(values)
     if weights is None:
         mean = values.mean()
+        # A mean of means is right because each device holds the same number of rows.
         return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
     check_weights(values.shape[0], weights=weights)
     weights = jnp.asarray(weights, values.dtype)
@@ -169,6 +175,7 @@ def weighted_mean(
     total = (weights * jnp.where(weights > 0, values, 0)).sum()
     norm = weights.sum()
     if axis_name is not None:
+        # Sums first and then one division: devices may hold different totals of weight.
         total, norm = jax.lax.psum((total, norm), axis_name)
     # The inner `where` keeps the gradient finite when all weights are 0: the branch that is not
     # taken is differentiated too.
@@ -180,6 +187,7 @@ def _in_chunks(step, rows: int, chunk_size: int):
     chunks = -(-rows // chunk_size)
 
     def split(x):
+        # Zeros also in the row numbers: this is how a step recognises padding.
         filled = jnp.pad(x, [(0, chunks * chunk_size - rows)] + [(0, 0)] * (x.ndim - 1))
         return filled.reshape(chunks, chunk_size, *x.shape[1:])
 
@@ -197,5 +205,6 @@ def _in_chunks(step, rows: int, chunk_size: int):
 def _rotate(tree: Tree, axis_name: str | tuple[str, ...]) -> Tree:
     """Sends the tree to the next device and receives that of the previous one."""
     size = jax.lax.axis_size(axis_name)
+    # Each turn brings the block of the next device upstream; after `size` turns all have been here.
     ring = [(source, (source + 1) % size) for source in range(size)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, ring), tree)

@@ -50,6 +50,7 @@ def check_weights(rows: int, **weights: Array | None) -> None:
             continue
         if not _is_real(x) or jnp.shape(x) != (rows,):
             raise ValueError(f"{name}: got {_describe(x)}, expected numbers [{rows}], one per row")
+        # `not all(x >= 0)` and not `any(x < 0)`, which NaN would pass.
         if is_known(x) and not np.all(np.asarray(x) >= 0):
             smallest = np.asarray(x).min()
             raise ValueError(f"{name}: got {smallest} as smallest, expected no negative weights")
@@ -76,6 +77,7 @@ def as_scalar(x: Scalar, dtype: jnp.dtype) -> Float[Array, ""]:
 def check_temperature(temperature: Scalar) -> None:
     """Raises unless one number above 0."""
     check_scalars(temperature=temperature)
+    # `not x > 0` refuses NaN too.
     if is_known(temperature) and not np.asarray(temperature) > 0:
         raise ValueError(f"temperature: got {temperature}, expected a number above 0")
 

@@ -75,5 +75,6 @@ def _spec_of_rows(args: Any, kwargs: Any) -> PartitionSpec:
     """How the rows of the first array that is spread are spread."""
     for x in jax.tree.leaves((args, kwargs)):
         if _explicit_mesh(x) is not None and x.ndim:
+            # Only the first axis: the result has rows but no width.
             return PartitionSpec(jax.typeof(x).sharding.spec[0])
     return PartitionSpec()

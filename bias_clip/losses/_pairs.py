@@ -36,6 +36,7 @@ def make_rows(
     weights = candidate_weights
     z = without_lost(z, weights)
     if weights is not None:
+        # Weights may be integers or booleans; their logarithms are added to logits, so they take that dtype.
         weights = jnp.asarray(weights, logit_dtype(z.dtype))
     return Rows(z, row_numbers(rows, axis_name), labels, cells, weights)
 
@@ -50,8 +51,10 @@ def make_row_pairs(
     """Checks a batch of pairs and returns the rows of both towers, in one dtype."""
     za, zb = jnp.asarray(za), jnp.asarray(zb)
     check_pairs(**dict(zip(names, (za, zb), strict=True)))
+    # Rows of both towers are contracted and, with negatives from both, concatenated: one dtype.
     dtype = jnp.promote_types(za.dtype, zb.dtype)
     a = make_rows(za.astype(dtype), **of_rows)
+    # Row i of both towers is one example, so everything but the embedding is shared.
     return a, a._replace(z=without_lost(zb.astype(dtype), a.weights))
 
 
@@ -97,6 +100,7 @@ def _is_lost(
 
 def is_other(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"]:
     """Which candidates are neither the anchor itself nor padding of a chunk."""
+    # `fold_blocks` pads the last chunk with zeros, and real rows are numbered from 1.
     return ~_equal(anchors.number, candidates.number) & (candidates.number > 0)[None, :]
 
 
@@ -104,6 +108,7 @@ def is_same_label(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"] | bool:
     """Which candidates are known to have the anchor's label."""
     if anchors.labels is None or candidates.labels is None:
         return False
+    # Where labels are equal, testing one of them for -1 (unknown) tests both.
     return _equal(anchors.labels, candidates.labels) & (candidates.labels >= 0)[None, :]
 
 
@@ -116,6 +121,7 @@ def is_same_cell(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"] | bool:
 
 def is_negative(anchors: Rows, candidates: Rows) -> Bool[Array, "b c"]:
     """Which candidates are negatives: other rows of another label, within the anchor's cell."""
+    # The number also excludes the partner in the other tower: row i of both has the same number.
     other = is_other(anchors, candidates)
     if anchors.labels is not None:
         other &= ~is_same_label(anchors, candidates)
@@ -151,6 +157,7 @@ def negative_logits(
 
 def positive_logits(a: Rows, b: Rows, scale: Float[Array, ""]) -> Float[Array, " b"]:
     """`scale * <a_i, b_i>`, the logits of the positives."""
+    # As a batched product, because a sum of bfloat16 products would round each of them first.
     dimensions = (((1,), (1,)), ((0,), (0,)))
     return scale * jax.lax.dot_general(a.z, b.z, dimensions, preferred_element_type=scale.dtype)
 
@@ -173,6 +180,7 @@ def prior_of_anchors(
 ) -> Float[Array, " a"]:
     """The class prior of each of the 2b anchors of b pairs; those of the first tower come first."""
     prior = jnp.asarray(prior, own.dtype)
+    # A lost row may hold NaN in its prior too, and 0 * NaN would reach the other gradients.
     prior = prior if prior.ndim == 0 else without_lost(prior, weights)
     if prior.ndim < 2:
         return jnp.concatenate([jnp.broadcast_to(prior, own.shape[0] // 2)] * 2)

@@ -46,6 +46,7 @@ def sum_softplus(
 
 
 def _sum(anchors, candidates, scale, bias, axis_name, chunk_size):
+    # Also the primal of the custom rule: without differentiation, no gradient is collected.
     def step(total, block):
         terms = jax.nn.softplus(_logits(anchors, block, scale, bias))
         return total + _apply_weights(terms, block).sum(1)
@@ -55,9 +56,12 @@ def _sum(anchors, candidates, scale, bias, axis_name, chunk_size):
 
 def _forward(anchors, candidates, scale, bias, axis_name, chunk_size):
     """The sums, and what the gradients need, from the slopes p_ij of anchor i and candidate j."""
+    # Gradients are sums over the whole batch, so they are float32 even for bfloat16 rows.
     wide = _wide(anchors, scale.dtype)
 
     def step(carry, block, block_carry):
+        # What belongs to an anchor stays on this device. What belongs to a candidate travels with its block,
+        # and is home again after a full turn of the ring.
         (total, grad_anchors, slope), (grad_candidates, grad_weights) = carry, block_carry
         z = _logits(anchors, block, scale, bias)
         t, p = jax.nn.softplus(z), jax.nn.sigmoid(z)
@@ -69,16 +73,19 @@ def _forward(anchors, candidates, scale, bias, axis_name, chunk_size):
         grad_anchors = grad_anchors + p @ _wide(block, scale.dtype)
         return (total + t.sum(1), grad_anchors, slope + p.sum(1)), (grad_candidates, grad_weights)
 
+    # start[1::-1] is (zeros [b, d], zeros [b]): the candidates' gradients and those of their weights.
     start = (jnp.zeros_like(scale), jnp.zeros_like(wide), jnp.zeros_like(scale))
     (total, grad_anchors, slope), (grad_candidates, grad_weights) = fold_blocks_both(
         step, start, candidates, start[1::-1], axis_name, chunk_size=chunk_size
     )
+    # Instead of logits, a few arrays of the size of the rows: this is what makes the rule worth having.
     kept = (anchors, candidates, scale, bias, grad_anchors, slope, grad_candidates, grad_weights)
     return total, kept
 
 
 def _backward(axis_name, chunk_size, kept, g):
     anchors, candidates, scale, bias, grad_anchors, slope, grad_candidates, grad_weights = kept
+    # g has one weight per anchor. If all are equal, one factor turns the collected sums into gradients.
     low, high = g.min(), g.max()
     if axis_name is not None:
         # All devices must take the same branch below: `again` contains collectives, and a device
@@ -92,14 +99,17 @@ def _backward(axis_name, chunk_size, kept, g):
         return _collect(anchors, candidates, scale, bias, g, axis_name, chunk_size)
 
     grad_candidates, grad_weights = jax.lax.cond(low == high, as_collected, again, g)
+    # Both branches leave out the candidates' own weights, see `_forward`.
     if candidates.weights is not None:
         grad_candidates = candidates.weights[:, None] * grad_candidates
     of_anchors = _gradient_of(anchors, (g * scale)[:, None] * grad_anchors, None)
     of_candidates = _gradient_of(candidates, grad_candidates, grad_weights)
+    # sum_j w_j p_ij <a_i, b_j> = <a_i, sum_j w_j p_ij b_j>: the scale needs no product of its own.
     of_scale = g * jnp.sum(_wide(anchors, scale.dtype) * grad_anchors, axis=1)
     return of_anchors, of_candidates, of_scale, g * slope
 
 
+# Axis name and chunk size are Python values, which cannot be traced.
 _sum_by_rule = jax.custom_vjp(_sum, nondiff_argnums=(4, 5))
 _sum_by_rule.defvjp(_forward, _backward)
 
@@ -120,6 +130,7 @@ def _collect(anchors, candidates, scale, bias, g, axis_name, chunk_size):
 
 def _logits(anchors: Rows, block: Rows, scale: Array, bias: Array) -> Float[Array, "b c"]:
     z = pair_logits(anchors, block, scale[:, None]) + bias[:, None]
+    # softplus and its slope are exactly 0 at `nothing`: the sums and gradients need no second mask.
     return jnp.where(is_negative(anchors, block), z, nothing(z.dtype))
 
 
@@ -140,5 +151,6 @@ def _gradient_of(rows: Rows, z: Array, weights: Array | None) -> Rows:
     weights = (
         None if rows.weights is None or weights is None else weights.astype(rows.weights.dtype)
     )
+    # None stands for a zero gradient; integers have no other.
     nothing_of = dict.fromkeys(("number", "labels", "cells"))
     return Rows(z=z.astype(rows.z.dtype), weights=weights, **nothing_of)  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ def prepare(z, labels, temperature, positives, cells, candidate_weights, axis_na
     z = jnp.asarray(z)
     check_pairs(z=z)
     devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    # Columns of `positives` are rows of all devices, while its rows are local.
     check_positives(len(z), devices * len(z), positives)
     check_labels(len(z), labels=labels)
     rows = make_rows(
@@ -45,6 +46,7 @@ def masks(rows: Rows, candidates: Rows, positives: Bool[Array, "b n"] | None):
     else:  # a padding row has number 0 and gets an arbitrary column; `is_other` leaves it out
         alike = jnp.take(positives, candidates.number - 1, axis=1, mode="clip")
     other = is_other(rows, candidates)
+    # Cells limit negatives only: positives of other cells stay positives.
     return other & alike, other & ~alike & is_same_cell(rows, candidates)
 
 
@@ -52,6 +54,7 @@ def log_sum_of(logits, mask, candidates: Rows) -> Float[Array, " b"]:
     """log(sum over the masked candidates of w exp(logit))."""
     if candidates.weights is not None:
         logits = logits + log_weights(candidates.weights)[None, :]
+    # The logarithm of an empty sum is `nothing` and not -inf, whose gradient would be NaN.
     return jax.nn.logsumexp(jnp.where(mask, logits, nothing(logits.dtype)), axis=1)
 
 
@@ -65,6 +68,7 @@ def top_logit(top, logits, candidates: Rows, log_guard: float) -> Float[Array, "
     """The largest logit of all rows so far, padding left out, as a constant; for the guard only."""
     if not log_guard:
         return top
+    # Padding has logit 0, which could be the largest.
     present = (candidates.number > 0)[None, :]
     logits = jnp.where(present, jax.lax.stop_gradient(logits), nothing(logits.dtype))
     return jnp.maximum(top, logits.max(axis=1))
@@ -72,6 +76,8 @@ def top_logit(top, logits, candidates: Rows, log_guard: float) -> Float[Array, "
 
 def guard(log_sum, top, log_guard: float) -> Float[Array, " b"]:
     """log(exp(log_sum) + log_guard * exp(top))."""
+    # `top` makes the guard relative to the largest exponential, as in the authors' code, which subtracts the
+    # row's maximum before it adds the guard.
     return jnp.logaddexp(log_sum, top + jnp.log(log_guard)) if log_guard else log_sum
 
 
@@ -79,6 +85,7 @@ def finish(
     value, positive_weight, scale, base_temperature: float | None, z, candidate_weights
 ) -> Float[Array, " b"]:
     """Sets rows without positives to 0, lost ones to NaN; applies the authors' factor if requested."""
+    # Without positives the value means nothing (in the form "in" it is huge); it must not reach the mean.
     value = jnp.where(positive_weight > 0, value, 0)
     value = nan_if_lost(value, candidate_weights, z)
     return value if base_temperature is None else value / (scale * base_temperature)

@@ -242,15 +242,19 @@ def _debias(
     own, log_sum, weight = sums
     check_prior(own.shape[0] // 2, prior)
     prior = prior_of_anchors(prior, own, candidate_weights)
+    # The logit of cosine -1: no negative can lie farther away.
     floor_logit = -jax.lax.stop_gradient(as_scalar(scale, own.dtype))
     # Exponentials relative to the largest: at scale 100 they overflow float32 otherwise.
+    # Without gradient, because the shift cancels in the loss.
     top = jax.lax.stop_gradient(jnp.maximum(own, log_sum))
     positive = jnp.exp(own - top)
+    # exp(z_ii), S_i and G_i of the docstring, all divided by exp(top).
     corrected = (jnp.exp(log_sum - top) - prior * weight * positive) / (1 - prior)
     floor = weight * jnp.exp(floor_logit - top)
     # Select with `where`, not `maximum`: at a tie `maximum` would split the gradient.
     floored = corrected < floor
     loss = jnp.log(positive + jnp.where(floored, floor, corrected)) - (own - top)
+    # [2b] anchors, those of `za` first, to [2, b]: the mean joins the two anchors of each row.
     return loss.reshape(2, -1).mean(axis=0), floored.astype(own.dtype).reshape(2, -1).mean(axis=0)
 
 
@@ -276,6 +280,8 @@ def _negative_sums(
     own = positive_logits(a, b, scale)
     if negatives == "both":
         own = jnp.concatenate([own, own])
+        # Anchors and candidates are the rows of both towers. A row's partner has its number, so
+        # `is_negative` leaves it out like the row itself.
         both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), a, b)
         start = _start(own, beta)
 
@@ -286,6 +292,8 @@ def _negative_sums(
     else:
         start = _start(own, beta)
 
+        # One set of logits: sums along a row belong to the row of za, which stays; sums along a column
+        # belong to the row of zb, which travels.
         def two_sided(stats, candidates, candidate_stats):
             s = pair_logits(a, candidates, scale)
             return (
@@ -308,6 +316,7 @@ class _Stats(NamedTuple):
 
 
 def _start(own: Float[Array, " b"], beta) -> _Stats:
+    # The logarithm of an empty sum. Made from local rows, as `fold_blocks` asks.
     none = jnp.full_like(own, nothing(own.dtype))
     return _Stats(none, None if beta is None else none, jnp.zeros_like(own))
 
@@ -315,12 +324,14 @@ def _start(own: Float[Array, " b"], beta) -> _Stats:
 def _add(stats: _Stats, a: Rows, b: Rows, s: Float[Array, "b c"], beta, axis: int) -> _Stats:
     """Adds the candidates along `axis` of the logits, the rows of b (1) or a (0), to `stats`."""
     negative = is_negative(a, b)
+    # The candidate's weight counts: along axis 1 that of b's rows, along axis 0 that of a's.
     weights = b.weights if axis == 1 else a.weights
     weights = jnp.ones_like(s, shape=s.shape[axis]) if weights is None else weights
     log_weight = jnp.expand_dims(log_weights(weights), 1 - axis)
 
     def plus(log_sum, factor):
         masked = jnp.where(negative, factor * s + log_weight, nothing(s.dtype))
+        # Chunks join as logarithms, because a plain running sum of exponentials would overflow at scale 100.
         return jnp.logaddexp(log_sum, jax.nn.logsumexp(masked, axis=axis))
 
     return _Stats(

@@ -106,6 +106,8 @@ def debiased_sigmoid_loss(
     scale, bias = as_scalar(scale, dtype), as_scalar(bias, dtype)
 
     def step(image_sums, texts, text_sums):
+        # One set of logits serves both directions: rows sum into the images, which stay, and columns into
+        # the texts, which travel.
         terms = jax.nn.softplus(pair_logits(images, texts, scale) + bias)
         negative = is_negative(images, texts)
         one = jnp.ones_like(terms[0, 0])
@@ -119,12 +121,16 @@ def debiased_sigmoid_loss(
     own = positive_logits(images, texts, scale) + bias
     zeros = (jnp.zeros_like(own), jnp.zeros_like(own))
     sums = fold_blocks_both(step, zeros, texts, zeros, axis_name, chunk_size=chunk_size)
+    # [b] of the images, then [b] of the texts: 2b anchors.
     total, weight = (jnp.concatenate([x, y]) for x, y in zip(*sums, strict=True))
     prior = prior_of_anchors(prior, total, candidate_weights)
     false = prior * weight * jnp.tile(jax.nn.softplus(own), 2)
+    # softplus(bias - scale) belongs to cosine -1, the smallest that a negative can have.
     floor = weight * jax.nn.softplus(jax.lax.stop_gradient(bias - scale))
     corrected = (total - false) / (1 - prior)
+    # `where` and not `maximum`, which would split the gradient at a tie.
     negatives = jnp.where(corrected < floor, floor, corrected)
+    # Half of the negatives to each direction, but the positive once: it is one pair.
     rows = jax.nn.softplus(-own) + negatives.reshape(2, -1).mean(axis=0)
     return nan_if_lost(rows, candidate_weights, zimg, ztxt)
 

@@ -33,6 +33,7 @@ def _plain_fairkl(
     z: Float[Array, "b d"], labels: Int[Array, " b"], bias_labels: Int[Array, " b"]
 ) -> Float[Array, ""]:
     """The form "kl" at its plainest: all pairs at once, no weights. The oracle of the tests."""
+    # Of unit vectors: |x - y|^2 = 2 - 2 <x, y>.
     distance, other = 2 - 2 * z @ z.T, ~jnp.eye(len(z), dtype=bool)
     label, bias = (x[:, None] == x for x in (labels, bias_labels))
     total = jnp.zeros(())
@@ -131,6 +132,7 @@ def fairkl(
     check_bias_labels(z.shape[0], bias_labels)
     own_pairs = z_other is not None or form == "authors"
     dtype = jnp.promote_types(z.dtype, other.dtype)
+    # The labels travel in `block`, beside the bias labels. In the rows too they would travel twice.
     rows = make_rows(
         z.astype(dtype), labels=labels, cells=None, candidate_weights=weights, axis_name=axis_name
     )._replace(labels=None)
@@ -140,20 +142,24 @@ def fairkl(
     block = (rows._replace(z=without_lost(other.astype(dtype), weights)), labels, bias_labels)
 
     def step(moments, block):
+        # Moments of similarities; `_sides` turns them into those of distances, 2 - 2 s.
         s = pair_logits(rows, block[0], scale)
         pairs = _pair_weights(rows, block[0], own_pairs)
         parts = [_moments(s, w) for w in _groups(pairs, labels, bias_labels, *block[1:])]
         return _merge(moments, jax.tree.map(lambda *x: jnp.stack(x), *parts))
 
     local = positive_logits(rows, block[0], scale)
+    # One number per group, made from local rows: `shard_map` needs the start to vary over devices.
     empty = _Moments(*[jnp.zeros_like(local, shape=4)] * 4)
     moments = fold_blocks(step, empty, block, axis_name, chunk_size=chunk_size)
+    # So far each device has the pairs of its own rows with all others.
     moments = _over_devices(moments, axis_name)
     if form == "authors":
         w = jnp.ones_like(local) if rows.weights is None else rows.weights
         total = jnp.stack([w.sum(), (w**2).sum()])
         total = total if axis_name is None else jax.lax.psum(total, axis_name)
         return _authors(moments, total[0] ** 2, total[1] ** 2, kld)
+    # Within a tower each pair occurs twice, as (i, j) and (j, i).
     copies = 1 if own_pairs else 2
     return _sides(moments, form, variance_guard, copies)
 
@@ -169,6 +175,7 @@ class _Moments(NamedTuple):
 
 def _pair_weights(rows: Rows, candidates: Rows, own_pairs: bool) -> Float[Array, "b c"]:
     """w_i w_j of all valid pairs, 0 for the others."""
+    # Across towers the pair (i, i) is two different embeddings, so only padding is left out.
     present = (candidates.number > 0)[None, :] if own_pairs else is_other(rows, candidates)
     pairs = jnp.broadcast_to(present, (rows.z.shape[0], candidates.z.shape[0]))
     pairs = pairs.astype(logit_dtype(rows.z.dtype))
@@ -181,6 +188,7 @@ def _groups(
     pairs: Float[Array, "b c"], labels, bias, candidate_labels, candidate_bias
 ) -> tuple[Float[Array, "b c"], ...]:
     """Weights of the pairs: positive aligned, positive conflicting, then the same for negatives."""
+    # Unknown (-1) equals nothing, not even another unknown.
     pairs = jnp.where(_both_known(labels, candidate_labels), pairs, 0)
     if bias.ndim == 2:
         aligned = jnp.einsum("ik,jk->ij", bias, candidate_bias, preferred_element_type=pairs.dtype)
@@ -208,6 +216,7 @@ def _moments(s: Float[Array, "b c"], weights: Float[Array, "b c"]) -> _Moments:
 def _merge(a: _Moments, b: _Moments) -> _Moments:
     """The moments of two sets of pairs taken together."""
     weight = a.weight + b.weight
+    # Two sets joined by their gap (Chan, Golub, LeVeque): no squares of large sums are subtracted.
     share = b.weight / _or_one(weight)
     gap = b.mean - a.mean
     deviation = a.deviation + b.deviation + gap**2 * a.weight * share
@@ -218,6 +227,8 @@ def _over_devices(local: _Moments, axis_name: AxisName) -> _Moments:
     """The moments of the pairs of all devices taken together."""
     if axis_name is None:
         return local
+    # Twice over the network, a few numbers each time: deviations need the common mean, and a difference of
+    # sums of squares would lose digits.
     sums = (local.weight, local.square, local.weight * local.mean)
     weight, square, total = jax.lax.psum(sums, axis_name)
     mean = total / _or_one(weight)
@@ -230,6 +241,7 @@ def _sides(moments: _Moments, form: str, guard: float, copies: int) -> Float[Arr
     mean = 2 - 2 * moments.mean
     variance, usable = _variance(moments, guard, copies)
     if form == "mean":
+        # A mean needs one pair, a variance two.
         usable = moments.weight > 0
     total = jnp.zeros_like(mean[0])
     for a, c in ((0, 1), (2, 3)):
@@ -250,6 +262,7 @@ def _variance(moments: _Moments, guard: float, copies: int):
     # weight**2 / square is the number of pairs when all have the same weight; 1e-5 is for rounding.
     enough = weight**2 > copies * (1 + 1e-5) * square
     freedom = weight - square / _or_one(weight)
+    # Var(2 - 2 s) = 4 Var(s).
     variance = 4 * moments.deviation / jnp.where(enough, freedom, 1) + guard
     # Equal distances do not give 0 but a few epsilons; a division by that would be noise.
     usable = enough & (variance > (8 * jnp.finfo(variance.dtype).eps) ** 2)
@@ -267,12 +280,14 @@ def _authors(
 ) -> Float[Array, ""]:
     """The formula of the published code, see `fairkl`; takes sums of pair weights and their squares."""
     mean, total = moments.mean, moments.weight * moments.mean
+    # Their matrix is filled with zeros outside of the group, so its moments are over all pairs.
     second = moments.deviation + moments.weight * mean**2
     # With equal weights this is the number of all pairs less one: the matrix is taken as a sample.
     freedom = pairs - square / _or_one(pairs)
     freedom = jnp.where(freedom > 1e-5 * pairs, freedom, 1)
     variance = (second - total**2 / _or_one(pairs)) / freedom
     spread = variance > 0
+    # The inner `where`: sqrt has an infinite slope at 0, also in the branch that is not taken.
     deviation = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
     pa, pc, na, nc = range(4)
     means = (mean[pc] - mean[pa]) ** 2 + (mean[na] - mean[nc]) ** 2

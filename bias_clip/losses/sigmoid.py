@@ -100,6 +100,7 @@ def sigmoid_loss(
     scale, bias, margin = (as_scalar(x, dtype) for x in (scale, bias, margin))
 
     own = positive_logits(images, texts, scale)
+    # softplus(-(z_ii - margin)), with z_ii = own + bias.
     positives = jax.nn.softplus(margin - bias - own)
     # As vectors, so that everything that the fold takes and returns belongs to local rows.
     scales, biases = jnp.zeros_like(own) + scale, jnp.zeros_like(own) + bias

@@ -105,6 +105,7 @@ def softmax_loss(
     scale, epsilon = as_scalar(scale, dtype), as_scalar(epsilon, dtype)
 
     def step(image_sums, texts, text_sums):
+        # Running sums are logarithms, because at scale 100 their exponentials overflow float32.
         z = negative_logits(images, texts, scale)
         i2t, t2i = z, z
         # The candidate's weight counts: the text's in rows, the image's in columns.

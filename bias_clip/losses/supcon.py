@@ -175,6 +175,7 @@ def eps_supcon_loss(
         log_sum, positive_sum, positive_weight, top = carry
         s = pair_logits(rows, candidates, scale)
         positive, negative = masks(rows, candidates, positives)
+        # The margin lowers positives in the denominator only; the numerator below takes plain s.
         margined = jnp.where(positive, s - epsilon, s)
         log_sum = jnp.logaddexp(log_sum, log_sum_of(margined, positive | negative, candidates))
         share = masked_weights(positive, candidates)
@@ -192,6 +193,7 @@ def eps_supcon_loss(
     log_sum, positive_sum, positive_weight, top = fold_blocks(
         step, start, rows, axis_name, chunk_size=chunk_size
     )
+    # Without positives this divides by 1; `finish` then sets the row to 0.
     mean = positive_sum / jnp.where(positive_weight > 0, positive_weight, 1)
     return finish(
         guard(log_sum, top, log_guard) - mean,
@@ -291,11 +293,13 @@ def eps_supinfonce_loss(
         sums, start, rows, axis_name, chunk_size=chunk_size
     )
     if form == "in":
+        # exp(-epsilon) P / W + N, as logarithms; W = 0 is replaced and selected out by `finish`.
         log_weight = jnp.log(jnp.where(weight > 0, weight, 1))
         value = jnp.logaddexp(positive_sum - epsilon - log_weight, negative_sum) - positive_sum
         return finish(value, weight, scale, base_temperature, z, candidate_weights)
     negative_sum = guard(negative_sum, top, log_guard)
 
+    # A second walk, because each positive's term needs N over all blocks and devices.
     # log(exp(s - epsilon) + N) - s = softplus(log(N) + epsilon - s) - epsilon, which does not overflow.
     level = negative_sum + epsilon
 
@@ -306,5 +310,6 @@ def eps_supinfonce_loss(
         return total + (masked_weights(positive, candidates) * jax.nn.softplus(gap)).sum(axis=1)
 
     total = fold_blocks(gaps, zero, rows, axis_name, chunk_size=chunk_size)
+    # Each term has this -epsilon, and the shares of the positives sum to 1.
     value = total / jnp.where(weight > 0, weight, 1) - epsilon
     return finish(value, weight, scale, base_temperature, z, candidate_weights)
