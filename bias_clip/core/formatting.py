@@ -18,11 +18,13 @@ def format_number(value: Any) -> str:
     """Four significant digits, thousands apart, powers of ten below a thousandth: 12,345, 0.2861, 2.50 × 10⁻⁴."""
     if not is_number(value):
         return _format_other(value)
+    # Up to 1e15 float64 holds integers exactly; beyond it the digits would pretend to be known.
     if value == int(value) and abs(value) < 1e15:
         return _minus(f"{int(value):,}")
     if not 1e-3 <= abs(value) < 1e15:
         mantissa, power = f"{value:.2e}".split("e")
         return _minus(f"{mantissa} {TIMES} 10") + str(int(power)).translate(_SUPERSCRIPT)
+    # log10 of 0 cannot come: 0 is an integer and was returned above.
     digits = max(0, 3 - math.floor(math.log10(abs(value))))
     return _minus(f"{value:,.{digits}f}")
 
@@ -41,6 +43,7 @@ def format_points(value: Any) -> str:
     if not is_number(value):
         return _format_other(value)
     text = f"{100 * value:+.1f}"
+    # Rounded to nothing, "+0.0" or "-0.0" would suggest a direction.
     return "0.0" if float(text) == 0 else _minus(text)
 
 
@@ -99,6 +102,7 @@ def format_ticks(values: Sequence[float], *, percent: bool = False) -> list[str]
         return [_minus(f"{100 * value:.4g}%") for value in values]
     largest = max(abs(value) for value in values)
     if 0 < largest < 1e-2:
+        # The logarithm of a power of ten may come out just below the integer.
         power = math.floor(math.log10(largest) + 1e-9)
         return [_minus(f"{v / 10.0**power:.4g}e{power}") if v else "0" for v in values]
     for divisor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):

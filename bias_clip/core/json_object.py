@@ -33,6 +33,7 @@ def read_object(path: Path, *, advice: str) -> dict[str, Any]:
 
 def parse_object(content: bytes, where: str, *, advice: str) -> dict[str, Any]:
     """Returns the JSON object in `content`; `where` and `advice` are for the error, as above."""
+    # "replace": the message must be readable even if the file is binary.
     shown = content[:_SHOWN].decode("utf-8", errors="replace")
     expected = f"{where}: got {shown!r}, expected a JSON object"
     try:

@@ -45,6 +45,7 @@ class PageCache:
     def read(self, wanted: list[tuple[RemoteFile, int, int]]) -> list[bytes | RemoteError]:
         """Reads bytes from start to stop of each file; missing pages are read concurrently."""
         found: list[bytes | RemoteError | None] = [self._get(*one) for one in wanted]
+        # What is cached is read first; the rest is one batch of requests, which run at the same time.
         missing = [i for i, data in enumerate(found) if data is None]
         spans = [_pages(*wanted[i]) for i in missing]
         files = [wanted[i][0] for i in missing]
@@ -71,6 +72,8 @@ class PageCache:
         self._lock = threading.Lock()
 
     def _path(self, file: RemoteFile) -> Path:
+        # The stamp is in the name: an object that was replaced has a new file, and old pages are never
+        # read.
         name = hashlib.blake2b("\n".join(map(str, file)).encode(), digest_size=16).hexdigest()
         return self.folder / f"{name}.pages"
 
@@ -79,6 +82,7 @@ class PageCache:
         if handle is None:
             return None
         first, last = _pages(file, start, stop)
+        # Four bytes of CRC-32 per page, from the table at the beginning of the file.
         sums = os.pread(handle.fileno, -(-(last - first) // PAGE) * 4, first // PAGE * 4)
         data = os.pread(handle.fileno, last - first, _table(file) + first)
         if sums != _sums(data) or len(data) < last - first:
@@ -92,6 +96,7 @@ class PageCache:
             self._make_room(len(data))
             handle = _open(str(self._path(file)), True)
             assert handle is not None
+            # Data before sums: a crash in between leaves sums that do not fit, and the page is read again.
             os.pwrite(handle.fileno, data, _table(file) + first)
             os.pwrite(handle.fileno, _sums(data), first // PAGE * 4)
         except OSError as error:
@@ -112,9 +117,11 @@ class PageCache:
                 return
             self._written = 0
             there = sorted((path.stat().st_mtime_ns, path) for path in self.folder.glob("*.pages"))
+            # Blocks and not st_size: the files are sparse.
             held = {path: path.stat().st_blocks * 512 for _, path in there}
             total = sum(held.values())
             for _, path in there:
+                # An eighth below the limit, so that the next writes do not remove files again at once.
                 if total <= self.limit - self.limit // 8:
                     break
                 path.unlink(missing_ok=True)

@@ -53,6 +53,7 @@ def differences(
       may_change: entries that may differ, with everything below them: "a", "a.b".
     """
     free = tuple(may_change)
+    # Through JSON: tuples become lists and integer keys text, as in the plan that was read.
     flat_there, flat_now = (_flat(json.loads(json.dumps(plan))) for plan in (there, now))
     return [
         f"{key}: {_short(flat_there.get(key))} there, {_short(flat_now.get(key))} now"
@@ -83,6 +84,7 @@ def claim_folder(
         check_same_plan(claim, there, plan, advice=advice)
         return
     folder.mkdir(parents=True, exist_ok=True)
+    # What a killed writer of the plan left does not make the folder a stranger's.
     own = {PLAN + PARTIAL, *ignore}
     strangers = sorted(found.name for found in folder.iterdir() if found.name not in own)
     if strangers:

@@ -105,6 +105,7 @@ def name_arguments(
     except TypeError as error:
         valid = [p.name for p in parameters]
         raise ValueError(f"{where}: {error}; its arguments are {valid}.") from error
+    # Before the defaults: those need no check, and may be None for a type without None.
     _check_types(where, function, bound.arguments)
     bound.apply_defaults()
     return dict(bound.arguments)
@@ -156,6 +157,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in inner)
     if hint in _WIDER:
+        # Python's bool is an integer: `batch_size=True` would be a batch of one.
         number = isinstance(value, _WIDER[hint]) and not isinstance(value, bool)
         return number and not (isinstance(value, float) and math.isnan(value))
     if hint in (str, bool, type(None)):
@@ -165,6 +167,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return hasattr(value, "keys") and hasattr(value, "__getitem__")
     if kind not in _SEQUENCES:
         return True
+    # A string is a sequence of letters, and a mapping has a length: neither is meant by a list.
     if isinstance(value, str | bytes) or hasattr(value, "keys") or not hasattr(value, "__len__"):
         return False
     if kind is not tuple or inner[1:] == (...,):
@@ -185,6 +188,7 @@ def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
 
 
 def _check_types(where: str, function: Callable, arguments: Mapping[str, Any]) -> None:
+    # Resolves annotations that are text, as under `from __future__ import annotations`.
     hints = typing.get_type_hints(_body(_plain(function)))
     for name, value in arguments.items():
         check_type(f"{where}.{name}", value, hints.get(name, Any))

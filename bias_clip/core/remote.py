@@ -171,6 +171,7 @@ def _all(calls: Sequence[_Call], sizes: Sequence[int] | None = None) -> list[Any
         again = []
         for place, got in zip(due, _once([calls[i] for i in due]), strict=True):
             wanted = None if sizes is None else sizes[place]
+            # Only what failed is called again; answers of the others are kept.
             results[place], worth = _judge(calls[place][0], got, wanted, attempt + 1)
             if worth:
                 again.append(place)
@@ -181,13 +182,17 @@ def _all(calls: Sequence[_Call], sizes: Sequence[int] | None = None) -> list[Any
 def _once(calls: Sequence[_Call]) -> list[Any]:
     from fsspec.asyn import sync
 
+    # Per process: connections and the event loop of a parent do not work in its fork.
     system = _filesystem(calls[0][0].partition("://")[0], os.getpid())
 
     async def gather() -> list[Any]:
         coroutines = [
+            # The libraries' own timeouts differ, and some have none: a stalled server would hold the run
+            # forever.
             asyncio.wait_for(_method(system, name)(address, *rest, **named), TIMEOUT)
             for address, name, rest, named in calls
         ]
+        # Exceptions as results, so that one failed range does not cancel the others.
         return await asyncio.gather(*coroutines, return_exceptions=True)
 
     return sync(system.loop, gather)
@@ -207,10 +212,12 @@ def _judge(address: str, got: Any, size: int | None, attempt: int) -> tuple[Any,
         advice = _ADVICE.get(status or 0, "start the same line again when it answers")
         error = RemoteError(f"{address} cannot be read: {said}, in attempt {attempt}; {advice}.")
         error.__cause__ = got
+        # Without a status the connection broke, or time was up: that may pass.
         return error, status in _AGAIN or status is None
     if size is not None and len(got) != size:
         what = "the server ignores ranges" if len(got) > size else "the answer stopped early"
         text = f"{address} gave {len(got)} of {size} bytes in attempt {attempt}: {what}."
+        # Too much is no accident: a server without ranges sends the whole object each time.
         return RemoteError(text), len(got) < size
     return got, False
 
@@ -237,6 +244,7 @@ def _file(address: str, about: dict[str, Any]) -> RemoteFile:
     if about.get("size") is None:
         raise RemoteError(f"{address}: the server does not say its size, which reading needs.")
     stamp = next((str(about[name]) for name in _STAMPS if about.get(name)), "")
+    # An etag comes with or without quotes, depending on the call that asked.
     return RemoteFile(address, int(about["size"]), stamp.strip('"'))
 
 

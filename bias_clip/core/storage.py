@@ -69,6 +69,7 @@ def is_run(path: Path | str) -> bool:
     Raises:
       ValueError: as `run_folder`.
     """
+    # An address of the Hugging Face hub, which `run_folder` would refuse.
     if str(path).startswith("hf:/"):
         return False
     folder = run_folder(path)

@@ -50,8 +50,10 @@ def visible_text(text: str) -> str:
     if text.isascii() and text.isprintable() and "&" not in text and "<" not in text:
         return text
     if "&" in text:
+        # Entities before tags: "&lt;b&gt;" is a tag that was escaped.
         text = html.unescape(html.unescape(text))
     if "<" in text:
+        # Comments first, because they may contain tags.
         text = _INLINE_TAGS.sub("", _BLOCK_TAGS.sub(" ", _COMMENTS.sub("", text)))
     return _INVISIBLE.sub("", text)
 

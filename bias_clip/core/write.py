@@ -34,12 +34,14 @@ def whole_file(path: str | Path, *, suffix: str = PARTIAL) -> Iterator[Path]:
           pq.write_table(table, partial)
     """
     path = Path(path)
+    # In the same folder: a rename is atomic only within a file system.
     partial = path.with_name(path.name + suffix)
     try:
         yield partial
         # The bytes must be on disk before the name: else a power failure can leave an empty file.
         _sync(partial)
         partial.replace(path)
+    # BaseException: Ctrl-C must not leave a partial file either.
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -65,6 +67,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    # Read-only is enough for fsync, and the only mode in which a folder opens.
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -30,6 +30,8 @@ def record_fault(what: str = "", *, passing: tuple[type[Exception], ...] = ()) -
     except Exception as error:  # broad here and nowhere else: see above
         if isinstance(error, (MemoryError, *passing)):
             raise
+        # Messages of ValueErrors stand for themselves. Of the others many have no text at all, such as
+        # AssertionError, so that their type is the only clue.
         said = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{where}{said}") from error
 

@@ -114,10 +114,12 @@ def write_record_shards(
     plan = {
         "source": dict(source),
         "records": length,
+        # Little-endian, so that plans agree on machines of any byte order.
         "rows_sha256": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
         **{"form": form, "shard_rows": shard_rows, "check": check, "need_caption": need_caption},
         **(about or {}),
     }
+    # The plan is claimed before anything is read or written: shards of two plans must never share a folder.
     claim_folder(
         folder,
         plan,
@@ -125,12 +127,15 @@ def write_record_shards(
         advice="Delete it to write them again, or write elsewhere.",
     )
     settings = _Settings(source, str(folder), form, check, need_caption)
+    # Numbered over all rows and not per shard: copies of a row may be in different shards, and ids must
+    # differ.
     copies = _copy_numbers(rows)
     jobs = [
         _Job(number, rows[start : start + shard_rows], copies[start : start + shard_rows])
         for number, start in enumerate(range(0, len(rows), shard_rows))
     ]
     todo = [job for job in jobs if not _is_whole(settings, job)]
+    # Shards of an earlier run count at once, so that the progress starts where that run stopped.
     on_rows(sum(len(job.rows) for job in jobs) - sum(len(job.rows) for job in todo))
     for count in _run(settings, todo, workers):
         on_rows(count)
@@ -152,6 +157,7 @@ def _run(settings: _Settings, jobs: Sequence[_Job], workers: int) -> Iterator[in
 
 
 def _write_in_process(settings: _Settings, job: _Job) -> int:
+    # The arguments travel as text, because a cache needs a key that can be hashed, and a dict cannot.
     return _write_shard(_own_source(json.dumps(dict(settings.source))), settings, job)
 
 
@@ -169,6 +175,7 @@ def _write_shard(source: Source, settings: _Settings, job: _Job) -> int:
     with whole_file(path) as partial, _writer(settings.form, partial) as write:
         for start in range(0, len(job.rows), _CHUNK):
             part = slice(start, start + _CHUNK)
+            # Python integers: sources index lists with them, and JSON cannot write NumPy's.
             some = job.rows[part].tolist()
             for row, copy, record in zip(
                 some, job.copies[part].tolist(), read_many(source, some), strict=True
@@ -176,6 +183,8 @@ def _write_shard(source: Source, settings: _Settings, job: _Job) -> int:
                 try:
                     write(written, _checked(record, settings, copy))
                 except ValueError as error:
+                    # Keys of JSON are text anyway; converted here, an interrupted run reports the same as a
+                    # whole one.
                     dropped[str(row)] = str(error)
                     continue
                 written += 1
@@ -189,6 +198,7 @@ def _checked(record: Record | ValueError, settings: _Settings, copy: int) -> Rec
     if isinstance(record, ValueError):
         raise ValueError(f"unreadable: {record}")
     images = record["image"] if isinstance(record["image"], tuple) else (record["image"],)
+    # Raises for captions of a wrong type, also where no caption is needed.
     captions(record)
     if settings.need_caption and not visible_captions(record):
         raise ValueError("no caption")
@@ -220,9 +230,11 @@ def _add(tar: tarfile.TarFile, key: str, record: Record) -> None:
         fields[f"{i}.{_ending(data)}" if len(images) > 1 else _ending(data)] = data
     side = {"id": record["id"], "captions": list(record["captions"]), **_plain(record)}
     fields["json"] = json.dumps(side, ensure_ascii=False, allow_nan=False).encode()
+    # Also an empty one: all samples then have the same members, one layout for their readers.
     fields["txt"] = (visible_captions(record) or ("",))[0].encode()
     for field in sorted(fields):
         entry = tarfile.TarInfo(f"{key}.{field}")
+        # Read-only members, as webdataset's own writer makes them.
         entry.size, entry.mode = len(fields[field]), 0o444
         # A whole number: a fraction would give every member a pax header of 1,024 bytes. And a constant,
         # so that the same records are the same bytes.
@@ -240,6 +252,7 @@ def _ending(data: bytes) -> str:
 
 def _plain(record: Record) -> dict[str, Any]:
     given = {k: v.item() if isinstance(v, np.generic) else v for k, v in attributes(record).items()}
+    # Checked before NaN becomes None: an infinite number is a value and must not be lost silently.
     infinite = [k for k, v in given.items() if isinstance(v, float) and math.isinf(v)]
     if infinite:
         raise ValueError(f"{infinite} are infinite, which JSON does not have")
@@ -248,9 +261,11 @@ def _plain(record: Record) -> dict[str, Any]:
 
 def _copy_numbers(rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """0 for the first time that a row stands in the list, 1 for the second."""
+    # Stable, so that equal rows stay in the order of the list, and the first of them gets 0.
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]
     new = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    # For each place the start of its run of equal rows; the distance from it is the copy's number.
     first = np.maximum.accumulate(np.where(new, np.arange(len(rows)), 0))
     copies = np.empty(len(rows), np.int64)
     copies[order] = np.arange(len(rows)) - first
@@ -263,6 +278,7 @@ def _is_whole(settings: _Settings, job: _Job) -> bool:
     if not (path.is_file() and about.is_file()):
         return False
     found = read_object(about, advice="delete it to write the shard again")
+    # The size and not the sum, because a restart would otherwise read all finished shards.
     return found.get("bytes") == path.stat().st_size
 
 
@@ -274,6 +290,7 @@ def _report(folder: Path, shards: int) -> dict[str, Any]:
         found = read_object(folder / f"{number:05d}.json", advice="write the shards again")
         totals = {name: total + found[name] for name, total in totals.items()}
         for row, reason in found["dropped"].items():
+            # Reasons are "kind: details", see `_checked`; whole messages nearly all differ.
             kind = reason.partition(":")[0]
             reasons[kind] = reasons.get(kind, 0) + 1
             named = examples.setdefault(kind, {})

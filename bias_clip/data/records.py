@@ -106,6 +106,7 @@ def column(source: Source, name: str) -> np.ndarray:
 
 def attributes(record: Record) -> dict[str, Any]:
     """Returns what a record has besides its id, images and captions."""
+    # Attributes lie beside the three keys of every record; there is no inner dictionary.
     return {k: v for k, v in record.items() if k not in ("id", "image", "captions")}
 
 
@@ -132,6 +133,7 @@ def missing(values: np.ndarray, *, codes: bool = False) -> Bool[np.ndarray, " n"
     if kind == "O":
         none = np.fromiter((is_missing(value) for value in values), bool, len(values))
         return none | (_negative(values) if codes else False)
+    # Integers and booleans cannot be missing: one False, which is broadcast at the end.
     none = values == "" if kind in "UT" else values == b"" if kind == "S" else np.zeros(1, bool)
     if kind == "f":
         none = np.isnan(values)
@@ -154,6 +156,7 @@ def as_array(values: Sequence[Any], name: str = "") -> np.ndarray:
     """
     kinds = {_kind(value) for value in values} - {"missing"}
     gaps = any(is_missing(value) for value in values)
+    # Also a column with nothing but missing values: no kind is left, and it becomes text.
     if kinds <= {"text"}:
         return text_array(["" if is_missing(value) else value for value in values])
     if kinds == {"text", "integer"}:
@@ -187,6 +190,7 @@ def text_array(values: Sequence[str]) -> np.ndarray:
 def _kind(value: Any) -> str:
     if is_missing(value):
         return "missing"
+    # Before integers: Python's bool is one of them.
     if isinstance(value, bool | np.bool_):
         return "boolean"
     if isinstance(value, int | np.integer):
@@ -197,6 +201,7 @@ def _kind(value: Any) -> str:
 
 
 def _integers(values: Sequence[Any]) -> np.ndarray:
+    # Python integers: they compare with 2^64 without overflow.
     low, high = int(min(values)), int(max(values))
     if low >= -(2**63) and high < 2**63:
         return np.asarray(values, np.int64)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from bias_clip.data.text import canonicalize
 
 NUM_KEYWORDS = 4  # of a dozen or so; gives 13 captions per emoji on average, 5 to 21
+# The article follows the sound, not the letter: an hourglass, an SOS button, but a unicorn, a euro.
 VOWEL_SOUNDS = ("a", "e", "i", "o", "u", "hour", "sos")
 CONSONANT_SOUNDS = ("eu", "ewe", "uni", "use", "one")
 SINGULAR_S = ("ss", "us", "is", "gas", "rhinoceros")
@@ -27,6 +28,7 @@ BARE_HEADS = frozenset(
     camping cooking construction dizzy done foggy locked unlocked prohibited radioactive registered
     star-struck wireless plus minus divide multiply""".split()
 )
+# A caption without gender must not name it again by a keyword.
 GENDERED = frozenset(
     """man men male boy guy woman women female girl lady person people adult child mother father mom dad
     mum wife husband groom bride king queen prince princess actor actress waiter waitress policeman
@@ -55,6 +57,7 @@ def captions(
     lines: list[str] = []
     for language, row in names.items():
         lines += _english(entry, neutral) if language == "en" else _translated(row)
+    # Forms of short names often coincide; a caption that stands twice would be drawn twice as often.
     return tuple(dict.fromkeys(lines))
 
 
@@ -77,6 +80,7 @@ def neutral_names(entries: Sequence[Mapping[str, str]]) -> dict[str, str]:
 def parts(name: str) -> Parts:
     """Splits a CLDR name into a noun phrase and skin tones."""
     base, _, rest = name.partition(": ")
+    # "man: dark skin tone, red hair": what ends in "skin tone" is a tone, all else describes the noun.
     details = [d for d in rest.split(", ") if d and not d.endswith("skin tone")]
     tones = [d.removesuffix(" skin tone") for d in rest.split(", ") if d.endswith("skin tone")]
     return Parts(_noun(base, details), tuple(dict.fromkeys(tones)))
@@ -146,6 +150,7 @@ def _less(
     anyone = with_article(neutral)
     lines = [anyone, f"{anyone}{_with_tones(tones)}", f"a picture of {anyone}"]
     lines += [f"{neutral}, {keyword}" for keyword in keywords[:1]]
+    # Only for "man mechanic": "male mechanic" is English, while "male father" is not.
     if gender != "mixed" and noun == f"{gender} {neutral}":
         adjective = {"man": "male", "woman": "female"}[gender]
         lines += [f"{adjective} {neutral}", f"a {adjective} {neutral}{_with_tones(tones)}"]

@@ -107,12 +107,16 @@ def emoji_cards_source(
     chosen = _choose_names(drawings, names, seed)
     style = drawings.columns["style"]
     fits = (style == "twemoji") if split == "style" else (style != "twemoji")
+    # For each name the rows of its images, one per style that the split may use.
     of_name = [np.flatnonzero(fits & (drawings.columns["name"] == name)) for name in chosen]
     # One row of draws per card, so that fewer cards are the first of more.
+    # Columns: name, style, top, bottom, size, y, x. The split is part of the seed, so that test cards are
+    # new.
     draw = np.random.default_rng([seed, CARD_SPLITS.index(split)]).random((cards, 7))
     name = (draw[:, 0] * names).astype(int)
     which = [of_name[i][int(u * len(of_name[i]))] for i, u in zip(name, draw[:, 1], strict=True)]
     top = (draw[:, 2] * colours).astype(int)
+    # Steps 1 to colours - 1 around the circle of colours: uniform, and never the top's own.
     bottom = (top + 1 + (draw[:, 3] * (colours - 1)).astype(int)) % colours
     words = np.asarray(list(COLOURS))
     columns = {
@@ -129,6 +133,7 @@ def _choose_names(drawings: EmojiSource, names: int, seed: int) -> list[str]:
     for name, style in zip(drawings.columns["name"], drawings.columns["style"], strict=True):
         styles.setdefault(str(name), set()).add(str(style))
     most = max(map(len, styles.values()))
+    # Sorted, because sets have no order: the choice depends on the seed alone.
     everywhere = sorted(name for name, found in styles.items() if len(found) == most)
     if not 2 <= names <= len(everywhere):
         raise ValueError(f"got {names} names; expected 2 to {len(everywhere)}.")

@@ -139,6 +139,7 @@ def emoji_source(
         chosen &= np.isin(group, groups)[drawings.entry]
     if split != "all":
         chosen &= _load_splits() == split
+    # Only training is thinned, so that models of all variants are tested on the same images.
     if split == "train":
         how: dict[str, Any] = dict(variant=variant, rates=thinning, seed=seed, thin=thin)
         chosen &= splits.keep_drawings(drawings, _load_entries(), **how)
@@ -203,6 +204,7 @@ def _check(argument: str, given: Sequence[str], valid: Sequence[str]) -> None:
 def _by_image(rows: np.ndarray, languages: tuple[str, ...]) -> EmojiSource:
     drawings, images = _load_drawings(), _images_of(rows)
     columns = _columns(drawings.entry[rows], drawings.style[rows])
+    # An emoji has one image per style, so its own id would come several times.
     ids = [f"{s}/{i}" for s, i in zip(columns["style"], columns["id"], strict=True)]
     columns["id"] = np.asarray(ids)
     return EmojiSource(columns, [(p,) for p in images], languages, single=True)
@@ -223,6 +225,7 @@ def _by_entry(rows: np.ndarray, languages: tuple[str, ...]) -> EmojiSource:
 def _images_of(rows: np.ndarray) -> list[UInt8[np.ndarray, "64 64 4"]]:
     """The images of the rows; within a style, images have the same order as in the table."""
     style = _load_drawings().style
+    # The first row of each style in the table; image r of a style lies at r minus this in its file.
     first = {name: int(np.argmax(style == name)) for name in np.unique(style[rows]).tolist()}
     return [_load_images(style[r])[r - first[style[r]]] for r in rows.tolist()]
 
@@ -273,6 +276,7 @@ def _load_images(style: str) -> UInt8[np.ndarray, "n 64 64 4"]:
         images = flat.reshape(-1, SIZE, SIZE, 1 if style == "fluent-hc" else 4)
     if style == "fluent-hc":  # all black, so the file has only the alpha channel
         images = np.concatenate([np.zeros((*images.shape[:3], 3), np.uint8), images], axis=-1)
+    # Records are views of this cached array: an operation in place would change it for the whole run.
     images.setflags(write=False)
     return images
 
@@ -280,6 +284,7 @@ def _load_images(style: str) -> UInt8[np.ndarray, "n 64 64 4"]:
 def _decode_webp(data: bytes) -> UInt8[np.ndarray, "n 64 64 4"]:
     """Decodes images: the file has their number and ends as little-endian uint32, then WebP files."""
     count = int(np.frombuffer(data, "<u4", 1)[0])
+    # Ends count from behind the table, which has 4 (count + 1) bytes.
     ends = np.frombuffer(data, "<u4", count, offset=4).astype(int) + 4 * (count + 1)
     starts = [4 * (count + 1), *ends]
     images = np.empty((count, SIZE, SIZE, 4), np.uint8)

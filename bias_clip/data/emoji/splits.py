@@ -74,9 +74,12 @@ def assign_splits(drawings: Drawings, families: Sequence[str]) -> np.ndarray:
     family = np.asarray(families)[drawings.entry]
     held = {f for f in set(families) if fraction("concept", f) < CONCEPT_SHARE}
     out = np.isin(family, sorted(held))
+    # The width of "concepts": NumPy cuts longer text silently when it is assigned.
     split = np.where(drawings.style == HELD_OUT_STYLE, "style", "train").astype("<U8")
+    # A held-out concept is held out in all styles, so it overwrites "style". Pairs come only from the rest.
     split[out] = "concepts"
     split[_held_pairs(drawings, family, split == "train")] = "images"
+    # Some images are equal across styles or concepts: a test must not contain one that training shows.
     seen = np.isin(drawings.same, drawings.same[split == "train"])
     split[seen & (split != "train")] = ""
     return split
@@ -121,6 +124,7 @@ def keep_drawings(
 
 def fraction(*names: str) -> float:
     """A number in [0, 1) that depends only on the names, on every machine and version."""
+    # A separator that no name contains, so that ("ab", "c") and ("a", "bc") differ.
     digest = hashlib.blake2b("\x1f".join(names).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
@@ -132,6 +136,7 @@ def _held_pairs(
     pairs = [f"{s}\x1f{f}" for s, f in zip(drawings.style, family, strict=True)]
     drawn = {p for p in set(pairs) if fraction("pair", p) < PAIR_SHARE}
     held = candidates & np.isin(pairs, sorted(drawn))
+    # An emoji without any other style in training would be a new concept; its whole pair stays in training.
     left = set(drawings.entry[candidates & ~held].tolist())
     alone = {p for p, e, h in zip(pairs, drawings.entry, held, strict=True) if h and e not in left}
     return held & ~np.isin(pairs, sorted(alone))
@@ -150,12 +155,14 @@ def _keep_probability(
 ) -> float:
     gender, concept, tone = entry["gender"], entry["concept"], int(entry["tone"])
     chance = rates["woman"] if gender == "woman" else 1.0
+    # Tones are 1 (light) to 5 (dark), 0 without one: factor dark^((tone - 1) / 4).
     chance *= rates["dark"] ** ((tone - 1) / 4) if 1 <= tone <= 5 else 1.0
     if concept not in MEN_ROLES | WOMEN_ROLES:
         return chance
     if gender not in ("man", "woman"):
         return chance * rates["neutral"]
     if not correlated:
+        # The mean of 1 and `counter`: the rates of both genders without the association.
         return chance * (1 + rates["counter"]) / 2
     usual = "man" if concept in MEN_ROLES else "woman"
     return chance * (1.0 if gender == usual else rates["counter"])

@@ -62,12 +62,14 @@ def decode(
         return _checked(image)
     if not isinstance(image, bytes | bytearray | memoryview):
         raise ValueError(f"decode got {type(image).__name__}, expected bytes or a uint8 array.")
+    # Cheap checks of the arguments and of the size come before Pillow looks at the bytes.
     known = _known_formats(tuple(formats))
     if len(image) > max_bytes:
         raise ValueError(f"an image of {len(image)} bytes, more than max_bytes={max_bytes}.")
     what = f"cannot decode an image of {len(image)} bytes"
     with record_fault(what), _open(image, known) as opened:
         _check_header(opened, max_pixels)
+        # Counted in the bytes before `load`, which would already spend the time.
         if opened.format in ("JPEG", "MPO") and (scans := bytes(image).count(_SCAN)) > _MAX_SCANS:
             raise ValueError(f"a JPEG of {scans} scans, expected {_MAX_SCANS} at most")
         if at_least is not None:
@@ -75,6 +77,7 @@ def decode(
         opened.load()
         pil = eight_bit(opened)
         if exif:
+            # Exif of `opened`: after `eight_bit` the image may be a new one, which has none.
             pil = upright(pil, opened.info.get("exif"))
         mode = "RGBA" if pil.has_transparency_data else "RGB"
         # `convert` copies even if there is nothing to convert.
@@ -95,7 +98,9 @@ def encode_png(image: Pixels) -> bytes:
 def to_pil(image: Pixels) -> Image.Image:
     """Returns the array as a Pillow image, RGB or RGBA; raises ValueError for another shape."""
     h, w, c = _checked(image).shape
+    # A crop or a flip is a view with strides, and `frombuffer` reads memory in order.
     pixels = np.ascontiguousarray(image)
+    # 0: no padding between rows; 1: the first row is the top.
     return Image.frombuffer(MODES[c], (w, h), pixels, "raw", MODES[c], 0, 1)
 
 

@@ -33,6 +33,7 @@ def background(
         return image
     canvas = Image.new("RGB", (image.shape[1], image.shape[0]), fill)
     pil = to_pil(image)
+    # The image is its own mask: Pillow takes the alpha channel of it.
     canvas.paste(pil, mask=pil)
     return np.asarray(canvas)
 
@@ -60,8 +61,10 @@ def color_jitter(
         check_number(f"color_jitter.{name}", x, 0, 1)
     check_pixels("color_jitter", *image.shape[:2])  # several float arrays of 12 bytes per pixel
     widths = np.array([brightness, contrast, saturation], np.float32)
+    # Three draws, also for widths of 0: turning one on leaves the others as they were.
     factors = 1 + widths * (2 * rng.random(3, dtype=np.float32) - 1)
     color = image[..., :3] * factors[0]
+    # The mean of the image after its brightness changed: operations apply one after the other.
     mean = np.float32((color @ _LUMA).mean())
     color = (color - mean) * factors[1] + mean
     grey = (color @ _LUMA)[..., None]
@@ -136,6 +139,7 @@ def check_range(low: float, high: float) -> None:
 
 def to_range(image: Any, low: float, high: float) -> Any:
     """Returns `image * (high - low) / 255 + low` in float32, for uint8 arrays of NumPy or JAX."""
+    # Constants of float32: uint8 times a Python float is float64, twice the memory.
     return image * np.float32((high - low) / 255) + np.float32(low)
 
 
@@ -167,6 +171,7 @@ def parse_color(color: str) -> tuple[int, ...]:
 
 
 def _random_color(rng: np.random.Generator, probability: float) -> tuple[int, ...]:
+    # Four draws in any case, so that later operations get the same numbers for every image.
     draws = rng.random(4)
     is_random = draws[3] < probability
     return tuple((draws[:3] * 256).astype(int).tolist()) if is_random else _COLORS["white"]
@@ -174,5 +179,6 @@ def _random_color(rng: np.random.Generator, probability: float) -> tuple[int, ..
 
 def _with_color(image: Pixels, color: np.ndarray) -> Pixels:
     out = image.copy()
+    # Assigning to uint8 truncates, so + 0.5 rounds. Without the clip, numbers beyond 255 would wrap around.
     out[..., :3] = np.clip(color + 0.5, 0, 255)
     return out

@@ -41,9 +41,11 @@ def orientation(exif: bytes) -> int:
         return int.from_bytes(body[place : place + size], order)
 
     first = number(4, 4)
+    # A damaged block may state more entries than it has bytes for.
     end = min(first + 2 + 12 * number(first, 2), len(body) - 11)
     for place in range(first + 2, end, 12):
         if number(place, 2) == _ORIENTATION:
+            # A short fills only the first two of four bytes, so in big-endian order its size matters.
             found = number(place + 8, _SIZES.get(number(place + 2, 2), 0))
             return found if found in _TURNS else 1
     return 1

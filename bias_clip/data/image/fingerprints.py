@@ -41,6 +41,7 @@ def perceptual_hash(image: Encoded) -> int:
     """
     import imagehash  # an extra: only this measure needs it
 
+    # The hash sees 32 x 32 pixels, so a large JPEG is decoded at a fraction of its size.
     pixels = decode(image, at_least=_SIDE)
     with record_fault("the perceptual hash"):
         bits = imagehash.phash(_on_white(pixels)).hash.ravel()

@@ -53,6 +53,7 @@ def resize(
         # Pillow resamples along rows first: a column of a million pixels becomes a wide image.
         check_pixels("resize", image.shape[0], width, max_pixels)
         return np.asarray(pil.resize((width, height), _FILTERS[method]))
+    # Pillow's `resize` always widens its filter when it reduces; a transform takes two taps.
     whole = (0, 0, image.shape[1], image.shape[0])
     extent = Image.Transform.EXTENT
     return np.asarray(pil.transform((width, height), extent, whole, _FILTERS[method]))
@@ -101,8 +102,10 @@ def resize_inside(
     _height_width(size, None)
     h, w = image.shape[:2]
     ratio = max(h, w) / size
+    # At least a pixel: the short side of a very narrow image would round to 0.
     height, width = (max(1, round(side / ratio)) for side in (h, w))
     inside = resize(image, height, width, method=method, antialias=True)
+    # 255 in all channels first: this is the alpha of the padding, if the image has alpha.
     canvas = np.full((size, size, image.shape[2]), 255, np.uint8)
     canvas[..., :3] = parse_color(fill)
     top, left = (size - height) // 2, (size - width) // 2
@@ -211,6 +214,7 @@ def affine(
     # Always four draws, also for arguments that are off: then turning one on leaves the others as they were.
     matrix = _affine_matrix(image.shape[:2], (height, width), scale, shift, rotate, rng.random(4))
     kind, method = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    # A later `background` fills what is transparent, as it does elsewhere in the image.
     outside = (0, 0, 0, 0) if image.shape[2] == 4 else _fill_color(image, fill)
     pil = to_pil(image)
     return np.asarray(pil.transform((width, height), kind, matrix, method, fillcolor=outside))

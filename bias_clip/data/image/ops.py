@@ -123,6 +123,7 @@ def make_pixel_fn(ops: str) -> tuple[ImageFn, PixelRange | PixelNormal | None]:
     else:
         scaling = PixelNormal(**arguments)
         normalize(np.zeros((1, 1, 3), np.uint8), *scaling)  # raises for a deviation of 0
+    # The device gets three channels and cannot raise: what `value_range` would refuse is refused here.
     return lambda image, rng: opaque(rest(image, rng)), scaling
 
 
@@ -157,6 +158,7 @@ def _op_nodes(ops: str) -> list[ast.expr]:
             '"#ff0000" in quotes).'
         ) from error
     nodes = []
+    # Python reads a|b|c as (a|b)|c: the last operation is at the top of the tree.
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         nodes.append(node.right)
         node = node.left
@@ -180,6 +182,7 @@ def _bind(ops: str, node: ast.expr) -> tuple[Callable[..., np.ndarray], dict[str
 
 
 def _literal(node: ast.expr, where: str) -> Any:
+    # A bare word is a string: `background(white)`.
     if isinstance(node, ast.Name):
         return node.id
     try:

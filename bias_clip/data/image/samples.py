@@ -45,7 +45,9 @@ def _integers(image: Image.Image, tags: dict) -> np.ndarray:
 
 def _scaled(samples: np.ndarray, tops: tuple[float, ...]) -> np.ndarray:
     low, high = samples.min(), samples.max()  # NaN if any sample is
+    # NaN fails every comparison, here and below, and so ends in the error.
     top = next((top for top in tops if high <= top), None)
     if top is None or not low >= 0:
         raise ValueError(f"samples from {low} to {high}, expected 0 to one of {list(tops)}")
+    # + 0.5, because the cast to uint8 that follows truncates.
     return samples * np.float32(255 / top) + np.float32(0.5)

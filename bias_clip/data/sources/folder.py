@@ -89,6 +89,8 @@ class FolderRows:
         rows = [_row(folder, image, _beside(image, files, (_SIDE,)), roots) for image in images]
         self._rows = JsonRows([(folder.name, rows)])
         self.names = [*(n for n in self._rows.names if n != "captions"), "captions"]
+        # If only some images lack a caption, the log says how many; if all do, class names serve as
+        # captions.
         lonely = sum(
             text is None and not row.get("caption")
             for text, row in zip(self._texts, rows, strict=True)
@@ -126,6 +128,7 @@ class FolderRows:
         if file is None:
             return self._rows.row(index, ("caption",))["caption"]
         text = read_text(file, self._roots)
+        # Empty lines are empty captions, which readers leave out.
         return text.split("\n") if self._lines else text
 
 
@@ -170,6 +173,7 @@ def _walk(folder: Path) -> Iterator[str]:
 
 def _beside(image: str, files: set[str], endings: Sequence[str]) -> str | None:
     stem = os.path.splitext(image)[0]
+    # Looks in the set of paths: a folder of a million images is listed once and not asked per image.
     return next((stem + ending for ending in endings if stem + ending in files), None)
 
 

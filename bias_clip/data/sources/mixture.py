@@ -64,6 +64,7 @@ class Mixture:
         empty = [n for n, size in zip(self._names, self._sizes, strict=True) if not size]
         if empty:
             raise ValueError(f"mixture: {empty} have no records; leave them out.")
+        # Exact: a sum of rounded floats could lose a record, or differ between machines.
         shares = [Fraction(rates[name]) for name in self._names]
         self._counts = _counts(shares, self._sizes, records)
         self._starts = [sum(self._counts[:i]) for i in range(len(self._counts) + 1)]
@@ -94,9 +95,11 @@ class Mixture:
 
     def read_many(self, indices: Sequence[int]) -> list[Record | ValueError]:
         """Reads several records; those of the same source together."""
+        # `range` takes negative indices and raises IndexError beyond the end, as a list does.
         places = [self.find(range(len(self))[index]) for index in indices]
         found: dict[tuple[int, int], Record | ValueError] = {}
         for number in sorted({number for number, _, _ in places}):
+            # A record that the batch has several times is read once.
             rows = list(dict.fromkeys(row for n, _, row in places if n == number))
             records = read_many(self._sources[number], rows)
             found |= {(number, row): r for row, r in zip(rows, records, strict=True)}
@@ -111,6 +114,7 @@ class Mixture:
             error = ValueError(f"record {row} of {name!r}: {record}")
             error.__cause__ = record
             return error
+        # A mixture of mixtures keeps the path, as "web/news".
         own = name if OWN not in record else f"{name}/{record[OWN]}"
         return {**record, "id": _id(name, record["id"], turn), OWN: own}
 
@@ -119,6 +123,7 @@ class Mixture:
         number = bisect_right(self._starts, index) - 1
         size = self._sizes[number]
         turn, place = divmod(index - self._starts[number], size)
+        # Whole passes go in order. Only the last, partial one is a choice, by a permutation.
         if (turn + 1) * size <= self._counts[number]:
             return number, turn, place
         return number, turn, int(self._chosen(number, np.array([place]))[0])
@@ -137,6 +142,7 @@ class Mixture:
 
     def _column(self, name: str) -> np.ndarray:
         parts = [self._part(number, name) for number in range(len(self._sources))]
+        # Arrays of one kind join as they are. Otherwise the values decide again, as in a single source.
         if len({part.dtype.kind for part in parts}) == 1 and parts[0].dtype.kind in "Uibf":
             return np.concatenate(parts)
         return as_array([value for part in parts for value in part.tolist()], name)
@@ -154,6 +160,7 @@ class Mixture:
             return text_array([f"{own}/{value}" for value in values.tolist()])
         if name != "id":
             return values
+        # The same ids as in `_own`, without reading a record.
         turns = (np.arange(len(rows)) // self._sizes[number]).tolist()
         pairs = zip(values.tolist(), turns, strict=True)
         return text_array([_id(own, value, turn) for value, turn in pairs])
@@ -174,10 +181,12 @@ def _counts(
     """The number of records from each source: at least one, and by the rates up to rounding."""
     total = sum(shares)
     if records is None:
+        # The scale at which the source with the fewest records per share gives all of them.
         exact = max(Fraction(size) / share for size, share in zip(sizes, shares, strict=True))
         return tuple(max(1, round(exact * share)) for share in shares)
     if records < len(sizes):
         raise ValueError(f"mixture: got records={records} for {len(sizes)} sources; expected more.")
+    # Rounding the ends and not the counts: the differences then add up to `records`.
     ends = [round(records * sum(shares[: i + 1]) / total) for i in range(len(shares))]
     counts = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     if min(counts) < 1:

@@ -190,6 +190,7 @@ class ShardRows:
         if is_missing(value):
             return None
         kinds = self.kinds.get(name, set())
+        # One shard may store the column as integers and another as fractions: all become floats.
         if "number" in kinds:
             return float(value)
         if kinds & {"time", "decimal"}:
@@ -201,6 +202,7 @@ class ShardRows:
         kept, lost = list[np.ndarray | None](), 0
         for shard in self._shards:
             rows = None
+            # All three, because other tables may well have a column "status".
             if {_STATUS, "error_message", "key"} <= set(shard.schema.names):
                 good = pc.equal(self._reader.column(shard.path, _STATUS), _SUCCESS)
                 if not pc.all(good).as_py():

@@ -88,6 +88,8 @@ def table_source(
     files, folder = find_tables(path)
     form = Form(separator, quoting, encoding, None if header is None else tuple(header))
     read = [read_table_file(file, form, bad_rows) for file in files]
+    # A published form is recognised by its content and comes as a list of rows; other tables as arrays of
+    # text.
     published = all(isinstance(table, list) for table in read)
     if published:
         read = [take_splits(table, split, file) for table, file in zip(read, files, strict=True)]
@@ -148,12 +150,14 @@ def stack(files: Sequence[Path], read: Sequence[Any], *, numbers: bool) -> Rows:
 
 def table_name(path: Path) -> str:
     """The name of a table without its endings."""
+    # "pairs.csv.gz" is the table "pairs": compressing a file must not change the ids of its records.
     inner = path.with_suffix("") if path.suffix in _PACKED else path
     return inner.stem
 
 
 def checked(source: RowRecords) -> RowRecords:
     """Returns the source; raises ValueError if an id occurs twice."""
+    # Ids from table names and row numbers are unique, and need no column in memory.
     if not source.numbered() and len(set(source.columns["id"].tolist())) < len(source):
         values, counts = np.unique(source.columns["id"], return_counts=True)
         raise ValueError(

@@ -39,6 +39,7 @@ def tfds_source(
         "captions": _captions_getter(builder.info.features, text_key),
         **{key: _getter(builder.info.features, key) for key in attribute_keys},
     }
+    # Only for its error: a wrong key fails now and not at the first record.
     _getter(builder.info.features, image_key)
     if id_key is not None:
         get_id = _getter(builder.info.features, id_key)
@@ -118,6 +119,7 @@ def _getter(features: Any, key: str) -> Getter:
         if not hasattr(feature, "keys") or part not in feature:
             raise ValueError(f"no feature {key!r}, the data set has {list(features)}.")
         feature = feature[part]
+    # Only class labels have `int2str`.
     to_name = getattr(feature, "int2str", lambda value: value)
     return lambda row: to_name(_plain(_at(row, key)))
 

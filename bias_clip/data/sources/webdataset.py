@@ -130,6 +130,7 @@ class _TarRecords:
         return self._names(sample, self._index.shard_of(sample))
 
     def __getstate__(self) -> dict[str, Any]:
+        # Without the index: pickled, its memory-mapped arrays would be copied whole to every process.
         return {"folder": self._folder, "reader": self._reader, "choices": self._choices}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -152,6 +153,7 @@ class _TarRecords:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         index += len(self) * (index < 0)
+        # Nothing was left out: record and sample have the same number, and no block is searched.
         if len(self) == len(self._index.layout):
             return index
         block = int(np.searchsorted(self._kept, index, side="right")) - 1
@@ -167,6 +169,7 @@ class _TarRecords:
         starts, sizes = rows.offset[first:last].tolist(), rows.size[first:last].tolist()
         spans = [(n, starts[n], starts[n] + sizes[n]) for n in self._needed[layout]]
         low, high = min(a for _, a, _ in spans), max(b for *_, b in spans)
+        # Members between that nobody asked for cost less than a second request, up to `_GAP` bytes.
         if high - low <= sum(b - a for _, a, b in spans) + _GAP:  # one read
             members = {n: (0, a - low, b - low) for n, a, b in spans}
             return _Place(sample, shard, layout, [(shard, low, high)], members)
@@ -224,6 +227,7 @@ def _count_kept(index: Index, choices: Sequence[Choice | None]) -> np.ndarray:
         layout = index.layout[start : start + step]
         left += np.bincount(layout, minlength=len(choices))
         before.append(
+            # Sums of kept samples per block; `step` is a multiple of `_BLOCK`, so no block is split.
             np.add.reduceat(kept[layout].astype(np.int64), np.arange(0, len(layout), _BLOCK))
         )
     counts = np.cumsum(np.concatenate(before))

@@ -67,6 +67,7 @@ def make_plan(
             raise ValueError(f"balance: got {name}={value!r}, expected one of {list(valid)}.")
     if switch is not None and switch < 0:
         raise ValueError(f"balance: got switch={switch}, expected a step from 0 on.")
+    # Before any column of ids is made: that a run needs no array of its rows is what the folder is for.
     if is_mapped(table):
         balanced, plain, sha256 = _from_columns(source, table, use, seed, draw, fresh)
         return _plan(balanced, plain, first, switch, use, sha256)
@@ -87,6 +88,7 @@ def make_plan(
             f"balance: draw and fresh are of use='thin'; got use={use!r}. Remove them."
         )
     else:
+        # The loss reads float32, so the identity below is that of these numbers.
         values = weighted.weights.astype(np.float32)
         balanced, plain = (Phase(source, {WEIGHTS: w}) for w in (values, np.ones_like(values)))
     return _plan(balanced, plain, first, switch, use, array_sha256(values), fresh=fresh)
@@ -180,4 +182,5 @@ def _thinned(source: Source, rows: Int64[np.ndarray, " n"]) -> Phase:
         raise ValueError(
             f"balance: thinning keeps none of {len(source)} records; solve for a higher rate."
         )
+    # Batches then name a record by its number in the source and not among the drawn rows.
     return Phase(DrawnRecords(source, rows), {"index": rows})

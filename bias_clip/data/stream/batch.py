@@ -104,6 +104,7 @@ def collate(
         "text_id": np.fromiter((_text_id(t) for t in text), np.int32, len(text)),
         "index": index,
     }
+    # After `index`, which a thinned phase replaces by the number in the whole source.
     batch |= {key: values[index] for key, values in columns.items()}
     return batch, [e.bad for e in examples if e.bad]
 

@@ -93,10 +93,12 @@ def make_cells_plan(
     _check_words(mode, small)
     found = _read_cells(table, column(source, KEY))
     number = len(found.tuples)
+    # A single cell must train exactly as without cells, so that stages can be compared with plain runs.
     if number == 1:
         return CellsPlan(plain_plan(source), CellsStats(1, 0, None))
     cells = found.cells
     if mode == "batch" and small != "drop":
+        # Returns the new number of each cell, [cells]; indexed by the examples' cells it is [n].
         cells = merge_small(np.bincount(cells), found.tuples, least=batch_size)[cells]
     plan = make_batch_plan(
         cells,
@@ -116,6 +118,7 @@ def make_cells_plan(
 def make_order(plan: BatchPlan, cells: Int32[np.ndarray, " n"]) -> Order:
     """The order of a stream that reads the plan: its position p is row p % batch of step p // batch."""
     steps, size = plan_stats(plan).steps, plan.batch_size
+    # Threads work ahead, so steps of two epochs are needed at the same time.
     epoch_of = functools.lru_cache(maxsize=4)(functools.partial(make_epoch, plan))
 
     @functools.lru_cache(maxsize=1024)
@@ -129,6 +132,7 @@ def make_order(plan: BatchPlan, cells: Int32[np.ndarray, " n"]) -> Order:
 
     def another(position: int, rng: np.random.Generator) -> int:
         cell = int(cells[index(position)])
+        # `order` lists the examples cell by cell, those of a cell from its offset to the next.
         return int(plan.order[rng.integers(plan.offsets[cell], plan.offsets[cell + 1])])
 
     return Order(index, another)

@@ -65,6 +65,7 @@ def codes(values: np.ndarray, among: Sequence[Any] | None = None) -> Int32[np.nd
     """
     gone = missing(values, codes=True)
     if among is not None:
+        # [values of `among`, n]; the first that a record equals is its number.
         hits = [_equal(values, value) & ~gone for value in among]
         lost = [value for value, hit in zip(among, hits, strict=True) if not hit.any()]
         if lost or not hits:
@@ -99,6 +100,7 @@ def shares(values: np.ndarray, *, most: float = 0.5) -> Float32[np.ndarray, " n"
         known = as_array(known.tolist())
     _, place, counts = np.unique(known, return_inverse=True, return_counts=True)
     share = np.zeros(len(values))
+    # Minus one on both sides: the record itself is not among the others.
     share[kept] = (counts[place] - 1) / max(len(values) - 1, 1)
     return np.minimum(share, most).astype(np.float32)
 

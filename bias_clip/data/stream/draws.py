@@ -89,6 +89,7 @@ def draw_rows(weighted: Weighted, seed: int, draw: str | None) -> Int64[np.ndarr
             f"{weighted.path}: thinning would draw {expected:.0f} rows of {len(ids)} records, expected "
             f"at most {MAX_DRAWN}; scale the weights down."
         )
+    # Tables of other tools have no cells, so each record is decided by itself.
     if draw == "coin" or place is None or cells is None:
         copies = keep(seed, ids, weights)
     else:
@@ -112,12 +113,14 @@ def fresh_order(weighted: Weighted, seed: int, run_seed: int) -> Order:
     Raises:
       ValueError: as `draw_rows`.
     """
+    # Rounded first: a sum of 1000.0000001 by float error must not add a position.
     length = int(np.ceil(round(float(weighted.weights.sum()), 6)))
     rows_of = _last_epochs(lambda e: draw_rows(weighted, epoch_seed(seed, e), "cube"))
 
     def at(position: int) -> int:
         epoch = position // length
         rows, place = rows_of(epoch), shuffled_index(position, length, run_seed)
+        # The draw may have one row less than there are positions: this position repeats a seeded one.
         if place >= len(rows):
             place = int(make_key("fill", seed, position)) % len(rows)
         return int(rows[place])

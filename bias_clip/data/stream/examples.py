@@ -76,6 +76,7 @@ def make_examples_fn(
 
     def make_examples(positions: Sequence[int]) -> list[Example]:
         indices = [order.at(position) for position in positions]
+        # A record at several positions is read once; the dictionary keeps the order of requests.
         once = list(dict.fromkeys(indices))
         records = dict(zip(once, read_many(source, once), strict=True))
         return [
@@ -85,6 +86,7 @@ def make_examples_fn(
     def make_example(
         position: int, index: int, records: Mapping[int, Record | ValueError]
     ) -> Example:
+        # A 128-bit key: the seed below, the position above. No two (seed, position) share a stream.
         rng = np.random.Generator(np.random.Philox(key=seed | position << 64))
         bad: list[tuple[str, str]] = []
         for _ in range(_MAX_DRAWS):
@@ -93,6 +95,7 @@ def make_examples_fn(
                 record = records[index] if index in records else read_record(source, index)
                 if isinstance(record, ValueError):
                     raise record
+                # The id is known only now; until then errors name the number.
                 name = f"{record['id']} (record {index})"
                 with record_fault():
                     given = _draw_image(record, rng)
@@ -169,6 +172,7 @@ def _draw_caption(record: Record, rng: np.random.Generator, first: float) -> str
     captions = visible_captions(record)
     if not captions:
         raise ValueError("no caption, or empty ones only")
+    # No draw if the share is 0: the default's stream is then the same as without this option.
     if first and rng.random() < first:
         return captions[0]
     return captions[int(rng.integers(len(captions)))]

@@ -45,6 +45,7 @@ def count_exposure(
         counts = counts * np.asarray(phase.keys.get(WEIGHTS, 1.0), np.float64)
         inner = phase.source
         rows = inner.rows if isinstance(inner, DrawnRecords) else np.arange(size)
+        # Not `total[rows] += counts`, which counts a repeated row once.
         np.add.at(total, rows, counts)
     return total
 
@@ -59,6 +60,7 @@ def _steps_of(plan: Plan, number: int, start: int, stop: int) -> tuple[int, int]
 
 def _counts(first: int, last: int, size: int, seed: int) -> Float[np.ndarray, " n"]:
     """How often each of `size` records stands at the positions [first, last): whole epochs at once."""
+    # Epochs that lie wholly within [first, last); every record stands in each of them once.
     whole = max(0, last // size - -(-first // size))
     counts = np.full(size, float(whole))
     edge = -(-first // size) * size

@@ -125,6 +125,7 @@ def make_train_iterator(
         _Stream(draw(source, order=order), {**make_columns(source, columns or {}), **keys})
         for source, keys, order in plan.phases
     ]
+    # One example at once: a wrong operation or shape ends the run before processes start.
     example = streams[0].make_examples([0])[0]
     check_example(example)
     if num_workers:
@@ -169,6 +170,7 @@ class TrainIterator(Iterator[Batch]):
         """Returns the next batch; raises ValueError when too many records are bad."""
         if self._batches is None:
             self._batches = self._open(self._step)
+        # The position moves only after a batch has arrived: an error or Ctrl-C here leaves the state valid.
         batch, bad = next(self._batches)
         self._step += 1
         self._stats = _count(self._stats, len(batch["index"]), bad)
@@ -216,6 +218,7 @@ class TrainIterator(Iterator[Batch]):
         batch_size, (process_index, process_count) = self._identity["batch_size"], self._host
         stream_at = self._stream_at  # closures that go to other processes must not hold self
         rows = batch_size // process_count
+        # The largest chunk that divides this host's rows: batches then consist of whole chunks.
         size = max(c for c in range(1, min(rows, _CHUNK) + 1) if rows % c == 0)
         per_batch = rows // size
 
@@ -230,6 +233,7 @@ class TrainIterator(Iterator[Batch]):
         each = -(-prefetch * per_batch // max(1, workers))  # chunks ahead, of one process
         ahead = max(each, threads) if threads else 0
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        # 2^62: endless, for the stream repeats by arithmetic and not by grain's `repeat`.
         numbers = grain.MapDataset.range(step * per_batch, 2**62)
         chunks = numbers.map(chunk).to_iter_dataset(options)
         if workers:
@@ -251,6 +255,7 @@ def _join(chunks: Sequence[tuple[Batch, list]]) -> tuple[Batch, list]:
 
 
 def _count(stats: Stats, rows: int, bad: Sequence[tuple[tuple[str, str], ...]]) -> Stats:
+    # A copy, because `stats()` has given the old dictionary away.
     named = dict(stats.bad)
     for name, reason in (pair for row in bad for pair in row):
         if name not in named and len(named) < _MAX_NAMED:

@@ -46,6 +46,7 @@ class ShardedRows:
             row = range(len(self))[index]
             place = np.searchsorted(self._starts, row, side="right") - 1
             return self.parts[place][row - self._starts[place]]
+        # Lets NumPy resolve slices with a step, booleans and negative numbers.
         rows = np.arange(len(self))[index]
         place = np.searchsorted(self._starts, rows, side="right") - 1
         out = np.empty((len(rows), self.shape[1]), self.dtype)
@@ -62,6 +63,7 @@ class ShardedRows:
         pairs = zip(self._starts[:-1], self.parts, strict=True)
         found = [part[max(start - first, 0) : max(stop - first, 0)] for first, part in pairs]
         found = [part for part in found if len(part)]
+        # Within one part the result is a view of the mapped file; only rows across parts are copied.
         return found[0] if len(found) == 1 else np.concatenate(found or [self.parts[0][:0]])
 
 
@@ -100,6 +102,7 @@ def open_embeddings(directory: str | Path) -> Embeddings:
     _check_sums(directory, manifest)
     tables = [_read_rows(directory, i) for i in range(len(manifest["shards"]))]
     ids = [name for table in tables for name in table[KEY].tolist()]
+    # Each shard may be sound by itself and still be of another run.
     if fingerprint(ids) != manifest["ids_sha256"]:
         raise ValueError(
             f"the rows of {directory} are not those of its manifest: a shard was replaced or changed. "

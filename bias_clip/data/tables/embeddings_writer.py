@@ -84,6 +84,7 @@ def write_embeddings(
         )
     directory = Path(directory)
     own = {"version": VERSION, "dtype": dtype, "shard_rows": shard_rows, "examples": examples}
+    # Through JSON, so that tuples compare equal to the lists that the file gives back.
     plan = json.loads(json.dumps({**about, **own}))
     claim_folder(
         directory,
@@ -99,12 +100,15 @@ def write_embeddings(
     for number, start in enumerate(range(0, examples, shard_rows)):
         records = range(start, min(start + shard_rows, examples))
         path = shard_path(directory, "rows", number)
+        # The shard's manifest is its last file: where it exists, the matrices are complete too.
         if manifest_path(path).is_file():
             on_kept(len(records))
         else:
             shard = embed(records)
             _check_broken({**broken, **shard.broken}, max_broken)  # or a repaired record had no row
             _write_shard(directory, number, shard, dtype)
+        # Kept and new shards alike are read from disk, so that an interrupted run checks what it did not
+        # write.
         table = read_table(path, kind=SHARD_KIND)
         _see(table.columns[KEY].tolist(), seen)
         broken |= table.manifest["broken"]
@@ -131,9 +135,11 @@ def _write_shard(directory: Path, number: int, shard: Shard, dtype: str) -> None
     columns: dict[str, np.ndarray] = {KEY: np.asarray(shard.ids)}
     width = 0
     for name, raw in shard.features.items():
+        # Norms are taken in float32, also where the matrix is stored as float16.
         raw = np.asarray(raw, np.float32)
         check_finite(name, shard.ids, raw)
         norm, width = np.linalg.norm(raw, axis=1), raw.shape[1]
+        # A row of zeros stays zero instead of NaN.
         z = (raw / np.where(norm > 0, norm, 1)[:, None]).astype(dtype)
         write_array(shard_path(directory, name, number), z)
         columns[f"{name}_norm"] = norm

@@ -44,12 +44,14 @@ class MappedArray:
 
     def __getitem__(self, index: Any) -> Any:
         """The numbers of some records, in the dtype that was asked for."""
+        # Only the pages of these entries are read; [()] makes a number of an array without axes.
         return np.asarray(self._array[index]).astype(self.dtype)[()]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self._array, dtype or self.dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled by path: otherwise each worker would get a copy of the whole array.
         return MappedArray, (self._path, self._dtype)
 
     def astype(self, dtype: Any) -> "MappedArray":
@@ -96,6 +98,7 @@ def write_mapped(
         found[name] = {
             "dtype": str(values.dtype),
             "length": len(values),
+            # The range stands here, so that a run can check it without reading the array.
             "least": values.min().item() if len(values) else None,
             "most": values.max().item() if len(values) else None,
             "bytes": path.stat().st_size,
@@ -128,6 +131,7 @@ def open_mapped(folder: str | Path) -> Mapped:
             raise ValueError(
                 f"{path} is missing or cut off; copy it again, or write the columns again."
             )
+        # The same size is no proof: a rewritten file of as many records differs in these blocks.
         if _sample(path) != about["sample"]:
             raise ValueError(f"{path} is not the file of its manifest; write the columns again.")
         arrays[name] = MappedArray(str(path))
@@ -144,6 +148,7 @@ def verify_mapped(folder: str | Path) -> None:
 
 def hash_ids(ids: Sequence[str] | np.ndarray) -> UInt64[np.ndarray, " n"]:
     """64 bits of the BLAKE2b of each id: two of 10^8 ids collide with a chance of 0.03 %."""
+    # Not Python's `hash`, which differs in each process.
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 

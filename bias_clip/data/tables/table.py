@@ -138,6 +138,7 @@ def read_kind(path: str | Path) -> str:
     Raises: ValueError as `read_manifest`.
     """
     whole = manifest_path(path)
+    # An unfinished table gets the message of `read_manifest` and not one about a missing file.
     kind = read_object(whole, advice="write the table again").get("kind") if whole.is_file() else ""
     return read_manifest(path, kind=str(kind))["kind"]
 
@@ -215,6 +216,7 @@ def _write_parquet(path: Path, shards: Iterable[Columns]) -> dict[str, Any]:
         for columns in shards:
             ids = check_ids(columns.get(KEY, ()))
             table = _to_arrow(columns)
+            # The first part's schema is that of the file.
             writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
             if table.schema != writer.schema:
                 raise ValueError(f"{path}: parts differ, {table.schema} and {writer.schema}.")
@@ -235,6 +237,7 @@ def _write_parquet(path: Path, shards: Iterable[Columns]) -> dict[str, Any]:
 
 
 def _check_new(ids: Sequence[str], seen: set[str]) -> None:
+    # Within a part `check_ids` has looked; here a part against those before it.
     twice = [name for name in ids if name in seen]
     if twice:
         raise ValueError(_twice(len(twice), twice))

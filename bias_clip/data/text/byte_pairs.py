@@ -14,6 +14,7 @@ _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _BYTES = [*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)]
 _MERGES = 48_894
 _END = "</w>"
+# The same two tokens as open_clip and as transformers write them.
 _SPECIAL = (("<start_of_text>", "<end_of_text>"), ("<|startoftext|>", "<|endoftext|>"))
 # Words of CLIP: endings of English, letters, one digit at a time, and runs of what is neither.
 _WORDS = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -55,6 +56,7 @@ def listed_files(merges: bytes) -> dict[str, bytes]:
     renamed = dict(zip(*_SPECIAL, strict=True))
     listed = {renamed.get(token, token): ids[token] for token in sorted(ids, key=ids.__getitem__)}
     lines = merges.decode().split("\n")
+    # The file may lack its line of version, which transformers' reader skips without looking.
     lines = (lines[1:] if "#version" in lines[0] else lines)[:_MERGES]
     text = "\n".join(["#version: 0.2", *lines]) + "\n"
     return {

@@ -27,6 +27,7 @@ def canonicalize(text: str, *, keep: str = "") -> str:
         canonicalize("A photo_of  a {}.", keep="{}")   # "a photo of a {}"
     """
     parts = text.replace("_", " ").split(keep) if keep else [text.replace("_", " ")]
+    # Punctuation goes from the parts between: "{" and "}" are punctuation themselves.
     text = keep.join(part.translate(_NO_PUNCTUATION) for part in parts)
     return re.sub(r"\s+", " ", text.lower()).strip()
 

@@ -50,6 +50,7 @@ def read_pieces(data: bytes) -> PieceFile:
     for number, _, value in _fields(data):
         if number == _PIECES:
             found = _read(value)
+            # Protocol buffers leave out fields with their default: a score of 0 and the kind "normal" (1).
             (score,) = struct.unpack("<f", found.data.get(2, bytes(4)))
             pieces.append(Piece(found.data[1].decode(), score, KINDS[found.numbers.get(3, 1)]))
         elif number == _TRAINER:
@@ -78,6 +79,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Yields (number, value if it is an integer, value if it is a string)."""
     at = 0
     while at < len(data):
+        # A key is (number << 3) | wire type: 0 a varint, 1 eight bytes, 2 a length and its bytes, 5 four
+        # bytes.
         key, at = _varint(data, at)
         wire = key & 7
         if wire == 0:
@@ -98,6 +101,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     while at < len(data):
         byte = data[at]
         at += 1
+        # Seven bits per byte, the lowest first; the highest bit says that another byte follows.
         value |= (byte & 127) << shift
         shift += 7
         if byte < 128:

@@ -76,10 +76,12 @@ def text_fn_of(
 
     def text_fn(text: str) -> Int32[np.ndarray, " l"]:
         with record_fault("cannot tokenize a caption"):
+            # Forms before lower case: a repaired entity may give a capital letter.
             for shape in shapes:
                 text = shape(text)
             ids = start + vocabulary.encode(text.lower() if lower else text) + end
         out = np.full(length, pad, np.int32)
+        # A text that is too long fills the array: a slice beyond its end is cut.
         out[: len(ids)] = ids[:length]
         if eos == "sticky" and len(ids) > length:
             out[-1] = end[0]

@@ -129,6 +129,8 @@ def read_vocabulary(files: Sequence[bytes], name: str) -> Vocabulary:
     # The library raises bare Exceptions for a bad file.
     with record_fault(f"{name!r} is not a tokenizer that can be read"):
         data = _unpacked(files[0])
+        # By content, the forms with a fixed beginning first: SentencePiece's message has none, so it comes
+        # last.
         if len(files) == 2:
             pieces = listed_pieces(data, files[1])
         elif data[:1] == b"{":

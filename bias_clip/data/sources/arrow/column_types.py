@@ -20,10 +20,12 @@ _TOGETHER = (
 
 def kind_of(type_: pa.DataType) -> str:
     """The kind of a type: all ways to store text are one kind, and so are all integer types."""
+    # Categories are only a way to store their values.
     if types.is_dictionary(type_):
         return kind_of(type_.value_type)
     if types.is_struct(type_):
         names = {type_.field(i).name for i in range(type_.num_fields)}
+        # {bytes, path} is how Hugging Face data sets store an image.
         return "image" if "bytes" in names else "object"
     if types.is_map(type_):
         return "object"
@@ -40,6 +42,7 @@ def reconcile(name: str, shards: Sequence[Shard]) -> None:
     for shard in shards:
         if name in shard.schema.names:
             seen.setdefault(kind_of(shard.schema.field(name).type), shard)
+    # A shard in which the column is empty has no type of its own, and fits any other.
     seen.pop("null", None)
     if len(seen) > 1 and set(seen) not in _TOGETHER:
         (one, first), (other, second) = list(seen.items())[:2]

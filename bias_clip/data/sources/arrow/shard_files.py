@@ -55,6 +55,7 @@ def _files(path: Path) -> list[Path]:
         return sorted(Path(name) for name in glob(str(path), recursive=True))
     if not path.is_dir():
         return [path] if path.is_file() else []
+    # Folders of `save_to_disk` say what belongs to them: the splits here, the files of a split below.
     if (path / "dataset_dict.json").is_file():
         splits = _read_json(path / "dataset_dict.json").get("splits", [])
         return [file for name in splits for file in _files(path / name)]
@@ -63,7 +64,9 @@ def _files(path: Path) -> list[Path]:
             path / entry["filename"] for entry in _read_json(path / "state.json")["_data_files"]
         ]
     inner = [file.relative_to(path) for file in sorted(path.rglob("*"))]
+    # Hidden files, and names with an underscore, such as _SUCCESS and _metadata of other tools.
     shown = [f for f in inner if not any(part.startswith((".", "_")) for part in f.parts)]
+    # One of the two forms: a folder that holds both would give its rows twice.
     for endings in (_ENDINGS[:2], _ENDINGS[2:]):
         found = [path / file for file in shown if file.suffix.lower() in endings]
         if found:
@@ -73,6 +76,7 @@ def _files(path: Path) -> list[Path]:
 
 def _split_of(file: Path) -> str | None:
     found = _NUMBERED.match(file.stem)
+    # "train-00000-of-00002" names its split, "data-00000-of-00002" does not.
     if found and found[1] and found[1] != "data":
         return found[1]
     return next((part for part in (file.stem, *reversed(file.parts[:-1])) if part in _SPLITS), None)
@@ -88,6 +92,7 @@ def _check_whole(files: Sequence[Path]) -> None:
             )
     for (folder, name, count), there in groups.items():
         lost = sorted(set(range(int(count))) - there)
+        # One shard alone was chosen on purpose, and is not a folder with a hole.
         if lost and len(there) > 1:
             raise ValueError(
                 f"{folder}: of the {count} shards of {name!r}, {lost[:5]} are missing."

@@ -46,6 +46,7 @@ def open_shard(path: str) -> Shard:
         groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
         most = max((group.total_byte_size for group in groups), default=0)
         rows = tuple(group.num_rows for group in groups)
+        # A damaged footer may contradict itself; later a wrong offset would end the process.
         if sum(rows) != file.metadata.num_rows or min(rows, default=0) < 0:
             raise ValueError(f"{file.metadata.num_rows} rows in groups of {rows[:5]}")
         return Shard(path, file.schema_arrow, rows, most)
@@ -73,6 +74,7 @@ class RemoteBytes:
     def read(self, count: int = -1) -> bytes:
         """Reads up to `count` bytes."""
         stop = self._file.size if count < 0 else min(self._place + count, self._file.size)
+        # pyarrow may seek beyond the end; reading there gives nothing, and does not move back.
         start, self._place = self._place, max(stop, self._place)
         return read_range(self._file.address, start, stop) if stop > start else b""
 
@@ -97,6 +99,7 @@ class ShardReader:
     def group(self, path: str, number: int, names: Sequence[str]) -> pa.Table:
         """Some columns of one group."""
         groups = self._kept("groups")
+        # The columns are part of the key: `column` and `row` may ask for different ones.
         key = (path, number, tuple(names))
         if key in groups:
             groups.move_to_end(key)
@@ -104,6 +107,7 @@ class ShardReader:
         table = self._read(path, lambda file: _group(file, number, names))
         groups[key] = table, table.nbytes
         kept = sum(size for _, size in groups.values())
+        # The group just read stays, even if it alone is larger than the cache.
         while len(groups) > 1 and kept > self._cache_bytes:
             kept -= groups.popitem(last=False)[1][1]
         return table
@@ -129,11 +133,13 @@ class ShardReader:
 
 
 def _open(path: str) -> pq.ParquetFile | pa.Table:
+    # Writers may store a checksum per page. Without this, pyarrow would not compare it.
     options: dict[str, Any] = {"page_checksum_verification": True}
     if is_remote(path):  # pre-buffered: the columns of a group in one request
         return pq.ParquetFile(
             pa.PythonFile(RemoteBytes(path), mode="r"), pre_buffer=True, **options
         )
+    # By content and not by ending: Arrow files have several, and Parquet has a magic number.
     with open(path, "rb") as file:
         start = file.read(4)
     return pq.ParquetFile(path, memory_map=True, **options) if start == _MAGIC else _arrow(path)
@@ -151,7 +157,9 @@ def _arrow(path: str) -> pa.Table:
 
 def _group(file: pq.ParquetFile | pa.Table, number: int, names: Sequence[str]) -> pa.Table:
     if isinstance(file, pa.Table):
+        # Validated after the choice of columns, so that only what is used is read.
         return _sound(pa.Table.from_batches([file.to_batches()[number]]).select(list(names)))
+    # `use_threads=False`: the callers are threads of the pipeline themselves.
     table = _sound(file.read_row_group(number, columns=list(names), use_threads=False))
     if len(table) != (expected := file.metadata.row_group(number).num_rows):
         raise pa.ArrowInvalid(f"row group {number} has {len(table)} rows, expected {expected}")

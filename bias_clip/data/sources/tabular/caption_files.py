@@ -47,6 +47,7 @@ def flickr_rows(path: Path) -> Rows | None:
         bars = _FLICKR_HEADER.match(first)
         if not bars and not (path.suffix == ".token" and _TOKEN.match(first)):
             return None
+        # A .token file has no header: its first line is already a caption.
         lines = file.read() if bars else first.encode() + file.read()
     pattern = _FLICKR if bars else _TOKEN
     text = lines.decode("utf-8-sig")
@@ -79,6 +80,7 @@ def find_images(rows: Rows, folder: Path) -> tuple[Path, str]:
     name = "file_name" if "file_name" in rows[0] else "filename"
     template = "{filepath}/{filename}" if rows[0].get("filepath") else f"{{{name}}}"
     first = template.format(**rows[0])
+    # The published archive has annotations/ beside val2017/: the images are one folder up.
     for root in (folder, folder.parent):
         inner = sorted(path for path in root.iterdir() if path.is_dir())
         for base in (root, *inner):
@@ -91,6 +93,7 @@ def find_images(rows: Rows, folder: Path) -> tuple[Path, str]:
 
 
 def _coco(images: Iterable[Mapping[str, Any]], annotations: Any, path: Path) -> Rows:
+    # By id, in the order of the file: annotations come in any order, and several per image.
     rows = {image["id"]: {**image, "captions": []} for image in images}
     if len(rows) < len(list(images)):
         raise ValueError(f"{path}: ids of images come twice; every image needs its own.")

@@ -53,8 +53,10 @@ def read_contained(name: str, roots: Roots) -> bytes:
     if is_remote(name) or is_remote(roots.root):
         return _read_remote(name if is_remote(name) else f"{roots.root}/{name}", name, roots)
     try:
+        # Links are resolved before the comparison, so that a link inside the folder cannot lead out of it.
         path = os.path.realpath(os.path.join(roots.root, name), strict=True)
         allowed = (os.path.realpath(roots.root), *roots.further)
+        # With a slash: "/data/images2" begins as "/data/images" does, and is another folder.
         if not any(
             path == folder or path.startswith(folder.rstrip("/") + "/") for folder in allowed
         ):
@@ -69,6 +71,7 @@ def read_contained(name: str, roots: Roots) -> bytes:
 
 def _read_remote(address: str, name: str, roots: Roots) -> bytes:
     prefixes = [f for f in (roots.root + "/", *roots.further) if is_remote(f)]
+    # Decoded first, because a server reads "%2e%2e" as ".."; some read a backslash as a slash.
     climbs = ".." in unquote(address).replace("\\", "/").split("/")
     if climbs or not any(address.startswith(prefix) for prefix in prefixes):
         raise ValueError(
@@ -94,6 +97,7 @@ def _read_regular(path: str) -> bytes:
     _check_regular(os.stat(path), path)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(handle, "rb") as file:
+        # Again, on the open file: the path may lead elsewhere by now.
         _check_regular(os.fstat(handle), path)
         return file.read()
 

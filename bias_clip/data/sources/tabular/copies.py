@@ -16,6 +16,7 @@ def local_copy(address: str) -> Path:
     Raises: RemoteError for an object that cannot be read, OSError for a copy that cannot be written.
     """
     (file,) = describe([address])
+    # The stamp is part of the name: a table that was replaced gets a new copy.
     key = hashlib.sha256(f"{address} {file.size} {file.stamp}".encode()).hexdigest()[:32]
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     target = cache / "bias_clip" / "tables" / key / address.rpartition("/")[2]
@@ -24,6 +25,7 @@ def local_copy(address: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     starts = range(0, file.size, _PART)
     ranges = [Range(address, start, min(start + _PART, file.size)) for start in starts]
+    # Processes of one host may copy at the same time, each to a name of its own.
     with whole_file(target, suffix=f".{os.getpid()}") as partial, partial.open("wb") as out:
         for part in read_ranges(ranges):
             if isinstance(part, Exception):

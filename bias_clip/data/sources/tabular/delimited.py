@@ -21,6 +21,7 @@ QUOTING = ("strict", "none")
 _SEPARATORS = (",", "\t", ";", "|")
 _CHUNK = 65536  # rows held as Python strings at a time
 # Numbers in exactly the form in which they would be written again; "007" is text.
+# At most 18 digits, so that all of them fit in int64, which ends at 9.2e18.
 _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
 _NUMBER = r"^(-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|nan|NaN)$"
 _MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
@@ -50,6 +51,7 @@ class TextRows:
 
     def __init__(self, tables: Sequence[tuple[str, pa.Table]], *, types: bool):
         """Takes tables by name; with `types`, columns of only numbers become numbers."""
+        # Tables of one data set may lack a column: "default" fills it with missing values.
         self._text = pa.concat_tables([t for _, t in tables], promote_options="default")
         self._places = Places([(name, len(t)) for name, t in tables])
         self.names = self._text.column_names
@@ -107,6 +109,7 @@ def read_delimited(path: Path, form: Form) -> pa.Table:
         start = raw.read(4)
         raw.seek(0)
         encoding = form.encoding or _encoding(start)
+        # newline="": the csv module itself splits lines, and keeps line breaks within quotes.
         with io.TextIOWrapper(raw, encoding=encoding, newline="") as text:
             try:
                 return _read(text, path, form)
@@ -172,10 +175,12 @@ def _checked(reader: Any, width: int, path: Path) -> Iterator[list[str]]:
         if row:
             number += 1
             yield row
+        # A quoted field may span lines, so a row's first line is counted before it is read.
         line = reader.line_num + 1
 
 
 def _collect(rows: Iterator[list[str]], header: Sequence[str]) -> pa.Table:
+    # large_string, because offsets of string are 32 bits: 2 GiB of text per column chunk at most.
     schema = pa.schema([(name, pa.large_string()) for name in header])
     batches, pending = [], list[list[str]]()
     for row in rows:
@@ -197,6 +202,7 @@ def _separator(path: Path, first: str) -> str:
     name = path.name.lower()
     usual = "\t" if re.search(r"\.(tsv|tab|token)(\.|$)", name) else ","
     found = [s for s in _SEPARATORS if s in first]
+    # The usual one wins: a comma in the first line of a .csv separates, whatever else is in it.
     if usual in found or not found:
         return usual
     if len(found) > 1:
@@ -205,4 +211,5 @@ def _separator(path: Path, first: str) -> str:
 
 
 def _encoding(start: bytes) -> str:
+    # "utf-8-sig" reads UTF-8 with and without a byte-order mark.
     return "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"

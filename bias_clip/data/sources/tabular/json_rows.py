@@ -33,6 +33,7 @@ class JsonRows:
     @staticmethod
     def pack(rows: Sequence[Mapping[str, Any]]) -> pa.ChunkedArray:
         """Rows as an array of their JSON text."""
+        # Text in Arrow's buffers: as Python objects, rows take several times the memory.
         text = [json.dumps(row).encode() for row in rows]
         return pa.chunked_array([pa.array(text, pa.large_binary())])
 
@@ -76,12 +77,14 @@ def read_lines(path: Path, *, bad_rows: str, encoding: str | None = None) -> pa.
     found, bad = list[bytes](), dict[int, str]()
     with open_binary(path) as file:
         for number, line in enumerate(file, 1):
+            # Some editors begin a file with a byte-order mark, which is not JSON.
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if not line.strip():
                 continue
             try:
                 _check_object(_loads(line.decode(encoding or "utf-8")), path)
                 found.append(line.strip())
+            # RecursionError: brackets nested thousands of levels deep.
             except (ValueError, RecursionError) as error:
                 bad[number] = str(error)
     if bad:
@@ -122,6 +125,7 @@ def rows_of(document: Any, path: Path) -> list[dict[str, Any]]:
     if isinstance(document, Mapping):
         lists = {key: value for key, value in document.items() if isinstance(value, list)}
         tables = [v for v in lists.values() if v and all(isinstance(row, Mapping) for row in v)]
+        # Rows by name before lists: an object whose values are all objects cannot be anything else.
         if document and all(isinstance(value, Mapping) for value in document.values()):
             rows = [{"id": name, **row} for name, row in document.items()]
         elif len(tables) == 1:
@@ -151,6 +155,7 @@ def _loads(text: str) -> Any:
 
 
 def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Python's parser keeps the last of two equal names and drops the other silently.
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

@@ -23,6 +23,7 @@ class Places:
 
     def find(self, index: int) -> tuple[int, int]:
         """The number of the row's table, and the row's number in that table."""
+        # An empty table has the start of the next one; bisect_right skips it.
         number = bisect_right(self._starts, index) - 1
         return number, index - self._starts[number]
 

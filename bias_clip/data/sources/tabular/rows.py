@@ -89,6 +89,7 @@ def make_layout(
     """
     given = [image, captions, identity]
     chosen_image = _several(image, "image") or _guess_image(names, table)
+    # One string is refused: "caption" would be taken as seven columns of a letter.
     chosen_captions = _several(captions, "captions", one=False)
     if captions is None:
         chosen_captions = _first(names, CAPTIONS, but=chosen_image)
@@ -101,6 +102,8 @@ def make_layout(
     if unknown:
         raise ValueError(f"{table} has no column {unknown[0]!r}; it has {sorted(names)}.")
     if attributes is None:
+        # A column within a template, such as {type}, stays an attribute; one that is the image itself does
+        # not.
         whole = {text for text in (*chosen_image, *chosen_captions) if "{" not in text}
         attributes = [n for n in names if n not in whole and n not in ("id", "image", "captions")]
     if not chosen_captions and captions is None:
@@ -122,6 +125,7 @@ def make_layout(
 
 def columns_of(text: str) -> list[str]:
     """The columns that a template names; a text without braces is itself the name of a column."""
+    # "!" and ":" would begin a conversion or a format, which `str.format` supports and we do not.
     return re.findall(r"\{([^{}!:]*)\}", text) if "{" in text else [text]
 
 
@@ -141,6 +145,7 @@ class RowRecords:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
+        # Negative indices, and IndexError beyond the end, as for a list.
         index = range(len(self))[index]
         row = self._rows.row(index, self._needed)
         name = fill(self._layout.identity, row, "id")
@@ -167,6 +172,7 @@ class RowRecords:
 
         They are read in the order of the rows, so that each row group is read once.
         """
+        # A shuffled chunk would otherwise read a row group once per record.
         order = sorted(set(indices))
         if self._threads == 1:
             found = [self._try(index) for index in order]
@@ -227,6 +233,7 @@ def captions_of(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if isinstance(value, Mapping):
+        # A turn of a conversation in LLaVA's form: what the person asks is not a caption.
         if "from" in value and "value" in value:
             return () if value["from"] in _NOT_SAID else captions_of(value["value"])
         known = [key for key in ("raw", "caption") if key in value]
@@ -245,6 +252,7 @@ def images_of(value: Any, roots: Roots) -> tuple[bytes, ...]:
         return (value,)
     if isinstance(value, Mapping):
         inner = value.get("bytes")
+        # Bytes first: the path that is stored beside them is that of the machine that wrote them.
         return images_of(value.get("path") if is_missing(inner) or inner == b"" else inner, roots)
     if isinstance(value, list | tuple):
         found = [image for part in value if part is not None for image in images_of(part, roots)]

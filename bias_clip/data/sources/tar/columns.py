@@ -76,6 +76,7 @@ def load(place: Path) -> Index:
             ) from error
         if len(columns[name]) != manifest["lengths"][name]:
             raise ValueError(f"{place}/{name}.npy is cut; delete {place}, it is made again.")
+    # A list of Python integers: bisect on it is faster than searchsorted for one number.
     first = list(itertools.accumulate(manifest["samples"], initial=0))
     layouts = [tuple(fields) for fields in manifest["layouts"]]
     return Index(first, **columns, layouts=layouts, manifest=manifest)
@@ -88,4 +89,5 @@ def short_hash(value: Any) -> str:
 
 def whole(path: Path) -> contextlib.AbstractContextManager[Path]:
     """A path to write to, which is renamed to `path` at the end; several processes may do so."""
+    # Processes that index the same shards write equal files; the last one to finish replaces the others.
     return whole_file(path, suffix=f".{os.getpid()}{PARTIAL}")

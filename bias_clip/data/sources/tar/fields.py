@@ -52,6 +52,7 @@ def choose(
     texts = _captions(fields, captions)
     if not images or not (texts or captions == ()):
         return None
+    # A JSON member that holds the caption may hold attributes too, so it is not taken.
     taken = {*images, *(member for member, key in texts if key is None)}
     side = [n for n, field in enumerate(fields) if n not in taken and _is_side(field, attributes)]
     return Choice(images, texts, tuple(side))
@@ -70,6 +71,7 @@ def decode(fields: Sequence[str], choice: Choice, data: Mapping[int, bytes]) -> 
         captions += _texts(fields[member], data[member], path)
     record = {
         "image": images[0] if len(images) == 1 else images,
+        # img2dataset stores the caption as .txt and in .json: the same text once.
         "captions": tuple(dict.fromkeys(captions)),
     }
     for member in choice.attributes:
@@ -79,12 +81,14 @@ def decode(fields: Sequence[str], choice: Choice, data: Mapping[int, bytes]) -> 
         except ValueError as error:
             found = {f"{field}_error": str(error)}
         for name, value in found.items():
+            # A key that is taken gets its field in front, so that no attribute hides an id or a caption.
             record[name if name not in record and name not in OWN else f"{field}.{name}"] = value
     return record
 
 
 def _images(fields: Sequence[str], image: Sequence[str] | None) -> tuple[int, ...]:
     patterns = image if image is not None else (*IMAGES, *(f"{ending}.gz" for ending in IMAGES))
+    # The first pattern that matches wins, in the order in which the user wrote them.
     for pattern in patterns:
         found = tuple(n for n, field in enumerate(fields) if fnmatchcase(field, pattern))
         if found:
@@ -191,6 +195,7 @@ def _read_integer(field: str, data: bytes) -> dict[str, Any]:
 
 def _read_npy(field: str, data: bytes) -> dict[str, Any]:
     try:
+        # allow_pickle=False: a pickle in a downloaded file could run any program.
         return {field: np.load(io.BytesIO(_unpacked(field, data)), allow_pickle=False)}
     except (EOFError, OSError) as error:
         raise ValueError(f"the member {field!r} is not an array: {error}") from error

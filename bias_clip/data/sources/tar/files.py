@@ -88,6 +88,7 @@ def _values(inside: str, pattern: str) -> list[str] | None:
     first, last = int(span[1]), int(span[2])
     if abs(last - first) >= _MOST:
         raise ValueError(f"{pattern!r} means {abs(last - first) + 1} files; expected fewer.")
+    # "{0..10}" counts without zeros; "{00..10}" and "{000..10}" to the width that was written.
     padded = any(len(word) > 1 and word[0] == "0" for word in span.groups())
     width = max(map(len, span.groups())) if padded else 0
     step = 1 if last >= first else -1
@@ -117,6 +118,7 @@ def _find(pattern: str, endings: Sequence[str]) -> list[tuple[str, int, str]]:
 
 def _find_remote(pattern: str, endings: Sequence[str]) -> list[tuple[str, int, str]]:
     globs = pattern.startswith(("gs:", "s3:")) and any(c in pattern for c in "*?[")
+    # Named objects need no listing, which many accounts may not do.
     if pattern.partition("?")[0].endswith(tuple(endings)) and not globs:
         return list(
             describe(expand_braces(pattern))

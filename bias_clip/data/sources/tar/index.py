@@ -28,8 +28,11 @@ def open_index(files: Sequence[File], folder: Path) -> Index:
       ValueError: compressed shards, sparse members, no samples, or a damaged index.
       OSError: a shard cannot be read, or the folder cannot be written.
     """
+    # The first hash is of the shards' paths, the second also of sizes and stamps: older indices of the same
+    # shards are found by the first.
     names, state = (short_hash([f[:2] for f in files]), short_hash(files))
     place = folder / f"{names}-{state}"
+    # The manifest is written last, so its absence means that an index is missing or unfinished.
     if not (place / MANIFEST).is_file():
         older = [p.parent for p in folder.glob(f"{names}-*/{MANIFEST}")]
         parts = folder / f"{names}.parts"

@@ -46,6 +46,7 @@ def join(files: Sequence[File], parts: Path, place: Path) -> None:
     counts = np.array([len(fields) for fields in layouts], np.uint64)
     for name, (length, largest) in shapes.items():
         with whole(place / f"{name}.npy") as partial:
+            # Filled on the disk, part by part: the columns of a billion members do not fit in memory.
             column = np.lib.format.open_memmap(
                 partial, "w+", np.min_scalar_type(largest), (length,)
             )
@@ -72,11 +73,13 @@ def _fill(
     for path, own in zip(paths, numbers, strict=True):
         with np.load(path, allow_pickle=False) as arrays:
             if name == "layout":
+                # Each part numbers its layouts from 0; `own` maps them to the numbers of the whole index.
                 values = np.array(own, np.uint64)[arrays["layout"]]
             elif name == "member":
                 values = counts[np.array(own, np.int64)[arrays["layout"]]]
             else:
                 values = arrays["key_size" if name == "key_end" else name]
+        # Part by part the sizes become running ends, n + 1 of them, from 0.
         if ends:
             column[at + 1 : at + 1 + len(values)] = np.cumsum(values, dtype=np.uint64) + column[at]
         else:
@@ -151,6 +154,7 @@ def _refuse_compressed(files: Sequence[File], about: Sequence[Part]) -> None:
 def _unpack(path: str, kind: str) -> str:
     program = {"gzip": "gzip", "bzip2": "bzip2", "xz": "xz", "zstd": "zstd"}[kind]
     plain = path.removesuffix(".tgz").removesuffix(".tar").partition(".tar.")[0]
+    # A compressed file that is called .tar must not be overwritten by the unpacked one.
     target = plain + ("_plain.tar" if path.endswith(".tar") else ".tar")
     return f"{program} -dc '{path}' > '{target}'"
 

@@ -42,6 +42,7 @@ def part_path(parts: Path, file: File) -> Path:
 def make_parts(files: Sequence[File], parts: Path, older: Sequence[Path]) -> None:
     """Makes the part of each shard; unchanged shards are taken from older indices."""
     parts.mkdir(parents=True, exist_ok=True)
+    # By name, size and stamp: a shard that changed is not among them and is scanned.
     known = {tuple(s): (p, n) for p in older for n, s in enumerate(_shards(p))}
     due = [file for file in files if not part_path(parts, file).is_file()]
 
@@ -50,6 +51,7 @@ def make_parts(files: Sequence[File], parts: Path, older: Sequence[Path]) -> Non
         _write_part(part_path(parts, file), shard)
 
     remote = any(is_remote(file.path) for file in due)
+    # On a disk one at a time: scanning is Python code, which threads do not speed up.
     with ThreadPoolExecutor(_REMOTE_SHARDS if remote else 1) as pool:
         done = tqdm(pool.map(make, due), "indexing", len(due), unit=" shards", disable=None)
         try:
@@ -82,6 +84,7 @@ def _reading(file: File) -> Iterator[tuple[Read, int]]:
         yield read, _REMOTE_WINDOW
         return
     with open(file.path, "rb") as opened:
+        # pread has no position of its own, so jumping over members' data costs no seek.
         yield lambda offset, count: os.pread(opened.fileno(), count, offset), _WINDOW
 
 
@@ -91,6 +94,7 @@ def _write_part(path: Path, shard: Shard) -> None:
     keys = about.pop("keys")
     arrays["keys"] = np.frombuffer(b"".join(keys), np.uint8)
     arrays["key_size"] = np.fromiter(map(len, keys), np.uint64, len(keys))
+    # JSON in the same file as the arrays: a part is then whole or absent.
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)

@@ -43,6 +43,7 @@ class RangeReader:
 
     def _read_local(self, number: int, start: int, stop: int) -> bytes:
         file = self.files[number]
+        # pread takes the offset: threads share the file without a lock.
         data = os.pread(_open(file.path, file.stamp).fileno, stop - start, start)
         if len(data) < stop - start:
             raise ValueError(

@@ -82,6 +82,7 @@ def group(members: Iterable[Member | Damage]) -> Shard:
                 note("no_key", member.name)
             continue
         key, field = parts
+        # A field that repeats before the sample is whole is a stray copy; afterwards a new sample begins.
         if last is not None and key == last.key and field in last.fields and not _whole(last):
             note("repeated_member", member.name)
             continue
@@ -90,6 +91,7 @@ def group(members: Iterable[Member | Damage]) -> Shard:
             samples.append(last)
             by_key.setdefault(key, []).append(last)
         last.fields[field] = (member.offset, member.size)
+    # Only a shard with repeated keys pays for the search.
     if len(by_key) < len(samples):
         samples = _joined(samples, by_key, note)
     return _arrays(samples, count, named, damages)
@@ -100,6 +102,7 @@ def split_name(name: bytes) -> tuple[bytes, str] | None:
 
     These are names without a dot, hidden files, and webdataset's reserved names, "__name__".
     """
+    # The first dot of the base name, as webdataset splits: "a.left.jpg" is the field "left.jpg" of "a".
     folder, slash, base = name.rpartition(b"/")
     stem, dot, field = base.partition(b".")
     if not stem or not dot:
@@ -151,6 +154,7 @@ def _joined(
                 note("out_of_order", key)
                 continue
             kept.append(sample)
+            # NUL cannot be in a tar's name, so the numbered key is never that of another sample.
             keys[id(sample)] = key if len(kept) == 1 else b"%s\0%d" % (key, len(kept))
             if len(kept) > 1:
                 note("repeated_key", key)
@@ -171,6 +175,7 @@ def _arrays(
     layouts: dict[tuple[str, ...], int] = {}
     layout = [layouts.setdefault(tuple(sample.fields), len(layouts)) for sample in samples]
     places = [place for sample in samples for place in sample.fields.values()]
+    # reshape, because a shard without samples would give shape [0].
     table = np.array(places, np.uint64).reshape(-1, 2)
     return Shard(
         [sample.key for sample in samples],

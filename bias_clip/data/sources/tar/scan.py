@@ -96,6 +96,7 @@ def scan(read: Read, size: int, *, window: int = _WINDOW) -> Iterator[Member | D
             if position >= size:
                 return
             continue
+        # Byte 156 is the type of the member: "0" or NUL a file, "5" a folder, "x" and "g" pax headers.
         kind, data = block[156], position + BLOCK
         if kind in _EXTENDED:
             said = read(data, length)
@@ -103,6 +104,7 @@ def scan(read: Read, size: int, *, window: int = _WINDOW) -> Iterator[Member | D
                 everywhere = _extend(everywhere, kind, said)
             pending = _extend(pending, kind, said)
         else:
+            # pax gives the size of members of 8 GiB and more; the field of the header is then not used.
             length = 0 if kind in _NO_DATA else length if pending.size is None else pending.size
             name = pending.name or _name(block)
             if pending.sparse or kind == _SPARSE:
@@ -113,6 +115,7 @@ def scan(read: Read, size: int, *, window: int = _WINDOW) -> Iterator[Member | D
             if kind in MEMBERS and not name.endswith(b"/"):  # a folder, in tars without types
                 yield Member(name, data, length)
             pending = everywhere
+        # Data are filled up to whole blocks.
         position = data + -(-length // BLOCK) * BLOCK
     yield Damage("empty" if size == 0 else "no_end", size, 0)
 
@@ -137,6 +140,7 @@ def _extend(pending: _Pending, kind: int, data: bytes) -> _Pending:
         length, blank, rest = data.partition(b" ")
         if not blank or not length.isdigit() or int(length) < len(length) + 4:
             return pending  # keep the records before a broken one, as other readers do
+        # A record is "LENGTH key=value\n", whose length counts itself, the blank and the line break.
         key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
         if key == b"path":
             pending = pending._replace(name=value)
@@ -221,10 +225,13 @@ def _next_header(read: Read, position: int, size: int) -> int:
         chunk = read(position, _SEARCH)
         place = chunk.find(_MAGIC)
         while place >= 0:
+            # The magic is at byte 257 of its header; a member's data may contain it too, hence the
+            # checksum.
             start = position + place - 257
             if place >= 257 and _data_size(read(start, BLOCK)) is not None:
                 return start
             place = chunk.find(_MAGIC, place + 1)
+        # Chunks overlap by a block, so that a header across their border is found.
         position += max(len(chunk) - BLOCK, 1) if position + len(chunk) < size else len(chunk)
     return size
 
@@ -236,6 +243,7 @@ def _windowed(read: Read, window: int) -> Read:
     def at(offset: int, count: int) -> bytes:
         nonlocal start, data
         first = offset - start
+        # Also past the end of the file, where `data` is short: the read is then repeated and stays short.
         if first < 0 or first + count > len(data):
             start, data, first = offset, read(offset, max(count, window)), 0
         return data[first : first + count]
