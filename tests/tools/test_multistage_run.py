@@ -45,12 +45,15 @@ def line(tmp_path):
     shutil.copy(ROOT / "configs" / "default.py", tmp_path / "configs")
     config = tmp_path / "configs" / "tiny_stages.py"
     config.write_text(TINY)
+    # One device, as a user has it, so that compiled programs are kept and the line's trainers share them.
+    env = {"PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu", "HOME": str(tmp_path)}
     command = [sys.executable, "tools/multistage.py", f"--config={config}", "--k=2", "--stages=2"]
 
     def start(workdir):
         return subprocess.Popen(
             [*command, f"--workdir={tmp_path / workdir}"],
             cwd=ROOT,
+            env=env,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -64,7 +67,7 @@ def test_killed_at_any_moment_the_same_line_ends_with_the_same_models(line, tmp_
     delay = random.Random(0)
     for _ in range(3):
         driver = line("killed")
-        time.sleep(delay.uniform(3, 25))
+        time.sleep(delay.uniform(3, 20))
         os.killpg(driver.pid, signal.SIGKILL)
         driver.communicate()
     for workdir in ("killed", "whole"):
