@@ -26,6 +26,7 @@ def check_groups(table: CountTable, problem: Problem) -> None:
     for k, (name, target) in enumerate(zip(problem.groups, problem.targets, strict=True)):
         if np.isinf(problem.eps_representation[k]):
             continue
+        # Under "unmasked" an unknown row counts as outside of the group.
         known = values[:, k] >= 0 if problem.unknown == "masked" else np.ones(len(values), bool)
         inside = int(table.counts[values[:, k] == 1].sum())
         total = int(table.counts[known].sum())
@@ -45,11 +46,13 @@ def retained_shares(
     shares = {}
     for k, name in enumerate(problem.groups):
         rows = values[:, k] >= 0
+        # Two ways to lose a group: little weight in all, or all weight on few of its rows.
         shares[name] = min(
             _weight_share(counts, weights, rows, eta), _effective_share(counts, weights, rows)
         )
     known = (values >= 0).any(1)
     for r, name in enumerate(problem.labels):
+        # A label may be counted only where some group is known: elsewhere no constraint touches its rows.
         rows = known & (table.labels[:, r] == 1)
         if np.isfinite(problem.eps_association[r]):
             shares[f"label {name}"] = _weight_share(counts, weights, rows, eta)

@@ -43,8 +43,10 @@ class Design(NamedTuple):
 def make_design(table: CountTable, problem: Problem) -> Design:
     """Arranges the constraints as columns: for each group all labels, then the group alone."""
     z = centred(problem, group_values(problem, table.attributes))
+    # A row with z = 0 in all groups is in no constraint, whatever its labels.
     held = (z != 0).any(1)
     present = (table.labels == 1) & held[:, None]  # an unknown label adds to no moment
+    # All such rows get one key, so they become one row per utility: mostly the unannotated data.
     values = np.where(held[:, None], group_values(problem, table.attributes), -1)
     columns = np.concatenate([values, present], axis=1).astype(np.int8)
     first, row = group_rows(columns, table.utility)
@@ -62,9 +64,12 @@ def columns_of(design: Design, keep: np.ndarray) -> Design:
 def _matrix(z: np.ndarray, present: np.ndarray) -> Any:
     ones = np.ones((len(z), 1))
     y = np.concatenate([present, ones], axis=1)
+    # The share of entries that are not zero. The sparse product pays only where it is small.
     filled = y.mean() * (z != 0).mean()
     entries = z.shape[1] * y.size
     if entries <= 1_000_000 or (filled > 0.15 and entries <= _DENSE_ENTRIES):
+        # [g, k, c1] to [g, k * c1]: groups first, as the tolerances are ravelled.
         return (z[:, :, None] * y[:, None, :]).reshape(len(z), -1)
     y = scipy.sparse.csr_array(y)
+    # The same order of columns as above.
     return scipy.sparse.csr_array(scipy.sparse.hstack([y.multiply(k[:, None]) for k in z.T]))

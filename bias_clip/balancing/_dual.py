@@ -82,9 +82,11 @@ def maximise(dual: Dual) -> DualPoint:
     the interior method.
     """
     best = _newton(dual, np.zeros_like(dual.eps))
+    # With a cap of 1, in units of eta, all weights are at the cap: the method below has no interior.
     if best.gap < _CONVERGED * (1 + abs(best.value)) or dual.cap <= 1:
         return best
     w = interior_multipliers(dual.design, dual.eps, penalty=dual.penalty, cap=dual.cap)
+    # The gap certifies both, so the better of the two can be told.
     return min(best, _newton(dual, np.clip(w, -dual.penalty, dual.penalty)), key=_gap)
 
 
@@ -101,10 +103,12 @@ def _newton(dual: Dual, w: Vector, max_steps: int = 60) -> DualPoint:
     # Relative to `size`; grows when steps must be shortened and shrinks when they need not be.
     ridge = 1e-3
     for _ in range(max_steps):
+        # The conditions hold up to the rounding of w.
         if at.residual < 1e-15 * (1 + np.abs(at.w).max(initial=0)):
             break
         hessian = _hessian(dual, at)
         ahead = dual_point(dual, _binding_step(dual, at, hessian, size))
+        # 1e-14: rounding alone may lower a value by that.
         if ahead.gap > 0.3 * at.gap or ahead.value < at.value - 1e-14 * (1 + abs(at.value)):
             aim = _model_step(dual, at, hessian, size, ridge)
             ahead, length = _climb(dual, at, aim)
@@ -120,9 +124,11 @@ def _hessian(dual: Dual, at: DualPoint) -> Float[np.ndarray, "j j"]:
     """The Hessian of -d: the covariance of the moments over weights inside their bounds, or 0."""
     inside = ((at.q > 0) & (at.q < dual.cap)).astype(float)
     share = float(dual.design.mass @ inside)
+    # All weights are at a bound: d is linear here.
     if share == 0:
         return np.zeros((len(at.w), len(at.w)))
     mean = dual.design.moments(inside)
+    # Less the part along mu, which moves with w to keep the mean of the weights 1.
     return dual.design.second(inside) - np.outer(mean, mean) / share
 
 
@@ -151,8 +157,10 @@ def _model_step(dual: Dual, at: DualPoint, hessian: np.ndarray, size: Vector, ri
         before = w.copy()
         for j, curvature in enumerate(matrix.diagonal()):
             x, eps = w[j] + slope[j] / curvature, dual.eps[j] / curvature
+            # `_shrink` of one number: calls of NumPy would take most of this loop's time.
             x = min(max(x - eps, 0.0), dual.penalty) + max(min(x + eps, 0.0), -dual.penalty)
             if x != w[j]:
+                # The slope of the model follows each change, so later coordinates see it in the same sweep.
                 slope -= (x - w[j]) * matrix[j]
                 w[j] = x
         if np.abs(w - before).max() < 1e-12:
@@ -162,6 +170,7 @@ def _model_step(dual: Dual, at: DualPoint, hessian: np.ndarray, size: Vector, ri
 
 def _climb(dual: Dual, at: DualPoint, aim: Vector) -> tuple[DualPoint, float]:
     """Halves the step towards `aim` until d rises by a fraction of what its slope predicts."""
+    # What the slope predicts. A fraction of 1e-4 below is the usual one of Armijo's rule.
     promise = at.moments @ (aim - at.w) - dual.eps @ (np.abs(aim) - np.abs(at.w))
     for length in 0.5 ** np.arange(40):
         ahead = dual_point(dual, at.w + length * (aim - at.w))
@@ -195,9 +204,11 @@ def _shrink(x: Vector, eps: Vector, penalty: float) -> Vector:
 
 def _mean_multiplier(score: np.ndarray, mass: np.ndarray, cap: float) -> float:
     """The mu with E[clip(score - mu, 0, cap)] = 1, by bracketed Newton on a piecewise linear function."""
+    # At `low` all weights are at the cap, at `high` all are 0: the mean of 1 lies between.
     low, high = float(score.min()) - cap, float(score.max())
     if cap <= 1:  # a mean of 1 then needs all weights at the cap; any low enough mu does that
         return low - 1
+    # Exact if no weight meets a bound.
     mu = min(max(float(mass @ score) - 1, low), high)
     for _ in range(200):
         q = score - mu
@@ -205,6 +216,7 @@ def _mean_multiplier(score: np.ndarray, mass: np.ndarray, cap: float) -> float:
         slope = float(mass @ ((q > 0) & (q < cap)))
         low, high = (mu, high) if excess > 0 else (low, mu)
         ahead = mu + excess / slope if slope > 0 else np.inf
+        # Newton left the bracket, or all weights are at a bound: halve the bracket.
         if not low < ahead < high:
             ahead = (low + high) / 2
         if ahead == mu or abs(excess) < 2e-16 or high - low <= 4e-16 * (abs(low) + abs(high)):

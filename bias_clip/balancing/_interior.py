@@ -63,6 +63,7 @@ def interior_multipliers(
         affine = step([-x for x in products])
         ahead = _moved(point, affine, _longest(point, affine, bounds))
         aim = level * min(1.0, _mean(design, _products(ahead, bounds)) / level) ** 3
+        # With cap and penalty 0 the same products of the changes are the terms that linearising left out.
         second = _products(affine, _Bounds(eps, 0.0, 0.0))
         change = step([aim - x - y for x, y in zip(products, second, strict=True)])
         # Not all the way: a variable at exactly 0 could never leave its bound.
@@ -80,6 +81,7 @@ def _make_step(
     """Linearises the conditions; the returned function maps changes of the `_products` to a step."""
     room, left = bounds.cap - point.q, bounds.penalty - point.v
     curvature = 1 + point.low / point.q + point.high / room
+    # Slack and excess of a hinge both follow its multiplier, so one number per hinge remains of them.
     spread = point.slack / point.v + point.excess / left
     pull = design.scores(point.v[0] - point.v[1])
     dual = point.q - design.utility + pull + point.mu - point.low + point.high
@@ -111,10 +113,13 @@ def _make_step(
 
 def _make_solve(design: Design, inverse: np.ndarray, stiffness: np.ndarray) -> Callable:
     """Solves for the changes of w and mu, given the right-hand sides of the moments and the mean."""
+    # Moments and the mean are one system: w and mu change together.
     matrix = np.empty((len(stiffness) + 1,) * 2)
     matrix[:-1, :-1] = design.second(inverse) + np.diag(stiffness)
     matrix[:-1, -1] = matrix[-1, :-1] = design.moments(inverse)
     matrix[-1, -1] = design.mass @ inverse
+    # Moments of rare labels are orders of magnitude smaller than those of frequent ones. With a diagonal of
+    # 1 the ridge below means the same for all of them; it lets moments repeat others.
     scale = 1 / np.sqrt(matrix.diagonal())
     matrix *= scale[:, None] * scale
     matrix[np.diag_indices_from(matrix)] += 1e-14
@@ -129,9 +134,11 @@ def _make_solve(design: Design, inverse: np.ndarray, stiffness: np.ndarray) -> C
 
 
 def _start(design: Design, bounds: _Bounds) -> _Point:
+    # The mean is already right, and every other quantity is well inside of its bounds.
     q = np.ones_like(design.mass)
     miss = _SIGNS * design.moments(q) - bounds.eps
     excess = np.maximum(miss, 0) + 0.1
+    # Inside of (0, penalty): both v and penalty - v are divisors.
     v = np.full((2, len(bounds.eps)), min(0.5 * bounds.penalty, 1.0))
     multiplier = np.full_like(q, 0.1)
     return _Point(q, multiplier, multiplier.copy(), v, excess - miss, excess, np.zeros(1))
@@ -151,6 +158,7 @@ def _mean(design: Design, products: list[np.ndarray]) -> float:
     """The mean product, rows weighted by mass; a step of full length changes it as predicted."""
     low, high, *hinges = products
     total = design.mass @ low + design.mass @ high + sum(x.sum() for x in hinges)
+    # 2 for the two bounds of q, whose masses sum to 1 each.
     return float(total) / (2 + sum(x.size for x in hinges))
 
 
@@ -160,6 +168,7 @@ def _moved(point: _Point, change: _Point, length: float) -> _Point:
 
 def _longest(point: _Point, change: _Point, bounds: _Bounds) -> float:
     """The longest step, at most 1, that keeps all positive quantities positive."""
+    # All except mu, which has no sign to keep.
     pairs = list(zip(point[:-1], change[:-1], strict=True))
     pairs += [(bounds.cap - point.q, -change.q), (bounds.penalty - point.v, -change.v)]
     length = 1.0

@@ -42,6 +42,7 @@ def make_cells(table: CountTable, problem: Problem) -> Cells:
     if problem.unknown == "unmasked":
         values = np.maximum(values, 0)
     held = np.isfinite(problem.eps_association)
+    # As in the design: labels of rows in no group are in no moment, so that the draw need not keep them.
     labels = (table.labels[:, held] == 1) & (values >= 0).any(1, keepdims=True)
     return Cells(values, labels[:, labels.any(0)].astype(np.int8), problem.targets)
 
@@ -59,6 +60,7 @@ def allocate(
     """
     expected = counts * (weights - np.floor(weights))
     whole = np.floor(expected + 1e-9)  # 10 * 0.3 is 3
+    # Rounding may leave a chance slightly below 0, or above 1.
     chances = np.clip(expected - whole, 0, 1)
     extra = cube(seed, chances, _constraints(counts * weights, cells))
     return (whole + extra).astype(np.int64)
@@ -104,6 +106,7 @@ def keep_balanced(
         raise ValueError(f"place: got {place.min()} to {place.max()}; expected 0 to {size - 1}.")
     each = np.zeros(size)
     each[place] = weights
+    # Each row wrote its weight to its cell, so a cell of several weights disagrees with some row.
     if not (each[place] == weights).all():
         raise ValueError("weights: got several within a cell; expected one, as `solve` gives.")
     taken = allocate(seed, np.bincount(place, minlength=size), each, cells)
@@ -164,6 +167,7 @@ def _constraints(mass: Float[np.ndarray, " g"], cells: Cells) -> Constraints:
         y = np.concatenate([cells.labels[rows], np.ones((len(rows), 1), np.int8)], axis=1)
         return (z[rows][:, :, None] * y[:, None, :]).reshape(len(rows), z.shape[1] * width)
 
+    # The sums that the weights give. Tolerances leave them off 0, and the draw must keep them there.
     sums = (z * mass[:, None]).T @ np.concatenate([cells.labels, np.ones((len(z), 1))], axis=1)
     return Constraints(moments, scale, sums.ravel())
 
@@ -172,8 +176,10 @@ def _lowest(
     hashes: np.ndarray, place: Int64[np.ndarray, " n"], taken: Int64[np.ndarray, " g"]
 ) -> Int64[np.ndarray, " n"]:
     """1 for the rows of the `taken` smallest hashes of their cell."""
+    # Cells together, and each cell's rows by their hash.
     order = np.lexsort((hashes, place))
     size = np.bincount(place, minlength=len(taken))
+    # The place of each sorted row within its own cell.
     rank = np.arange(len(place)) - np.repeat(np.cumsum(size) - size, size)
     found = np.zeros(len(place), np.int64)
     found[order] = rank < taken[place[order]]

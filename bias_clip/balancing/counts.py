@@ -58,6 +58,8 @@ def count(
     attributes, labels = _checked(attributes, labels, names)
     utility = _utility(utility, edges, len(attributes))
     words = _words(attributes, labels, utility)
+    # Sorted block by block and then merged: the blocks' distinct rows are few, so that the last sort is
+    # small and no index of all rows is held.
     blocks = [_group(words[i : i + _BLOCK], None) for i in range(0, len(words), _BLOCK)]
     if not blocks:
         blocks = [(words, np.zeros(0, np.int64))]
@@ -180,6 +182,7 @@ def _utility(utility, edges, rows: int) -> Float[np.ndarray, " n"]:
             f"utility: got {utility.min()} to {utility.max()}; expected it within the edges, "
             f"{edges[0]} to {edges[-1]}."
         )
+    # The last edge belongs to the last bucket, as in a histogram.
     bucket = np.minimum(np.searchsorted(edges, utility, side="right"), len(edges) - 1)
     return (edges[bucket - 1] + edges[bucket]) / 2
 
@@ -193,6 +196,7 @@ def _words(attributes, labels, utility) -> Int64[np.ndarray, "n w"]:
     words = np.empty((len(attributes), len(firsts) + 1), np.int64)
     for i in range(0, len(words), _CHUNK):
         rows = slice(i, i + _CHUNK)
+        # -1, 0, 1 become the digits 0, 1, 2.
         digits = np.concatenate([attributes[rows], labels[rows]], axis=1).T + np.int8(1)
         for word, first in enumerate(firsts):
             key = digits[first].astype(np.int64)
@@ -200,6 +204,7 @@ def _words(attributes, labels, utility) -> Int64[np.ndarray, "n w"]:
                 key *= 3
                 key += digit
             words[rows, word] = key
+    # The bits and not a rounded key: utilities that differ at all are different rows.
     words[:, -1] = np.ascontiguousarray(utility, np.float64).view(np.int64)
     return words
 
@@ -219,6 +224,7 @@ def _unpacked(words, counts, num_attributes: int, num_labels: int) -> CountTable
 
 def _group(words, counts) -> tuple[Int64[np.ndarray, "g w"], Int64[np.ndarray, " g"]]:
     """The distinct rows in order, and the sum of counts of each; None counts every row once."""
+    # Columns in which all rows agree do not change the order.
     varying = np.flatnonzero((words != words[:1]).any(0))
     if len(varying) <= 1 and counts is None and len(words):  # sorting values beats sorting indices
         column = int(varying[0]) if len(varying) else 0
@@ -234,6 +240,7 @@ def _group(words, counts) -> tuple[Int64[np.ndarray, "g w"], Int64[np.ndarray, "
 
 def _order(words: np.ndarray) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " g"]]:
     """The order that sorts the rows, and the places in it where a distinct row starts."""
+    # lexsort sorts by its last key first.
     order = np.lexsort(words.T[::-1])
     ordered = words[order]
     new = np.ones(len(words), bool)
@@ -251,9 +258,11 @@ def _find(ours: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for word in range(words.shape[1]):
         values = np.unique(ours[:, word])
         known = known * len(values) + np.searchsorted(values, ours[:, word])
+        # Beyond the last value there is no place to compare; the last one shows that it differs.
         place = np.minimum(np.searchsorted(values, words[:, word]), max(len(values) - 1, 0))
         found &= values[place] == words[:, word] if len(values) else False
         code = code * len(values) + place
+        # Numbers of prefixes stay below the number of rows, so that the product above fits 64 bits.
         beginnings = np.unique(known)
         known = np.searchsorted(beginnings, known)
         place = np.minimum(np.searchsorted(beginnings, code), max(len(beginnings) - 1, 0))

@@ -65,12 +65,15 @@ def cube(
     """
     x = np.append(chances, np.ceil(chances.sum()) - chances.sum())  # the last makes a whole number
     x[x < _ZERO], x[x > 1 - _ZERO] = 0, 1
+    # Units at 0 or 1 are decided before the draw begins.
     open_ = np.flatnonzero((x > 0) & (x < 1))
     order = hash01(int(make_key("cube order", seed)), open_)
+    # Each step decides a unit or more, so the coins suffice.
     coins = iter(hash01(int(make_key("cube", seed)), np.arange(len(open_) + 1)))
     rows = _rows_fn(constraints, len(chances))
     left = _fly(x, open_[np.argsort(order, kind="stable")], rows, coins)
     _land(x, left, rows(left), constraints, coins)
+    # The last was the unit that made a whole number.
     return x[:-1] > 0.5
 
 
@@ -102,8 +105,10 @@ class _Basis:
     def add(self, unit: int, vector: np.ndarray, c: np.ndarray) -> bool:
         """Adds a unit whose vector, `c` by the inverse, is independent of the others; else False."""
         m = len(self.units)
+        # The part outside of the span of the basis, relative to what rounding leaves of it.
         if m == len(c) or np.abs(c[m:]).max() <= _ZERO * max(1.0, np.abs(c).max()):
             return False
+        # The largest pivot loses the fewest digits.
         i = m + int(np.abs(c[m:]).argmax())
         self.inverse[[m, i]], c[[m, i]] = self.inverse[[i, m]], c[[i, m]]
         self.units.append(unit)
@@ -148,6 +153,7 @@ def _fly(x: np.ndarray, order: np.ndarray, rows: MomentsFn, coins: Iterator[floa
     queue: deque[int] = deque()
     for start in range(0, len(order), _BLOCK):
         block = order[start : start + _BLOCK]
+        # Moments of one block at a time: those of all units would be a dense matrix of the whole table.
         known = dict(zip(block.tolist(), rows(block), strict=True))
         queue.extend(block.tolist())
         while queue:
@@ -157,6 +163,7 @@ def _fly(x: np.ndarray, order: np.ndarray, rows: MomentsFn, coins: Iterator[floa
             c = basis.inverse @ vector
             if not basis.add(unit, vector, c):
                 _enter(x, basis, unit, vector, c, coins)
+            # Each pivot adds rounding to the inverse; a new one costs as many pivots as it has units.
             if basis.pivots > 2 * len(c) + 50:
                 basis, dependent = basis.renewed()
                 queue.extend(dependent)
@@ -176,15 +183,18 @@ def _enter(
     _step(x, np.array([*basis.units, unit]), np.append(-c[:m], 1.0), coins)
     done = [i for i in range(m) if x[basis.units[i]] in (0.0, 1.0)]
     if 0 < x[unit] < 1:  # takes the place of the one that it has the largest part of
+        # The largest part is the largest pivot.
         place = max(done, key=lambda i: abs(c[i]))
         basis.replace(place, unit, vector, c)
         done.remove(place)
+    # From the end, because removal moves the last unit to the place that it frees.
     for i in sorted(done, reverse=True):
         basis.remove(i)
 
 
 def _step(x: np.ndarray, units: np.ndarray, direction: np.ndarray, coins: Iterator[float]) -> None:
     """Moves chances along a direction, forth or back, until one of them is 0 or 1."""
+    # What rounding left of 0 must not move a unit, nor shorten the step.
     direction = np.where(np.abs(direction) > _ZERO * np.abs(direction).max(), direction, 0)
     moving = direction != 0
     at, d = x[units[moving]], direction[moving]
@@ -200,6 +210,7 @@ def _step(x: np.ndarray, units: np.ndarray, direction: np.ndarray, coins: Iterat
 
 def _goes_forth(coins: Iterator[float], forth: float, back: float) -> bool:
     """Each way with the chance that the other's length says: then no unit's chance changes."""
+    # Back's share of the length is the chance to go forth: the expected move is 0.
     return bool(next(coins) * (forth + back) < back)
 
 
@@ -214,11 +225,13 @@ def _land(
     sums = constraints.start.copy()
     while len(left):
         gain, loss = np.maximum(moments[:, 1:], 0), np.maximum(-moments[:, 1:], 0)
+        # The largest and smallest sums that the undecided units can still lead to.
         high = sums + gain.T @ (1 - x[left]) + loss.T @ x[left]
         low = sums - gain.T @ x[left] - loss.T @ (1 - x[left])
         moved = (moments[:, 1:] != 0).any(0)
         harm = np.where(moved, constraints.scale * np.maximum(high, -low), -1)
         order = np.argsort(-harm, kind="stable")
+        # Column 0 is the number of units, which is always kept. Constraints that nobody moves are left out.
         kept = np.append(0, 1 + order[: np.count_nonzero(moved)])
         before = x[left]
         _step(x, left, _direction(moments[:, kept]), coins)
@@ -239,5 +252,6 @@ def _direction(moments: np.ndarray) -> np.ndarray:
         parts = np.abs(np.diagonal(r))
         dependent = np.flatnonzero(parts <= _ZERO * np.abs(first).max())
         if not len(dependent) or columns.shape[1] <= units - 1:
+            # The last column of a complete QR is orthogonal to all others, thus to all kept constraints.
             return q[:, -1]
         columns = np.delete(columns, dependent, axis=1)  # they are kept with the others

@@ -87,6 +87,7 @@ def solve(table: CountTable, problem: Problem, *, min_retained: float = 0.1) -> 
     eps = tolerances(problem, table, eta)
     point = _optimum(design, eps.ravel() / eta, problem.penalty / eta, problem.cap / eta)
     solution = _solution(design, point, problem, eta, eps)
+    # Relative to eta^2 where the primal is nearly 0: there a relative gap would be all rounding.
     if solution.gap > GAP * max(eta**2, solution.primal):
         raise ArithmeticError(
             f"no optimum: the gap is {solution.gap:.1e} of {solution.primal:.1e}. Got penalty "
@@ -113,8 +114,10 @@ def max_eta(table: CountTable, problem: Problem) -> float:
 
 def _max_eta(design: Design, table: CountTable, problem: Problem) -> float:
     eps = tolerances(problem, table, 1.0).ravel()
+    # An infinite tolerance is not a constraint, and would be an infinite bound here.
     keep = np.isfinite(eps)
     matrix = scipy.sparse.csr_array(design.matrix[:, keep])
+    # The floor is for labels that no row has: their size is 0.
     size = np.maximum(abs(matrix).T @ design.mass, 1e-300)
     # Unknowns are x = mass * q. Each row is divided by its size because the solver's feasibility
     # tolerance is absolute: it then has the same meaning for rare and frequent labels.
@@ -132,6 +135,8 @@ def _max_eta(design: Design, table: CountTable, problem: Problem) -> float:
             scipy.optimize.LinearConstraint(mean, 0, 0),
         ]
     extra = [] if problem.tolerance == "absolute" else [0.0]
+    # Without integers `milp` is a plain linear programme. Unlike `linprog` it takes constraints with two
+    # sides.
     result = scipy.optimize.milp(
         np.append(-np.ones(len(design.mass)), extra),
         constraints=constraints,
@@ -141,12 +146,14 @@ def _max_eta(design: Design, table: CountTable, problem: Problem) -> float:
     )
     if result.x is None:
         raise ArithmeticError(f"the linear programme of max_eta failed: {result.message}")
+    # The solver may leave the bounds by its tolerance.
     return float(np.clip(-result.fun, 0, problem.cap))
 
 
 def _largest_rate(design: Design, table: CountTable, problem: Problem) -> float:
     # At the maximum itself, rounding would decide whether the constraints can be met.
     eta = _max_eta(design, table, problem) * (1 - 1e-6)
+    # Below this share of the cap the maximum is 0 up to the solver's tolerance.
     if eta <= 1e-6 * problem.cap:
         raise ValueError(
             "eta='max': no positive mean weight meets the constraints. Got "
@@ -179,9 +186,11 @@ def _solution(design: Design, point: DualPoint, problem: Problem, eta: float, ep
     """Converts back from units of eta, and from rows of the design to rows of the table."""
     w, moments = (eta * x.reshape(eps.shape) for x in (point.w, point.moments))
     size = np.asarray(abs(design.matrix).T @ design.mass).reshape(eps.shape)
+    # Rounding is relative to the size of a moment's terms, not to the tolerance, which may be 0.
     over = np.abs(moments) > eps + 1e-9 * eta * size
     excess = np.where(np.isfinite(eps), np.maximum(np.abs(moments) - eps, 0), 0)
     distance = design.mass @ (point.q - design.utility) ** 2
+    # In the units of the caller: distances grow with eta^2, moments with eta.
     primal = eta**2 * float(distance) / 2 + problem.penalty * float(excess.sum())
     violated = tuple(
         f"{constraint_name(problem, k, r)} = {moments[k, r]:.3g}, tolerance {eps[k, r]:.3g}"

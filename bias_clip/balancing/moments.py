@@ -70,6 +70,7 @@ def association_bias(
     weights = _weights(weights, len(attributes))
     shape = (attributes.shape[1], labels.shape[1])
     have, known = np.zeros((2, 2, *shape))  # of each side of the attribute
+    # In parts, because the comparisons below make eight bytes or more of each one-byte entry.
     for i in range(0, len(weights), _CHUNK):
         rows = slice(i, i + _CHUNK)
         y = labels[rows]
@@ -140,6 +141,7 @@ def prevalence(
 
 
 def _share(have: np.ndarray, known: np.ndarray) -> np.ndarray:
+    # The inner `where` keeps 0 / 0 from warning in entries that become NaN anyway.
     return np.where(known > 0, have / np.where(known > 0, known, 1), np.nan)
 
 

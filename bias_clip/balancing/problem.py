@@ -108,6 +108,7 @@ def make_problem(
       ('woman', 'old', 'woman & old')
     """
     intersections = intersections or {}
+    # Proxies are labels in all formulas; only messages tell them apart.
     labels = (*labels, *proxies)
     _check_names(tuple(targets), labels, intersections)
     groups = (*targets, *(" & ".join(names) for names in intersections))
@@ -151,6 +152,7 @@ def group_values(problem: Problem, attributes: Int8[Any, "n m"], xp: Any = np) -
 def centred(problem: Problem, values: Int8[Any, "n k"], xp: Any = np) -> Float[Any, "n k"]:
     """s - target of each group; where s is unknown, the problem's policy decides."""
     targets = xp.asarray(problem.targets, dtype=float)
+    # 0 takes an unknown row out of the moment; "unmasked" counts it as not in the group.
     if problem.unknown == "masked":
         return xp.where(values < 0, 0.0, values - targets)
     return xp.maximum(values, 0) - targets
@@ -162,6 +164,7 @@ def tolerances(problem: Problem, table: CountTable | None, eta: float) -> Float[
     Raises:
       ValueError: no table although tolerance="prevalence" needs one.
     """
+    # [k, c + 1]: labels, then the group alone.
     eps = np.tile([*problem.eps_association, 0.0], (len(problem.groups), 1))
     eps[:, -1] = problem.eps_representation
     if problem.tolerance == "absolute":
@@ -205,6 +208,7 @@ def _check_names(attributes, labels, intersections) -> None:
             raise ValueError(
                 f"intersections: got {names!r}; expected tuples of {sorted(attributes)}."
             )
+        # Sets, because the order of the names in an intersection means nothing.
         if len(names) < 2 or len(set(names)) < len(names) or frozenset(names) in seen:
             raise ValueError(f"intersections: got {names}; expected two or more distinct, once.")
         seen.add(frozenset(names))

@@ -101,13 +101,18 @@ def update_stream(
         raise ValueError(f"rule: got {rule!r}; expected one of {RULES}.")
     z, y = _features(batch, problem)
     q = _weights(state.v, state.mu, batch, z, y, problem) * batch.present
+    # Sums over devices before the division, so that uneven padding does not change the result. One
+    # collective for all three.
     sums = ((q[:, None] * z).T @ y, q.sum(), batch.present.sum())
     moments, mean, rows = sums if axis_name is None else jax.lax.psum(sums, axis_name)
     moments, mean = moments / rows, mean / rows
+    # Without a constraint (infinite eps) the slope is 0. Infinity must not enter v_square, which would never
+    # forget it.
     slope = jnp.stack([moments, -moments]) - jnp.where(jnp.isfinite(eps), eps, 0)
     slope = jnp.where(jnp.isfinite(eps), slope, 0)
     excess = mean - _rate(problem)
     step = state.step + 1
+    # The current gradient counts before it divides, so "adagrad" moves by at most `step_size`.
     v_square, mu_square = state.v_square + slope**2, state.mu_square + excess**2
     if rule == "adagrad":
         v_step, mu_step = slope / jnp.sqrt(v_square), excess / jnp.sqrt(mu_square)
@@ -115,6 +120,7 @@ def update_stream(
         v_step, mu_step = slope / jnp.sqrt(step), excess / jnp.sqrt(step)
     v = jnp.clip(state.v + step_size * v_step, 0, problem.penalty)
     mu = state.mu + step_size * mu_step
+    # The mean of the multipliers from `average_from` on, without keeping them.
     averaged = state.averaged + (step > average_from)
     share = (step > average_from) / jnp.maximum(averaged, 1)
     v_mean = state.v_mean + share * (v - state.v_mean)
@@ -146,6 +152,7 @@ def fit_stream(
       >>> [round(float(q), 2) for q in stream_weights(state, rows, problem)]
       [1.0, 0.33, 0.33, 0.33]
     """
+    # The first half leads from 0 to the neighbourhood of the optimum and would shift the average.
     half = len(batches.utility) * passes // 2
 
     def step(state: State, batch: Batch) -> tuple[State, None]:
@@ -175,6 +182,7 @@ def _features(batch: Batch, problem: Problem) -> tuple[Float[Array, "b k"], Floa
 
 
 def _weights(v, mu, batch: Batch, z, y, problem: Problem) -> Float[Array, " b"]:
+    # Moments are products of z and y, so a'v needs no array [b, k, c1].
     pull = ((z @ (v[0] - v[1])) * y).sum(1)
     return jnp.clip(_rate(problem) * batch.utility - pull - mu, 0, problem.cap)
 

@@ -42,6 +42,7 @@ def keep(
     """
     weights = check_weights(weights, ids)
     whole = np.floor(weights)
+    # The same number decides at every weight, so raising a weight never drops a row.
     return (whole + (hash01(seed, ids) < weights - whole)).astype(np.int64)
 
 
@@ -51,12 +52,14 @@ def hash01(seed: int, ids: Ids) -> Float[np.ndarray, " n"]:
     Reference: the mixing function of SplitMix64; Steele, Lea, Flood, Fast splittable pseudorandom
     number generators, 2014.
     """
+    # A float64 holds 53 bits, so that the 11 lowest are cut before the division.
     return (hash64(seed, ids) >> np.uint64(11)) * 2.0**-53
 
 
 def hash64(seed: int, ids: Ids) -> UInt64[np.ndarray, " n"]:
     """The 64 bits that `hash01` is made of; distinct integers have distinct ones."""
     key = mix(np.array([seed % 2**64], np.uint64))
+    # Each is mixed before they meet. Otherwise seed 1 with id 2 would give the draw of seed 2 with id 1.
     return mix(mix(_integers(ids)) ^ key)
 
 
@@ -74,15 +77,18 @@ def check_weights(weights: Float[np.ndarray, " n"], ids: Ids) -> Float[np.ndarra
 
 def _integers(ids: Ids) -> UInt64[np.ndarray, " n"]:
     words = not isinstance(ids, np.ndarray) and all(isinstance(x, str | bytes) for x in ids)
+    # Strings are not made an array: NumPy would pad all of them to the longest.
     array = np.zeros(len(ids), object) if words else np.asarray(ids)
     if array.ndim != 1:
         raise ValueError(f"ids: got shape {array.shape}; expected one id per row.")
     if array.dtype.kind == "i":
+        # Negative ids keep their bits, so that different ids stay different.
         return array.astype(np.int64).view(np.uint64)
     if array.dtype.kind == "u":
         return array.astype(np.uint64)
     if not words and not all(isinstance(x, str | bytes) for x in ids):
         raise ValueError(f"ids: got {array.dtype}; expected integers, strings or bytes.")
     raw = (x.encode() if isinstance(x, str) else x for x in ids)
+    # Not Python's `hash`, which differs between processes. "<u8": the same on every machine.
     digests = b"".join(hashlib.blake2b(x, digest_size=8).digest() for x in raw)
     return np.frombuffer(digests, "<u8").astype(np.uint64)

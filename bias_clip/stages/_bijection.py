@@ -28,6 +28,7 @@ def permute(
     x = places.astype(np.uint64)
     for pivot, salt in zip(pivots, salts, strict=True):
         partner = (pivot + sizes - x) % sizes
+        # x and its partner compute the same larger entry, so they agree whether to swap.
         swap = mix(salt ^ np.maximum(x, partner)) & np.uint64(1)
         x = np.where(swap, partner, x)
     return x.astype(np.int64)

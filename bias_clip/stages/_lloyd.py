@@ -46,8 +46,11 @@ def nearest(
 ) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
     """The nearest centre of each row (ties: the lowest number), and the squared distance to it."""
     x = x.astype(centres.dtype)
+    # |x|^2 is the same for all centres, so the nearest one has the smallest |c|^2 / 2 - <x, c>. Half of the
+    # distance, so that the product needs no factor.
     halves = (centres**2).sum(1) / 2 - jnp.matmul(x, centres.T, precision=_EXACT)
     labels = jnp.argmin(halves, axis=1).astype(jnp.int32)
+    # |x - c|^2 = |x|^2 + 2 (|c|^2 / 2 - <x, c>); rounding can leave it slightly below 0.
     return labels, jnp.maximum((x**2).sum(1) + 2 * halves.min(1), 0)
 
 
@@ -59,6 +62,8 @@ def squared_distances(x: Float[Array, "b d"], y: Float[Array, "m d"]) -> Float[A
     x = x.astype(y.dtype)
     lengths = (x**2).sum(1)[:, None] + (y**2).sum(1)
     squares = lengths - 2 * jnp.matmul(x, y.T, precision=_EXACT)
+    # The difference of nearly equal lengths is rounding only. As 0 it does not make k-means++ draw a row
+    # twice.
     return jnp.where(squares > ROUNDING * jnp.finfo(y.dtype).eps * lengths, squares, 0)
 
 
@@ -113,8 +118,10 @@ def multiply_rows(
     scatter are slow (TPU) or depend on the order in which threads finish (GPU).
     """
     there = weights > 0
+    # A row of the identity for each row: [b, k], one per member and 0 elsewhere.
     members = labels[:, None] == jnp.arange(zeros.shape[0])
     shares = jnp.where(members, weights[:, None], 0)
+    # Selected before the product, because 0 * NaN would spoil the sums of all centres.
     total = jnp.matmul(shares.T, jnp.where(there[:, None], x, 0), precision=_EXACT)
     return total, shares.sum(0), (members & there[:, None]).sum(0, dtype=jnp.int32)
 
@@ -172,6 +179,7 @@ def lloyd(
                 lambda: fill_empty(sums, farthest(rows, labels, distances, k, axis_name)),
                 lambda: sums,
             )
+        # The last pass only sums and labels: the centres returned are those that the sums belong to.
         new = jnp.where(done, centres, means(filled, centres, spherical=spherical))
         shift = ((new - centres) ** 2).sum()
         return new, sums, shift, resting(sums, tol), iterations + ~done, done
@@ -195,9 +203,11 @@ def empty_run(k: int, d: int, dtype: Any) -> Run:
 def means(sums: Sums, centres: Float[Array, "k d"], *, spherical: bool) -> Float[Array, "k d"]:
     """The new centres; a centre without members stays."""
     some = (sums.weight > 0)[:, None]
+    # The inner `where` avoids 0 / 0 in the branch that is not taken.
     new = jnp.where(some, sums.x / jnp.where(some, sums.weight[:, None], 1), centres)
     if not spherical:
         return new
+    # Means of unit vectors are shorter than 1. A mean of 0 has no direction, so its centre stays.
     norms = jnp.linalg.norm(new, axis=1, keepdims=True)
     return jnp.where(norms > 0, new / jnp.where(norms > 0, norms, 1), centres)
 
@@ -206,6 +216,7 @@ def resting(sums: Sums, tol: Float[Array, ""] | float) -> Float[Array, ""]:
     """The squared shift of all centres at which they rest: tol times the mean column variance."""
     weight = sums.weight.sum()
     mean = sums.x.sum(0) / weight
+    # Mean |x|^2 less |mean x|^2 is the variance summed over columns; `maximum` is for rounding.
     return tol * jnp.maximum(sums.square / weight - (mean**2).sum(), 0) / mean.shape[0]
 
 
@@ -232,14 +243,17 @@ def fill_empty(sums: Sums, far: Picked) -> Sums:
     x, weight, label = far.payload
     x = x.astype(sums.x.dtype)
     k = sums.weight.shape[0]
+    # A row closer than rounding can tell is not off its centre.
     off = -far.scores > ROUNDING * jnp.finfo(x.dtype).eps * (x**2).sum(1)
     empty = sums.weight == 0
     moved = (jnp.arange(k) < empty.sum()) & off & jnp.isfinite(far.scores)
     to = jnp.argsort(~empty, stable=True)  # the empty ones first, by number
+    # +1 for the cluster that takes the row, -1 for the one that gives it: [k moved rows, k clusters].
     change = jax.nn.one_hot(to, k, dtype=x.dtype) - jax.nn.one_hot(label, k, dtype=x.dtype)
     change = jnp.where(moved, weight, 0)[:, None] * change
     left = sums.weight + change.sum(0)
     return sums._replace(
         x=sums.x + jnp.matmul(change.T, jnp.where(moved[:, None], x, 0), precision=_EXACT),
+        # A cluster that gave all its weight holds only rounding; it must count as empty.
         weight=jnp.where(left > ROUNDING * jnp.finfo(x.dtype).eps * sums.weight, left, 0),
     )

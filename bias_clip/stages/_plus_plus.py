@@ -24,6 +24,8 @@ def race(key: Key[Array, ""], ids: Integer[Array, " b"]) -> Float[Array, " b"]:
     costs one block of 64 bits. All bits matter near 0, where the lowest of many rows lies.
     """
     counters = jnp.concatenate([ids.astype(jnp.uint32), jnp.zeros_like(ids, jnp.uint32)])
+    # Called directly: `jax.random` numbers the entries of an array from 0, and would give a device's rows
+    # the numbers of another's.
     words = threefry_2x32(jax.random.key_data(key), counters)
     high, low = words.reshape(2, -1).astype(jnp.float32)
     # high + low / 2^32 keeps small values exact to 2^-64; `minimum` catches rounding up to 1.
@@ -39,17 +41,20 @@ def plus_plus(
 
     Returns: the centres, and the number of distinct ones: below k if the rows have no more.
     """
+    # Like scikit-learn's; not more than k, because the candidates are distinct rows.
     trials = min(2 + int(math.log(k)), k)
     dtype = compute_dtype(rows.x)
 
     def draw(j: Array, chances: Array) -> Array:
         times = race(jax.random.fold_in(key, j), rows.ids).astype(dtype)
+        # No chance for rows on a centre, nor for rows of weight 0.
         scores = jnp.where(chances > 0, times / jnp.where(chances > 0, chances, 1), jnp.inf)
         picked = pick_lowest(scores, rows.ids, rows.x, trials, axis_name)
         return picked.payload.astype(dtype)
 
     def distances(centres: Array) -> Array:
         def step(_: tuple, chunk: Rows) -> tuple[tuple, Array]:
+            # Rows of weight 0 may hold NaN. As zeros they have a distance, and weight 0 takes it out.
             x = jnp.where(chunk.weights[:, None] > 0, chunk.x, 0)
             return (), squared_distances(x, centres)
 
@@ -59,6 +64,7 @@ def plus_plus(
         chances = rows.weights * near
         candidates = draw(j, chances)
         nearer = jnp.minimum(near[:, None], distances(candidates))
+        # Each candidate is judged by the weighted distances that would remain: all trials in one pass.
         potentials = total((rows.weights[:, None] * nearer).sum(0), axis_name)
         best = jnp.argmin(potentials)
         return nearer[:, best], (candidates[best], total(chances.sum(), axis_name) > 0)

@@ -33,6 +33,7 @@ def make_rows(
 ) -> Rows:
     """Numbers the rows; without weights each has weight 1."""
     dtype = compute_dtype(x)
+    # Made from the rows, so that under `shard_map` it varies over devices as they do.
     ones = jnp.ones_like(x[:, 0], dtype=dtype)
     first = 0 if axis_name is None else x.shape[0] * jax.lax.axis_index(axis_name)
     ids = first + jnp.arange(x.shape[0], dtype=jnp.int32)
@@ -61,11 +62,13 @@ def fold_rows(
     def cut(first: Any, size: int) -> Tree:
         return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, size), rows)
 
+    # One chunk needs no loop.
     if whole == 1 and number == size:
         return step(init, rows)
     carry, out = jax.lax.scan(
         lambda carry, i: step(carry, cut(i * size, size)), init, jnp.arange(whole)
     )
+    # [chunks, size, ...] to [rows, ...].
     out = jax.tree.map(lambda a: a.reshape(whole * size, *a.shape[2:]), out)
     if number > whole * size:
         carry, rest = step(carry, cut(whole * size, number - whole * size))
@@ -99,12 +102,14 @@ def pick_lowest(
     if axis_name is None:
         return Picked(own, rows)
     all_scores, all_ids = _gather((own, ids[places]), axis_name)
+    # Sorted by score, then by id: ties end the same way on every number of devices.
     won = jnp.lexsort((all_ids, all_scores))[:number]
     mine = all_ids[won][:, None] == ids[places]
     place = mine.argmax(1)
 
     def send(a: Array) -> Array:
         there = mine.any(1).reshape(-1, *(1,) * (a.ndim - 1))
+        # Exactly one device has the row; the others add zeros.
         return jnp.where(there, a[place], jnp.zeros_like(a))
 
     return Picked(all_scores[won], jax.lax.psum(jax.tree.map(send, rows), axis_name))

@@ -106,6 +106,7 @@ def fit(
     if k > rows:
         raise ValueError(f"got {rows} rows for k={k} clusters; expected at least as many as k.")
     if _is_known(x, weights):
+        # The check reads values, which are unknown under a trace or on other hosts.
         _check_values(x, None if weights is None else np.asarray(weights), k)
     found, distinct = _fit(
         *(jnp.asarray(x), init, weights, seed, n_init, max_iterations, tol),
@@ -169,6 +170,7 @@ def check_numbers(**numbers: float | int) -> None:
 
 def check_finite(x: Values, weights: np.ndarray | None = None, first: int = 0) -> None:
     """Raises, naming the rows that are not finite; x[0] is row `first`."""
+    # A NumPy array stays on the host: no copy to a device for a check.
     finite = np.isfinite(x).all(axis=1) if isinstance(x, np.ndarray) else np.asarray(_finite(x))
     bad = np.flatnonzero(~finite & (True if weights is None else weights > 0))
     if len(bad):
@@ -198,6 +200,7 @@ def _fit(x, init, weights, seed, n_init, max_iterations, tol, *, k, chunk_size, 
     def start(number: Array) -> tuple[Array, Array]:
         if init is not None:
             return init.astype(compute_dtype(x)), jnp.int32(k)
+        # Each restart has a key of its own, so its draw does not depend on how many there are.
         return plus_plus(rows, jax.random.fold_in(random_key(seed), number), k, **over)
 
     def restart(number: Array, best: tuple[Run, Array]) -> tuple[Run, Array]:

@@ -104,7 +104,9 @@ def fit_stream(
         if on_pass is not None:
             on_pass(iterations, float(sums.inertia))
         if not shift > rest:
+            # `not shift > rest`, so that a NaN shift ends the loop too.
             break
+    # The update moved the centres after the last sums: labels and inertia need one more pass.
     sums, labels, _ = _sum_chunks(chunks, passes, centres, mesh, rows)
     counts = np.bincount(labels, minlength=k)
     return KMeans(centres, labels, sums.inertia, np.asarray(iterations), counts)
@@ -124,6 +126,7 @@ def _sum_chunks(
     """A pass: sums merged in float64, labels of all rows, and their number, checked against `rows`."""
     merged, labels = None, []
     for length, (sums, own) in _walk(chunks, passes.members, centres, mesh):
+        # Sums of float32 chunks lose digits over many chunks; float64 on the host does not.
         sums = jax.tree.map(lambda a: np.asarray(a, np.float64), sums)
         merged = sums if merged is None else jax.tree.map(np.add, merged, sums)
         labels.append(np.asarray(own)[:length])
@@ -135,6 +138,7 @@ def _sum_chunks(
             + (f"at least k={k}." if rows is None else f"{rows:,} as before.")
             + " It is called for each pass, and must give all rows each time."
         )
+    # A row that is not finite shows in the inertia. Only then is it worth a pass to find it.
     if not np.isfinite(merged.inertia):
         _check_all_finite(chunks)
     # The count becomes a float too; an update does not read it.
@@ -150,6 +154,7 @@ def _farthest(chunks: Chunks, passes: _Passes, centres: Array, mesh: Mesh | None
     held: Picked | None = None
     for _, new in _walk(chunks, passes.farthest, centres, mesh):
         new = jax.tree.map(np.asarray, new)
+        # k rows of the past, and k of this chunk: never more are held.
         held = new if held is None else jax.tree.map(lambda *a: np.concatenate(a), held, new)
         order = np.argsort(held.scores, kind="stable")[: len(centres)]
         held = jax.tree.map(itemgetter(order), held)
@@ -166,6 +171,7 @@ def _walk(
         check_rows(x, centres.shape[1])
         padded = max(padded, -(-len(x) // devices) * devices)  # of one size, to compile once
         result = function(*_put(x, padded, mesh), centres)
+        # The previous result is awaited while the device computes this one.
         if pending is not None:
             yield pending
         pending = len(x), result
@@ -184,6 +190,7 @@ def _put(x: np.ndarray, rows: int, mesh: Mesh | None) -> tuple[Array, Array]:
     return jax.device_put(x, sharding), jax.device_put(weights, sharding)
 
 
+# A new function is compiled again, so those of a mesh are kept between calls.
 @lru_cache(maxsize=8)
 def _make_passes(mesh: Mesh | None, chunk_size: int) -> _Passes:
     names = None if mesh is None else mesh.axis_names
@@ -214,10 +221,13 @@ def _sample(chunks: Chunks, size: int, seed: int) -> tuple[Float[np.ndarray, "m 
     for x in chunks():
         check_rows(x, width)
         check_finite(x, first=first)
+        # By number over all chunks, so the cut into chunks does not change the sample.
         times = np.asarray(_times(key, jnp.uint32(first), number=len(x)))
+        # A row slower than the `size` fastest so far cannot be in the sample.
         early = times <= limit
         held.append((times[early], x[early]))
         first, width = first + len(x), x.shape[1]
+        # At twice the size: sorting after every chunk would cost more than it frees.
         if sum(len(times) for times, _ in held) > 2 * size:
             held = [_lowest(held, size)]
             limit = held[0][0].max()
@@ -228,6 +238,7 @@ def _sample(chunks: Chunks, size: int, seed: int) -> tuple[Float[np.ndarray, "m 
 
 def _lowest(held: list[tuple[np.ndarray, np.ndarray]], size: int) -> tuple[np.ndarray, np.ndarray]:
     times, rows = (np.concatenate(parts) for parts in zip(*held, strict=True))
+    # Back in the order of the data, so that the sample does not depend on the chunks.
     kept = np.sort(np.argsort(times, kind="stable")[:size])
     return times[kept], rows[kept]
 

@@ -89,12 +89,15 @@ def merge_small(
     """
     counts, tuples = np.asarray(counts), np.asarray(tuples)
     _check_cells(counts, tuples, least, centres)
+    # Wider than the counts may be: merged sizes grow.
     sizes = counts.astype(np.int64)
+    # A copy, because merging moves the means.
     means = None if centres is None else np.array(centres, np.float64)
     into = np.arange(len(counts))
     _, family = np.unique(tuples[:, :-1], axis=0, return_inverse=True)
     for number in range(family.max() + 1):
         _merge_family(np.flatnonzero(family == number).tolist(), sizes, means, into, least)
+    # Merged cells take the order of their first cell, so numbers do not depend on the merges.
     _, first, merged = np.unique(into, return_index=True, return_inverse=True)
     # The rank of each first cell is the number of its merged cell.
     return np.argsort(np.argsort(first)).astype(np.int32)[merged]
@@ -105,6 +108,7 @@ def _merge_family(
 ) -> None:
     """Updates `into`, and the sizes and means of the cells that absorb others."""
     while len(alive) > 1:
+        # Ties to the first cell: the same result on every machine.
         small = min(alive, key=lambda cell: (sizes[cell], cell))
         if sizes[small] >= least:
             return

@@ -120,6 +120,7 @@ def make_batch_plan(
             f"cells: none is {np.flatnonzero(counts == 0)[:5].tolist()}; leave no gaps."
         )
     narrow = cells.astype(np.uint16) if len(counts) <= 2**16 else cells  # sorts in linear time
+    # uint32 is half of the memory of int64; a billion examples are 4 GB.
     order = np.argsort(narrow, kind="stable").astype(np.uint32 if len(cells) < 2**32 else np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     plan = BatchPlan(order, offsets, batch_size, seed, stage, mode, sequence)
@@ -149,12 +150,14 @@ def make_epoch(plan: BatchPlan, epoch: int) -> Epoch:
         slots = _shuffled(whole + mixed, plan, epoch, "steps")
     else:
         cell, visit = _split(plan, np.arange(whole))
+        # Round r takes the r-th batch of each cell that has one; mixed batches come last.
         slots = np.concatenate([np.lexsort((cell, visit)), np.arange(whole, whole + mixed)])
     # What each cell leaves over is laid end to end, in this order, and cut into mixed batches.
     packing = _shuffled(len(counts), plan, epoch, "cells")
     base = make_key(plan.seed, plan.stage, epoch, "members")
     # A key per cell: its members are permuted by a bijection, without an array of them.
     keys = mix(base ^ np.arange(len(counts), dtype=np.uint64))
+    # What a cell has beyond its whole batches.
     ends = np.cumsum((counts % plan.batch_size)[packing])
     return Epoch(slots, packing, ends, keys)
 
@@ -206,6 +209,7 @@ def _split(plan: BatchPlan, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _shuffled(size: int, plan: BatchPlan, epoch: int, what: str) -> Int64[np.ndarray, " size"]:
     # Sorts raw words: NumPy promises to keep only this stream the same in all versions.
     key = int(make_key(plan.seed, plan.stage, epoch, what))
+    # `stable`: equal words, however rare, sort the same way everywhere.
     return np.argsort(np.random.Philox(key=key).random_raw(size), kind="stable")
 
 
