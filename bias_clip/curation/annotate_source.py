@@ -108,6 +108,7 @@ def _plan(
         "merge": rule,
         "examples": examples,
     }
+    # Through JSON: tuples would differ from the lists that a finished shard's manifest gives.
     return json.loads(json.dumps(plan))
 
 
@@ -121,9 +122,11 @@ def _annotate_rows(
     found = read_range(source, rows, _without_image)
     if not found.rows:
         return {}, found.broken
+    # Images were dropped as soon as each record was read: a shard of them would not fit in memory.
     ids, texts, given = zip(*found.taken, strict=True)
     shard = Shard(np.asarray(ids), list(texts), list(given), found.rows)
     merged = merge_annotations(*(a.annotate(shard) for a in annotators), rule=rule)
+    # The order of the plan and not of the annotators: all shards have the same schema.
     names = [name for kind in ("attributes", "labels", "proxies") for name in plan[kind]]
     return {KEY: shard.ids, **{name: merged[name] for name in names}}, found.broken
 

@@ -45,6 +45,7 @@ class Rows:
 def by_captions(lists: Lists, *, both: str = "unknown") -> Annotator:
     """By word lists, see `annotate_captions`."""
     annotate = make_caption_annotator(lists, both=both)
+    # The contents identify a list: a word that is added makes another table.
     hashes = {some.name: some.sha256 for kind in lists for some in kind}
     about = {"from": "captions", "lists": hashes, "both": both}
     return Annotator(column_names(lists, both=both), lambda shard: annotate(shard.captions), about)
@@ -103,6 +104,7 @@ def by_scores(
     Args:
       columns: for each name that is made, the column of its scores.
     """
+    # Read once, when the annotator is made; a wrong file fails before the first shard.
     table = read_scores(path, list(columns.values()), key=key)
     rule: dict[str, Any] = {"threshold": threshold, "band": band, "missing": missing}
 
@@ -131,8 +133,10 @@ def by_zero_shot(
       embed_images, embed_texts: functions that return unit-norm embeddings [n, d].
       about: entry of the manifest about the model.
     """
+    # The ignored prompts get the name "", which `annotate_zero_shot` takes as no person.
     spoken = {**prompts.terms, **({"": prompts.ignore} if prompts.ignore else {})}
     names = [name for name, texts in spoken.items() for _ in texts]
+    # Prompts are the same for all shards: embedded once.
     zprompts = embed_texts([text for texts in spoken.values() for text in texts])
 
     def annotate(shard: Shard) -> dict[str, np.ndarray]:

@@ -71,6 +71,7 @@ def _read(pipeline: Any, pattern: str, fields: Fields) -> Any:
     if pattern.endswith(".parquet"):
         tables = pipeline | "read" >> beam.io.ReadFromParquetBatched(pattern)
         return tables | "rows" >> beam.FlatMap(_rows_of_table, fields)
+    # Beam may read a file in several pieces, in any order; `rows` makes the result independent of it.
     lines = pipeline | "read" >> beam.io.ReadFromText(pattern)
     rows = lines | "rows" >> beam.Map(row_of_json, fields)
     return rows | "batch" >> beam.BatchElements(min_batch_size=64, max_batch_size=ROWS)
@@ -87,6 +88,7 @@ class _Annotate(beam.DoFn):
     def __init__(self, plan: Plan, num_shards: int):
         self._plan, self._num_shards = plan, num_shards
 
+    # In `setup`, on the worker: compiled patterns and closures need not travel, and are made once.
     def setup(self) -> None:
         self._annotators = make_annotators(self._plan)
 
@@ -106,6 +108,7 @@ class _WriteShard(beam.DoFn):
         columns = join_columns(list(parts))
         name = f"annotations-{shard:05d}-of-{self._num_shards:05d}.parquet"
         place = {"shard": shard, "num_shards": self._num_shards}
+        # `write_table` needs a local file; Beam's file systems may be remote.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
             write_table(path, columns, {"kind": KIND, **self._about, **place})
@@ -121,6 +124,7 @@ class _Merge(beam.CombineFn):
         return []
 
     def add_input(self, accumulator: list[CountTable], table: CountTable) -> list[CountTable]:
+        # Merged at each step, so that an accumulator is one table and not a list of thousands.
         return [merge([*accumulator, table])]
 
     def merge_accumulators(self, accumulators: Iterable[list[CountTable]]) -> list[CountTable]:
@@ -151,6 +155,7 @@ def _write_bytes(folder: str, name: str, data: bytes) -> None:
         return
     with FileSystems.create(path + suffix) as file:
         file.write(data)
+    # Not all of Beam's file systems rename onto an existing file.
     if FileSystems.exists(path):
         FileSystems.delete([path])
     FileSystems.rename([path + suffix], [path])

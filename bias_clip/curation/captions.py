@@ -79,6 +79,7 @@ def make_caption_annotator(
     matchers = [make_matcher(some.terms, some.ignore) for some in every]
 
     def annotate(captions: Captions) -> Annotations:
+        # No text is no evidence: such an example must not count as "no" for every label.
         silent = np.asarray([all(map(is_blank, texts)) for texts in captions], bool)
         found: Annotations = {}
         for i, (some, match) in enumerate(zip(every, matchers, strict=True)):
@@ -86,6 +87,7 @@ def make_caption_annotator(
             values = _exclusive(hits, both) if attribute else hits.astype(np.int8)
             values[silent] = UNKNOWN
             shown = _shown(some, both) if attribute else list(some.terms)
+            # A copy, because a view would keep the whole [n, k] array alive for each column.
             found |= {name: values[:, j].copy() for j, name in enumerate(shown)}
         return found
 
@@ -149,7 +151,9 @@ def annotate_zero_shot(
             "for each prompt, two names or more, and a margin of at least 0."
         )
     cosines = np.asarray(zimg, np.float32) @ np.asarray(zprompts, np.float32).T
+    # [n, groups]: the closest prompt of each name.
     best = np.stack([cosines[:, np.equal(names, group)].max(axis=1) for group in groups], axis=1)
+    # The last two of the ascending order, the largest first.
     first, second = np.sort(best, axis=1)[:, :-3:-1].T
     winner = np.asarray(groups)[best.argmax(axis=1)]
     sure = (first - second > margin) & (winner != "")
@@ -180,11 +184,13 @@ def merge_annotations(*parts: Mapping[str, np.ndarray], rule: str) -> Annotation
             )
         stack = np.stack(answers)
         yes, no = MERGE_RULES[rule].yes(stack), MERGE_RULES[rule].no(stack)
+        # Rules give yes and no separately; what neither covers is unknown.
         merged[name] = np.select([yes, no], [YES, NO], UNKNOWN).astype(np.int8)
     return merged
 
 
 def _first(answers: np.ndarray) -> np.ndarray:
+    # argmax of booleans is the first True; if all are unknown it is 0, whose answer is unknown too.
     place = (answers != UNKNOWN).argmax(axis=0)
     return np.take_along_axis(answers, place[None], axis=0)[0]
 

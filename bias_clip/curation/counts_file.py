@@ -46,6 +46,7 @@ def counts_to_bytes(table: CountTable, names: Names) -> bytes:
     arrays = {name: table.attributes[:, j] for j, name in enumerate(names.attributes)}
     arrays |= {name: table.labels[:, j] for j, name in enumerate(labels)}
     arrays |= {UTILITY: table.utility, COUNT: table.counts}
+    # Columns of a matrix have strides; Arrow takes contiguous memory.
     whole = pa.table({name: pa.array(np.ascontiguousarray(x)) for name, x in arrays.items()})
     meta = {_META: json.dumps(names._asdict()).encode()}
     stream = io.BytesIO()
@@ -71,6 +72,7 @@ def read_counts(path: str | Path) -> NamedCounts:
         labels = (*names.labels, *names.proxies)
         kinds = (_stack(whole, names.attributes), _stack(whole, labels))
         utility, counts = _column(whole, UTILITY, "f"), _column(whole, COUNT, "iu")
+        # A damaged page that still decodes gives numbers: those that no count can have are refused.
         if not (np.isfinite(utility) & (utility >= 0)).all() or not (counts > 0).all():
             raise ValueError("it has a utility or a count below what a row can have")
     return NamedCounts(CountTable(*kinds, utility, counts), names)
@@ -106,6 +108,7 @@ def _stack(whole: pa.Table, names: tuple[str, ...]) -> np.ndarray:
     values = np.zeros((whole.num_rows, len(names)), np.int8)
     for j, name in enumerate(names):
         column = _column(whole, name, "iu")
+        # Checked before the cast to int8, in which 257 would become 1.
         if not np.isin(column, (UNKNOWN, NO, YES)).all():
             raise ValueError(f"the column {name!r} has values other than -1, 0 and 1")
         values[:, j] = column

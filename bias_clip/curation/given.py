@@ -76,6 +76,7 @@ def read_scores(path: str | Path, columns: Sequence[str], *, key: str = KEY) -> 
             raise ValueError(f"{path} does not have {unknown} once each, it has {known}.")
         wanted = list(dict.fromkeys((key, *columns)))
         table = pq.read_table(path, columns=wanted, page_checksum_verification=True)
+        # A damaged offset would otherwise end the process when the column is used.
         table.validate(full=True)
         scores = {name: table.column(name).to_numpy() for name in columns}
     wrong = [name for name, values in scores.items() if values.dtype.kind not in "iuf"]
@@ -112,10 +113,12 @@ def annotate_scores(
             f"got {threshold=}, {band=}, {missing=}; expected finite numbers, band at least 0, and "
             f"missing one of {list(MISSING)}."
         )
+    # `join` raises for an id without a row, so only those that have one are asked for.
     has = np.isin(ids, table.columns[KEY]) if missing == "unknown" else np.ones(len(ids), bool)
     scores = np.full(len(ids), np.nan)
     if has.any():
         scores[has] = join(table, np.asarray(ids)[has])[name]
+    # NaN fails both comparisons and stays unknown.
     return np.select(
         [scores >= threshold + band, scores < threshold - band], [YES, NO], UNKNOWN
     ).astype(np.int8)
@@ -131,6 +134,7 @@ def as_text(values: np.ndarray) -> np.ndarray:
         raise ValueError(f"got values of {array.dtype}, expected str, integers or booleans.")
     if array.dtype.kind == "O":  # one value at a time, so that no row depends on its neighbours
         return text_array(["" if is_missing(value) else _text(value) for value in array])
+    # Booleans as text would be "True"; they are compared as "1" and "0".
     return (array.astype(np.int8) if array.dtype.kind == "b" else array).astype(str)
 
 

@@ -21,6 +21,7 @@ def write_ids(path: str | Path, ids: np.ndarray, copies: Int64[np.ndarray, " n"]
 
     Raises: ValueError for an id with a line break.
     """
+    # `splitlines` knows all line breaks of Unicode, as readers of the file may.
     broken = [name for name in ids.tolist() if name.splitlines() != [name]]
     if broken:
         raise ValueError(f"ids {broken[:SHOWN]} contain line breaks; hand on a table of copies.")
@@ -50,6 +51,7 @@ def write_subset(path: str | Path, uids: Sequence[str], copies: Int64[np.ndarray
             "name the attribute that holds them by --uid."
         )
     pairs = np.array([(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids], SUBSET)
+    # Order by the high half, then by the low one: that of the 128-bit numbers.
     kept = np.sort(np.repeat(pairs, copies), order=["f0", "f1"])
     out = io.BytesIO()
     np.save(out, kept)

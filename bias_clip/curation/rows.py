@@ -94,6 +94,7 @@ def row_of(fields: Mapping[str, Any], which: Fields) -> Row:
             f"a record has no {missing}, it has {sorted(fields)}; name the fields of id and captions."
         )
     key = fields[which.key]
+    # Python's bool is an integer, and "True" is not an id.
     if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
         raise ValueError(f"{which.key}: got {key!r}, expected str or an integer.")
     captions = tuple(text for name in which.captions for text in _texts(name, fields[name], key))
@@ -128,6 +129,7 @@ def annotate_rows(rows: Sequence[Row], annotators: Sequence[Annotator], rule: st
 
 def split_columns(columns: Columns, num_shards: int) -> Iterator[tuple[int, Columns]]:
     """The given rows, grouped by shard."""
+    # By the id alone, so that any worker sends a row to the same shard.
     shard = (hash01(SEED, columns[KEY]) * num_shards).astype(np.int64)
     for number in np.unique(shard).tolist():
         rows = shard == number
@@ -142,6 +144,7 @@ def join_columns(parts: Sequence[Columns]) -> Columns:
     Raises: ValueError for an id that occurs twice.
     """
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    # Parts arrive in any order; sorted by id, the shard's bytes do not depend on it.
     order = np.argsort(check_ids(whole[KEY]), kind="stable")
     return {name: values[order] for name, values in whole.items()}
 

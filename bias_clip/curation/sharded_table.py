@@ -86,13 +86,16 @@ def write_sharded(
         if not manifest_path(part).exists():
             _write_shard(part, rows, make, kind, own)
         made = read_manifest(part, kind=shard_kind(kind))
+        # Also for a shard just made: one check for kept and new ones.
         _check_plan(folder, made, own, verb)
         broken |= made["broken"]
+        # After each shard, so that unreadable data stop the run early.
         _check_broken(broken, max_broken)
         parts.append(part)
         on_rows(len(rows))
     columns = finish(parts) if finish else read_parts(parts, kind)
     manifest = write_shards(path, columns, {"kind": kind, **plan, "broken": broken})
+    # Only now: the table and its manifest are complete, and the shards are needed no longer.
     shutil.rmtree(folder)
     return manifest
 

@@ -136,6 +136,7 @@ def read_utility(
         _check_present(path, [column], manifest)
     for rows in batches:
         ids.append(rows[KEY])
+        # With scores from a file only the ids are needed; an empty part keeps the lists of equal length.
         given.append(rows[column] if scores is None else rows[KEY][:0])
     every, values = np.concatenate(ids), np.concatenate(given)
     about: dict[str, Any] = {"column": column}
@@ -177,6 +178,7 @@ def count_annotations(
         attributes, labels = (values[some] for values in _arrays(rows, problem))
         used = None if used is None else used[some]
         part = count(attributes, labels, used, edges=utility and utility.edges)
+        # Merged after each chunk: memory holds the distinct rows, however many chunks there are.
         tables = [merge([*tables, part])]
         on_rows(len(rows[KEY]))
     return Counted(tables[0], manifest, utility, kept)
@@ -200,6 +202,7 @@ def release_rare(problem: Problem, table: CountTable, least: int) -> Problem:
     inside a group as outside. Labels that no example has do not change.
     """
     values, has = measured_groups(problem, table), table.labels == 1
+    # Examples with each label outside (0) and inside (1) of each group.
     seen = [(table.counts * (values == side).T) @ has for side in (0, 1)]  # [k, c] each
     rare = ((seen[0] < least) | (seen[1] < least)).any(0) & (sum(seen) > 0).any(0)
     eps = np.where(rare, np.inf, problem.eps_association)
@@ -209,6 +212,7 @@ def release_rare(problem: Problem, table: CountTable, least: int) -> Problem:
 def measured_groups(problem: Problem, table: CountTable) -> Int8[np.ndarray, "g k"]:
     """Attributes and intersections of each row; unknown counts as no if the problem says so."""
     values = group_values(problem, table.attributes)
+    # Unknown is -1: the maximum with 0 makes it a no.
     return values if problem.unknown == "masked" else np.maximum(values, 0)
 
 
@@ -230,6 +234,7 @@ def make_manifest(
             "annotations": {key: counted.annotations[key] for key in OF_ANNOTATIONS},
         }
     )
+    # Sorted keys, so that the digest does not depend on the order in which the plan was built.
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     names = [constraint_name(problem, *at) for at in np.argwhere(solution.saturated).tolist()]
     own = {**solution._asdict(), "saturated": names}
@@ -277,6 +282,7 @@ def write_weights(
     found, batches = open_table(annotations, kind=ANNOTATIONS)
     if found["file_sha256"] != counted.annotations["file_sha256"]:
         raise ValueError(f"{annotations} has changed while it was being read; start again.")
+    # taken: examples kept, copies, squared copies, per distinct row.
     taken, rows_of = np.zeros((3, len(weights)), np.int64), np.zeros(len(weights), np.int64)
     weights = np.clip(weights, 0, problem.cap)  # rounding may exceed the bounds by an ulp
     edges = counted.utility and counted.utility.edges
@@ -286,6 +292,7 @@ def write_weights(
             attributes, labels = (values[some] for values in _arrays(rows, problem))
             used = None if used is None else used[some]
             place = lookup(counted.table, attributes, labels, used, edges=edges)
+            # Counted again from the rows themselves: the draw must add up for what is written.
             rows_of[:] += np.bincount(place, minlength=len(rows_of))
             if draw == "coin":
                 copies = keep(seed, rows[KEY][some], weights[place])
@@ -320,6 +327,7 @@ def _edges(values: np.ndarray, buckets: int) -> tuple[float, ...] | None:
         raise ValueError(f"buckets: got {buckets}, expected at least 1.")
     if len(np.unique(values)) <= buckets:
         return None
+    # "inverted_cdf" gives values that occur, so that edges of repeated values coincide exactly.
     edges = np.quantile(values, np.linspace(0, 1, buckets + 1), method="inverted_cdf")
     # At least two edges remain: the smallest and the largest value, which differ.
     return tuple(np.unique(edges).tolist())
@@ -346,6 +354,7 @@ def _with_utility(
 
 def _arrays(rows: Mapping[str, np.ndarray], problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     for name in (*problem.attributes, *problem.labels):
+        # Before the cast to int8, which would wrap other numbers into valid ones.
         wrong = ~np.isin(rows[name], (1, 0, -1))
         if wrong.any():
             raise ValueError(
@@ -354,6 +363,7 @@ def _arrays(rows: Mapping[str, np.ndarray], problem: Problem) -> tuple[np.ndarra
                 "many values can be a --utility."
             )
     attributes = np.stack([rows[name].astype(np.int8) for name in problem.attributes], axis=1)
+    # Not `np.stack`, which fails for a problem without labels.
     labels = np.zeros((len(rows[KEY]), len(problem.labels)), np.int8)
     for j, name in enumerate(problem.labels):
         labels[:, j] = rows[name]

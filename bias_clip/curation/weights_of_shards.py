@@ -75,6 +75,7 @@ def write_shard_weights(
 
     Raises: ValueError if the counts are not those of the shards, or other weights are there.
     """
+    # The number of rows must agree: a missing shard would be weighted as if its rows were drawn.
     rows = sum(manifest["rows"] for manifest in shards.manifests)
     if rows != table.counts.sum():
         raise ValueError(
@@ -87,6 +88,7 @@ def write_shard_weights(
         about = make_manifest(part, problem, solution, min_retained=min_retained)
         name = path.name.replace("annotations", "weights", 1)
         write_weights(out / name, path, part, problem, solution.weights, about, on_rows=on_rows)
+    # The draw is of all shards together, and the counts decide it.
     return _drawn(table, problem, solution.weights, seed)
 
 

@@ -131,6 +131,7 @@ def make_matcher(terms: Mapping[str, Sequence[str]], ignore: Sequence[str] = ())
 
     def match(caption: str) -> frozenset[str]:
         text = _prepare(caption)
+        # The lookarounds of `marked` count combining marks as letters: an accent must not end a word.
         found = (plain if text.isascii() else marked).findall(text)
         if not found:
             return frozenset()
@@ -147,6 +148,7 @@ def plural_forms(term: str) -> tuple[str, ...]:
     words = term.split(" ")
     head = next((i for i, word in enumerate(words) if i and word in LINKS), len(words)) - 1
     forms = [[*words[:head], plural, *words[head + 1 :]] for plural in _plurals(words[head])]
+    # Both words change: "woman doctor", "women doctors".
     if head and words[0] in ("man", "woman"):  # "women doctors"
         forms += [[*_plurals(words[0]), *form[1:]] for form in forms]
     return tuple(" ".join(form) for form in forms)
@@ -161,6 +163,7 @@ def _entries(text: str, path: str) -> list[tuple[str, str, str]]:
     """Yields (file:line, name, terms) of each entry, with its continuation lines joined."""
     entries: list[tuple[str, str, str]] = []
     for number, line in enumerate(text.splitlines(), 1):
+        # Only "#" at the start or after a blank: "c#" is a term.
         content = re.sub(r"(^|\s)#.*", "", line).rstrip()
         place = f"{path}:{number}"
         if not content:
@@ -192,6 +195,7 @@ def _owners(terms: Mapping[str, Sequence[str]]) -> dict[str, str]:
     given = [(name, term) for name, some in terms.items() for term in some]
     owners: dict[str, str] = {}
     for name, term in given:
+        # All listed forms first; only then plurals by rule, which never replace a listed one.
         if owners.setdefault(form := canonical(term.removeprefix("=")), name) != name:
             raise ValueError(
                 f"the term {form!r} speaks for {owners[form]!r} and {name!r}; keep one."
@@ -208,6 +212,7 @@ def _plurals(word: str) -> tuple[str, ...]:
         return IRREGULAR[word]
     if word.endswith("man"):
         return (f"{word[:-2]}en",)
+    # "lady", "ladies", but "boy", "boys".
     if re.search(r"[^aeiou]y$", word):
         return (f"{word[:-1]}ies",)
     if re.search(r"(s|x|z|ch|sh)$", word):
@@ -227,6 +232,7 @@ def _trie(forms: Iterable[str]) -> str:
 
 
 def _branches(node: Mapping[str, dict]) -> str:
+    # The empty end comes last: the regular expression tries longer forms first.
     parts = [_literal(letter) + _branches(node[letter]) for letter in sorted(node) if letter]
     if "" in node:
         parts.append("")
@@ -234,6 +240,7 @@ def _branches(node: Mapping[str, dict]) -> str:
 
 
 def _literal(letter: str) -> str:
+    # A blank of a term also matches several blanks, a line break or a hyphen.
     return r"(?:\s+|-)" if letter == " " else re.escape(letter)
 
 
@@ -243,6 +250,7 @@ def _letters() -> str:
     marks = [
         c for c in map(chr, range(0x300, sys.maxunicode + 1)) if unicodedata.category(c)[0] == "M"
     ]
+    # Runs of neighbours as ranges: the class of about two thousand marks becomes short.
     spans: list[list[int]] = []
     for code in map(ord, marks):
         if spans and spans[-1][1] == code - 1:
@@ -256,6 +264,7 @@ def _fold(text: str) -> str:
     text = visible_text(text)  # before lowering the case: names of HTML entities have capitals
     if text.isascii():
         return text.lower()
+    # NFKC: full-width letters and ligatures of scraped text are those of the lists.
     text = unicodedata.normalize("NFKC", text.casefold())
     return text.replace("’", "'").replace("‐", "-")
 
@@ -267,6 +276,7 @@ def _canonical_blanks(text: str) -> str:
 def _prepare(caption: str) -> str:
     """Folds a caption; a file name such as "young_woman-in-hat.jpg" becomes words."""
     text = _fold(caption)
+    # A single hyphen without blanks is more often a word, such as "man-made".
     if " " not in text and text.count("-") + text.count("_") > 1:
         text = text.replace("-", " ").replace("_", " ")
     return text

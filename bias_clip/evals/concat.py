@@ -57,6 +57,7 @@ def join(parts: Sequence[Float[np.ndarray, "n _"]], *, form: str) -> Float[np.nd
             f"got {form=}, {len(parts)} stages; expected one of {list(FORMS)}, and at least one."
         )
     rows = [np.asarray(part, np.float32) for part in parts]
+    # [n, d_1 + ... + d_S]: the stages may differ in width.
     return np.concatenate([unit(x) if form == "unit" else x for x in rows], axis=1)
 
 
@@ -100,6 +101,7 @@ def _raw_encode(stage: Stage, batch_size: int, num_threads: int) -> Encode:
         text_fn=stage.text_fn,
         batch_size=batch_size,
         num_threads=num_threads,
+        # Lengths must survive: in the form "raw" they weight the stages.
         finish=lambda features: features,
     )
     return encoder(None, stage.scale, stage.bias)

@@ -79,6 +79,7 @@ def _features(
 ) -> np.ndarray:
     make, run = (stage.image_fn, stage.image) if name == "image" else (stage.text_fn, stage.text)
     x = np.stack([example.inputs[make] for example in examples])
+    # Padded to one size, because each other size would compile the model again.
     return np.asarray(run(filled(x, batch_size)), np.float32)[: len(x)]
 
 
@@ -91,11 +92,13 @@ def _batches(
     num_threads: int,
 ) -> Iterator[list[_Prepared]]:
     """Yields prepared records; the threads are one batch ahead of the caller."""
+    # Stages often share a preprocessing: each image is then prepared once, and not once per stage.
     images = dict.fromkeys(s.image_fn for s in stages) if "image" in modalities else {}
     strings = dict.fromkeys(s.text_fn for s in stages) if "text" in modalities else {}
     with ThreadPoolExecutor(num_threads) as pool:
 
         def start(first: int) -> list[Future]:
+            # A range of a range: beyond the end it is empty, so that the last batch starts nothing.
             rows = records[first : first + batch_size]
             return [pool.submit(_prepare, source, row, images, strings) for row in rows]
 
@@ -133,4 +136,5 @@ def _caption(record: Record) -> str:
 
 
 def _rng(row: int) -> np.random.Generator:
+    # By the record alone, so that batch size and restarts do not change its features.
     return np.random.Generator(np.random.Philox(key=row))

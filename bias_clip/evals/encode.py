@@ -80,6 +80,7 @@ def make_encoder(
             return image_memo[id(source)][1]
 
         def texts(strings: Sequence[str]) -> np.ndarray:
+            # Each string once: class names and captions repeat, within a call and between evaluators.
             new = [text for text in dict.fromkeys(strings) if text not in text_memo]
             if new or not strings:
                 batches = _text_batches(new, text_fn, batch_size)
@@ -98,6 +99,7 @@ def _embed(
     if not count:
         raise ValueError(f"got no {what} to embed; expected a source or list with at least one.")
     z = np.concatenate([np.asarray(embed(batch), np.float32) for batch in batches])[:count]
+    # After the padding is cut, so that the row that is named is one of the source.
     bad = np.flatnonzero(~np.isfinite(z).all(axis=1))
     if len(bad):
         raise ValueError(
@@ -121,6 +123,7 @@ def _image_batches(
     with ThreadPoolExecutor(num_threads) as pool:
 
         def start(first: int) -> dict[int, Future]:
+            # Rows beyond the last record repeat it: every process sends a full batch.
             wanted = {min(first + row, last) for row in rows} if first <= last else set()
             return {i: pool.submit(_image, source, image_fn, i) for i in sorted(wanted)}
 

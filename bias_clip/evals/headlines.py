@@ -48,6 +48,7 @@ def headlines(results: Mapping[str, EvalResult]) -> list[Headline]:
 
 def by_importance(results: Mapping[str, EvalResult]) -> list[str]:
     """The names of the results, sorted by topic (see `TOPICS`), in the given order within a topic."""
+    # `sorted` is stable, so that results of one topic keep the order of the config.
     return sorted(results, key=lambda name: TOPICS.index(describe(results[name].details).topic))
 
 
@@ -79,6 +80,7 @@ def headline_metrics(result: EvalResult) -> dict[str, Metric]:
     for key in result.metrics:
         known = family_of(key, metrics)
         if known and metrics[known[0]].headline:
+            # Of a family, such as R@1, R@5, R@10, only the first that was returned is a headline.
             found.setdefault(known[0], key)
     keys = [found[family] for family in metrics if family in found]
     return {key: find_metric(key, result.details) for key in keys}

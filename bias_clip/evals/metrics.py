@@ -79,7 +79,9 @@ def family_of(key: str, metrics: Iterable[str]) -> tuple[str, dict[str, str]] | 
     metrics = list(metrics)
     if key in metrics:
         return key, {}
+    # The most fixed letters first: "acc_of_{group}" before "acc_{pattern}".
     for family in sorted(metrics, key=lambda name: -len(re.sub(r"{\w+}", "", name))):
+        # DOTALL: names of groups come from data, and may hold a line break.
         match = re.fullmatch(_pattern(family), key, re.DOTALL)
         if match and "{" in family:
             return family, match.groupdict()

@@ -35,4 +35,5 @@ def prompt_embeddings(encode: Encode, prompts: Sequence[Sequence[str]]) -> Float
     """One unit vector per list of prompts, see `class_embeddings`; lists may differ in length."""
     z = encode.texts([text for texts in prompts for text in texts])
     ends = np.cumsum([len(texts) for texts in prompts])[:-1]
+    # Each set by itself, [1, t, d], because sets of synonyms differ in length.
     return np.concatenate([class_embeddings(part[None]) for part in np.split(z, ends)])

@@ -30,6 +30,7 @@ def similarity(
     The last bit of a float32 matrix product may depend on the shapes of the operands. After rounding
     from float64, equal embeddings have equal scores at any position, so block sizes do not matter.
     """
+    # Callers with many blocks pass float64, which is then not copied for each.
     wide = candidates.astype(np.float64, copy=False)
     return (z.astype(np.float64, copy=False) @ wide.T).astype(np.float32)
 
@@ -74,6 +75,7 @@ def best_ranks(
     ranks = np.full(len(z), len(candidates))
     for block in row_blocks(len(z), len(candidates), size if block_size is None else block_size):
         part = [_padded(x[block], size) for x in (z32, best, margin)]
+        # above [b] counts; near [b, m] marks the few candidates whose order float32 cannot tell.
         above, near = _compare(*part, c32)
         ranks[block] = np.asarray(above)[: block.stop - block.start]
         at, column = np.nonzero(np.asarray(near)[: block.stop - block.start])
@@ -81,6 +83,7 @@ def best_ranks(
         exact = _pair_scores(z, candidates, at, column)
         before = ~(exact <= best[at])  # not ">": a NaN score must not win
         before |= (exact == best[at]) & (column < first[at])
+        # Weights of bincount are float64; the sums are counts, so that the cast is exact.
         ranks += np.bincount(at, before, len(z)).astype(ranks.dtype)
     return ranks
 
@@ -90,7 +93,10 @@ def _best_pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The score of each row's best correct candidate and the first candidate that has it."""
     own = _pair_scores(z, candidates, rows, columns)
+    # -inf stays for a row without a correct candidate: every candidate is then above it, which gives rank
+    # m.
     best = np.full(len(z), -np.inf, np.float32)
+    # Not `best[rows] = ...`, which keeps only the last of several pairs of a row.
     np.maximum.at(best, rows, own)
     at_best = own == best[rows]
     first = np.full(len(z), len(candidates))
@@ -104,6 +110,7 @@ def _pair_scores(
     """`similarity` of the pairs alone, in parts of at most 2**22 numbers."""
     scores = np.empty(len(rows), np.float32)
     for part in row_blocks(len(rows), z.shape[1]):
+        # Indexed in parts: all pairs at once would copy [p, d] of both sides.
         a, b = z[rows[part]], candidates[columns[part]]
         scores[part] = np.einsum("pd,pd->p", a.astype(np.float64), b.astype(np.float64))
     return scores
@@ -162,4 +169,5 @@ def top_columns(
 
 def top_of_scores(scores: Float[np.ndarray, "n m"], count: int) -> Int[np.ndarray, "n k"]:
     """The `count` best candidates of each row (all if there are fewer); ties by increasing index."""
+    # A full stable sort and not argpartition, which would break ties in any order.
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]

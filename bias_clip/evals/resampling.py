@@ -58,6 +58,7 @@ def sum_draws(
       clusters: cluster of each item, such as its person; clusters are resampled as a whole.
     """
     names = list(columns)
+    # [n, 1, s]: items, one template, sums.
     table = np.stack([np.asarray(columns[name], np.float64) for name in names], axis=1)[:, None]
     if clusters is not None:
         table = cluster_sums(table, clusters)
@@ -103,6 +104,7 @@ def kind_draws(
         parts = []
         for start in range(0, num, 500):  # blocks, so that many kinds take little memory
             drawn = np.zeros((min(500, num - start), num_kinds))
+            # Only kinds that occur can be drawn; a multinomial over thousands of empty kinds would be slow.
             drawn[:, there] = rng.multinomial(n, counts[there] / n, size=len(drawn))
             parts.append(value(drawn))
     drawn_of = {key: np.concatenate([part[key] for part in parts]) for key in whole}
@@ -117,6 +119,7 @@ def mean_draws(values: Mapping[str, Float[np.ndarray, " q"]], *, num: int, seed:
     if number < 2:
         return without_draws(whole, number, f"{NOT_ENOUGH}: {number} to resample")
     rng = np.random.default_rng(seed)
+    # [num, q]: how often each word or prompt stands in each resample.
     times = rng.multinomial(number, np.full(number, 1 / number), size=num).astype(np.float64)
     drawn, notes = {}, {}
     for key, v in table.items():
@@ -168,6 +171,7 @@ def both_draws(items: Draws, texts: Draws, *, seed: int = 0) -> Draws:
 
     which is the two-way bootstrap up to the interaction of the two, a term of second order.
     """
+    # The resamples of texts are paired with those of items at random: both lists are draws by themselves.
     rng, drawn = np.random.default_rng(seed), {}
     for key in [key for key in items.drawn if key in texts.drawn]:
         a, b = items.drawn[key], texts.drawn[key]
@@ -225,6 +229,7 @@ def difference(first: Draws, second: Draws, key: str, *, level: float = 0.95) ->
     if np.isnan(estimate.low):
         return Difference(estimate, float("nan"))
     rarer = min(int(np.sum(some <= 0)), int(np.sum(some >= 0)))
+    # + 1: a p of 0 cannot follow from a finite number of resamples.
     p, deviation = min(1.0, 2 * (1 + rarer) / (1 + len(some))), float(some.std())
     if rarer < _FEW and deviation > 0:
         p = min(p, 2 * float(scipy.special.ndtr(-abs(value) / deviation)))

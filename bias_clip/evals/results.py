@@ -32,6 +32,7 @@ def first_image(record: Mapping[str, Any]) -> bytes | np.ndarray:
 def thumbnail(record: Mapping[str, Any]) -> str:
     """The record's image on white, 64 pixels wide, as base64 of a PNG."""
     ops = make_image_fn(THUMBNAIL_OPS)
+    # The operations take a generator, but none of these is random.
     pixels = np.asarray(ops(first_image(record), np.random.default_rng(0)))
     if pixels.dtype != np.uint8:
         pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

@@ -83,6 +83,7 @@ def bootstrap(
     if clusters is not None:
         table = cluster_sums(table, clusters)
     n = len(table)
+    # Resampling both needs enough of the rarer one.
     units = {"items": n, "templates": table.shape[1], "both": min(n, table.shape[1])}[over]
     if n < min_items or units < 2:
         what = "items" if n < min_items else "templates"
@@ -131,6 +132,7 @@ def paired_bootstrap(
         draws.append(d)
         return d
 
+    # The two models' sums side by side, [n, t, 2 s]: one draw of items then serves both, which pairs them.
     both = np.concatenate([first, second], axis=-1)
     estimate = bootstrap(
         both,
@@ -167,6 +169,7 @@ def grouped_sums(
         raise ValueError(
             f"groups go from {groups.min()} to {groups.max()}; expected -1 to {num_groups - 1}."
         )
+    # Group -1 equals no column, so its rows are zeros.
     own = (groups[:, None] == np.arange(num_groups)).astype(np.float64)
     return np.concatenate([own * np.asarray(values, np.float64)[:, None], own], axis=1)
 
@@ -205,6 +208,7 @@ def holm(p: Sequence[float]) -> Float[np.ndarray, " m"]:
     corrected = np.full(len(values), np.nan)
     tests = np.flatnonzero(~np.isnan(values))
     order = tests[np.argsort(values[tests], kind="stable")]
+    # p_(1) m, p_(2) (m - 1), ..., made monotone, so that a smaller p is never corrected to a larger one.
     steps = values[order] * (len(tests) - np.arange(len(tests)))
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1) if len(steps) else steps
     return corrected
@@ -247,6 +251,7 @@ def resampled_totals(
     n, t, s = table.shape
     rng = np.random.default_rng(seed)
     if over == "templates":
+        # Items are not drawn here, so that their sums suffice: one row.
         rows, repeats = table.sum(axis=0, keepdims=True).reshape(1, -1), np.ones(1, np.int64)
     else:
         rows, repeats = _kinds(table.reshape(n, -1))
@@ -254,11 +259,13 @@ def resampled_totals(
     for start in range(0, num, size):
         b = min(size, num - start)
         times = np.ones((b, 1)) if over == "templates" else _times(rng, repeats, b)
+        # times is float32 in the Poisson form: products in its dtype, and sums of blocks in float64.
         totals = (times @ rows.astype(times.dtype)).astype(np.float64).reshape(b, t, s)
         if over == "items":
             yield totals.sum(axis=1)
         else:
             often = rng.multinomial(t, np.full(t, 1 / t), size=b).astype(np.float64)
+            # Each template as often as it was drawn.
             yield np.einsum("bt,bts->bs", often, totals)
 
 
@@ -275,6 +282,7 @@ def _times(
 ) -> Float[np.ndarray, "b u"]:
     """How often each kind occurs in each of b resamples of sum(repeats) items."""
     n, kinds = int(repeats.sum()), len(repeats)
+    # Far fewer kinds than items: a draw costs as much as there are kinds.
     if kinds < n:
         return rng.multinomial(n, repeats / n, size=b).astype(np.float64)
     if n < _POISSON_FROM:

@@ -33,6 +33,7 @@ def near_groups(hashes: UInt64[np.ndarray, " n"], *, bits: int) -> Int64[np.ndar
     if not 0 <= bits <= 15:
         raise ValueError(f"got bits={bits}; expected 0 to 15 of 64.")
     values, place = np.unique(hashes, return_inverse=True)  # exact copies need no comparison
+    # bits + 1 pieces of nearly equal length: longer pieces are shared by fewer unlike hashes.
     edges = np.linspace(0, 64, bits + 2).astype(int)
     rows, columns = list[np.ndarray](), list[np.ndarray]()
     for low, high in itertools.pairwise(edges.tolist()):
@@ -42,6 +43,7 @@ def near_groups(hashes: UInt64[np.ndarray, " n"], *, bits: int) -> Int64[np.ndar
             rows.append(group[i])
             columns.append(group[j])
     i, j = (np.concatenate(parts or [np.zeros(0, np.int64)]) for parts in (rows, columns))
+    # Components join chains of near pairs.
     graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(len(values), len(values)))
     return connected_components(graph, directed=False)[1][place].astype(np.int64)
 
@@ -49,6 +51,7 @@ def near_groups(hashes: UInt64[np.ndarray, " n"], *, bits: int) -> Int64[np.ndar
 def _equal(piece: np.ndarray) -> list[np.ndarray]:
     """The indices of each value that occurs twice or more."""
     order = np.argsort(piece, kind="stable")
+    # The appended number differs from the last one, so that the last group ends too.
     ends = np.flatnonzero(np.diff(piece[order], append=piece[order[-1:]] + np.uint64(1)) != 0) + 1
     return [part for part in np.split(order, ends) if len(part) > 1]
 
@@ -61,4 +64,5 @@ def _near_pairs(values: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
             i, j = np.nonzero(np.bitwise_count(a[:, None] ^ b[None]) <= bits)
             found.append((i + start, j + other))
     i, j = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    # Each pair once, and no hash with itself.
     return i[i < j], j[i < j]

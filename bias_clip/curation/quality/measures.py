@@ -106,6 +106,7 @@ def pair_similarity(embeddings: Embeddings) -> Mapping[str, np.ndarray]:
 
     Raises: ValueError for embeddings without images or without texts.
     """
+    # Embeddings have unit norm: the dot product of row n of both is the cosine.
     parts = [
         np.einsum("nd,nd->n", image, text)
         for image, text in zip(
@@ -127,6 +128,7 @@ def _columns(taken: Sequence[Mapping[str, Any]]) -> Columns:
     if not taken:
         return {}
     found = {name: [row[name] for row in taken] for name in taken[0]}
+    # Hashes need all 64 bits: NumPy would make float64 of integers beyond int64 beside smaller ones.
     whole = {name: np.asarray(values) for name, values in found.items() if name != "language"}
     hashes = {n: np.asarray(found[n], np.uint64) for n in _HASHES.values() if n in found}
     language = {n: text_array(found[n]) for n in ("language",) if n in found}
@@ -147,6 +149,7 @@ def _finish(
         values = np.concatenate(parts)
         copies[what] = copies_of(near_groups(values, bits=bits) if what == "near" else values)
     start = 0
+    # A second pass over the shards, because copies are known only after all hashes were seen.
     for columns in read_parts(shards, KIND):
         stop = start + len(columns[KEY])
         kept = {k: v for k, v in columns.items() if k not in _HASHES.values()}

@@ -67,6 +67,7 @@ def _holds(node: ast.expr, columns: Columns, rule: str) -> Bool[np.ndarray, " n"
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         return ~_holds(node.operand, columns, rule)
     if isinstance(node, ast.Compare):
+        # A chain a < b < c is (a < b) and (b < c).
         sides = [_value(side, columns, rule) for side in (node.left, *node.comparators)]
         pairs = zip(sides, node.ops, sides[1:], strict=False)
         return np.logical_and.reduce([_compare(a, op, b, rule) for a, op, b in pairs])
@@ -80,6 +81,7 @@ def _compare(a: Any, op: ast.cmpop, b: Any, rule: str) -> Bool[np.ndarray, " n"]
         raise ValueError(
             f"the rule {rule!r} has a comparison that is not known; use ==, !=, <, in."
         )
+    # In NumPy, text == number is False everywhere, without an error.
     kinds = {_is_text(side) for side in (a, b) if not (isinstance(side, tuple) and not side)}
     if len(kinds) > 1:
         raise ValueError(f"the rule {rule!r} compares text with numbers; quote text, not numbers.")

@@ -120,6 +120,7 @@ def pair_preferences(
     probability = np.zeros_like(won)
     for block in row_blocks(len(zimg), prompts[0].size, block_size):
         for i, pair in enumerate(prompts):
+            # [b, 2, d] without a copy: the same pair for every image.
             both = np.broadcast_to(pair, (block.stop - block.start, *pair.shape))
             won[block, i] = preference(zimg[block], both)
             probability[block, i] = preference_probability(zimg[block], both, scale=scale)
@@ -187,6 +188,7 @@ def make_representation(
     def evaluate(encode: Encode) -> EvalResult:
         pair = prompt_embeddings(encode, prompts)
         found = pair_preferences(encode.images(source)[rows], pair[None], scale=scale)
+        # Ties count one half, so that swapping the words gives 1 - preference exactly.
         main = share(found.won[:, 0])
         mean = float(found.probability.mean())
         metrics = {

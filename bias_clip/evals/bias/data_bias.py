@@ -99,9 +99,11 @@ def data_bias(
     w = np.ones(len(groups)) if weights is None else np.asarray(weights, np.float64)
     mass = group_sums(np.ones(len(groups)), groups, num_groups=num_groups, weights=w).total
     joint = np.zeros((num_groups, num_labels))
+    # np.add.at would take group -1 as the last group.
     inside = groups[records] >= 0
     of_pairs = groups[records[inside]], labels[inside]
     np.add.at(joint, of_pairs, w[records[inside]])
+    # A group without weight has no rates: NaN, and not 0, which would look like a gap.
     rates = joint / np.where(mass > 0, mass, np.nan)[:, None]
     others = mass.sum() - mass
     elsewhere = (joint.sum(axis=0) - joint) / np.where(others > 0, others, np.nan)[:, None]
@@ -160,6 +162,7 @@ def make_data_bias(
         raise ValueError(f"no record of the groups {found.names} has a {label!r} that is known.")
     spelt = values[rows].astype(str)
     names = distinct_names(spelt, label, str, separator)
+    # A record that names a label twice has it once.
     pairs = np.unique(np.stack(label_pairs(spelt, names, str, separator)), axis=1)
     w = _weights(source, weights)
     shape = {"num_groups": size, "num_labels": len(names)}
@@ -168,6 +171,7 @@ def make_data_bias(
         _metrics(bias, wanted, w[found.of_record >= 0]) | group_sizes(found),
         _details(bias, wanted, found, names, num_rows),
     )
+    # Of the data alone: computed once, and the same for every checkpoint.
     return lambda encode: result
 
 
@@ -202,6 +206,7 @@ def _details(
             found.names, bias.prevalence, targets, found.counts, strict=True
         )
     ]
+    # Stable, so that equal gaps stay in the order of the names.
     largest = np.argsort(-np.nan_to_num(np.abs(bias.gaps)).max(axis=0), kind="stable")[:num_rows]
     labels = [
         {

@@ -68,6 +68,7 @@ def read_groups(
         index[~keep] = -1
     for name, values in zip(names, listed, strict=True):
         values, place = _places(column(source, name), values, name)
+        # Mixed radix: the last column changes fastest, as in `itertools.product` of the names.
         index = np.where((index >= 0) & (place >= 0), index * len(values) + place, -1)
         labels.append([str(value) for value in values])
     if not (index >= 0).any():
@@ -121,5 +122,6 @@ def _places(
         raise ValueError(f"groups of {name!r} are {listed!r}; expected a list of distinct values.")
     place = np.full(len(values), -1)
     for i, value in enumerate(listed):
+        # `known` again: a listed "" or -1 must not make a group of unknown values.
         place[(values == value) & known(values)] = i
     return list(listed), place

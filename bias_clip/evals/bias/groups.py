@@ -96,6 +96,7 @@ def group_means(
       ValueError: a group outside -1..num_groups-1, a weight that is negative.
     """
     total, weight, num_rows = group_sums(values, groups, num_groups=num_groups, weights=weights)
+    # [g, 1, ...], to divide sums of any number of columns.
     weight = weight.reshape(-1, *(1,) * (total.ndim - 1))
     return GroupMeans(total / np.where(weight > 0, weight, np.nan), num_rows)
 

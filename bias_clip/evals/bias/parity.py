@@ -84,10 +84,13 @@ def choice_rates(
     zcls = zcls.astype(np.float64)
     for block in row_blocks(len(zimg), len(zcls), block_size):
         scores = similarity(zimg[block], zcls)
+        # Equality is exact, because scores were rounded from float64 to float32.
         best = (scores == scores.max(axis=1, keepdims=True)).astype(np.float64)
         logits = scale * scores.astype(np.float64)
+        # The largest logit becomes 0: exp cannot overflow, and the softmax is the same.
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         for i, part in enumerate((best, odds)):
+            # Tied classes share the image, and exponentials become the softmax.
             part /= part.sum(axis=1, keepdims=True)
             sums[i] += group_sums(part, groups[block], num_groups=num_groups).total
         counts += np.bincount(groups[block][groups[block] >= 0], minlength=num_groups)

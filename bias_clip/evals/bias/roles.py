@@ -182,6 +182,7 @@ def make_bias(
     roles = np.unique(columns.concept[columns.in_role]).tolist()
     pairs = list(itertools.combinations(roles, 2)) if pairs is None else pairs
     paired = list(dict.fromkeys(name for pair in pairs for name in pair))
+    # Rows and columns of the matrix that `pair_gaps` gives.
     chosen = [(paired.index(a), paired.index(b)) for a, b in pairs]
     sides = None if stereotypes is None else _sides(stereotypes, roles)
     words = {name: words_for(name, name) for name in paired} | role_words(source, roles, names)
@@ -244,6 +245,7 @@ def _columns(source: Source, spec: Attribute) -> _Columns:
 def _embed(encode: Encode, classes: Sequence[Sequence[str]]) -> Float[np.ndarray, "c d"]:
     if not classes:
         return np.zeros((0, 1), np.float32)
+    # All texts in one call, then [classes, templates, d].
     z = encode.texts([text for texts in classes for text in texts])
     return class_embeddings(z.reshape(len(classes), len(classes[0]), -1))
 
@@ -253,6 +255,7 @@ def _representation(
 ) -> tuple[dict[str, float], Float[np.ndarray, " n"]]:
     """The metrics, and the preference of each image (NaN unless it is neutral and in a role)."""
     role = np.searchsorted(roles, columns.concept)
+    # [roles, 2 groups, d], in the order in which `make_prompts` lists them.
     in_role = z["in_role"].reshape(len(roles), 2, -1)
 
     def plain(rows: np.ndarray) -> np.ndarray:
@@ -331,6 +334,7 @@ def _pairs(
     counts = np.bincount(columns.group[rows], minlength=2)
     gaps = np.full(0, np.nan)
     if counts.min() >= min_count and chosen:
+        # The transposed list of pairs is an index of rows and one of columns.
         gaps = pair_gaps(zimg[rows], zroles, columns.group[rows])[tuple(np.transpose(chosen))]
     mean, largest = _mean_max(gaps)
     return {"pairs_mean": mean, "pairs_max": largest, "pairs_images": float(rows.sum())}

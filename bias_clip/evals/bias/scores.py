@@ -101,9 +101,11 @@ def association_gaps(
     logits -= logits.max(axis=1, keepdims=True)
     own = np.exp(logits[np.arange(len(zimg)), roles]) / np.exp(logits).sum(axis=1)
     counts = np.zeros((len(zroles), 2), int)
+    # [k, 2]: images of each role and group.
     np.add.at(counts, (roles, groups), 1)
     enough = counts.min(axis=1) >= min_count
     gap, probability = (_cell_gaps(x, roles, groups, counts, enough) for x in (hits, own))
+    # Weights make bincount a float; the hypergeometric draw needs integers.
     found = np.bincount(roles, hits, len(zroles)).astype(int)
     by_chance = _gap_by_chance(found[enough], counts[enough], seed)
     recall = float(hits.mean()) if len(hits) else float("nan")
@@ -123,12 +125,14 @@ def pair_gaps(
     gaps = np.zeros((len(zroles), len(zroles)))
     for a in range(len(zroles)):
         # One row at a time: all pairs of all images would take n * k * k numbers.
+        # 1 for a win, 1/2 for a tie, 0 for a loss.
         wins = (np.sign(scores[:, a : a + 1] - scores) + 1) / 2
         gaps[a] = wins[groups == 1].mean(axis=0) - wins[groups == 0].mean(axis=0)
     return gaps
 
 
 def _pair_scores(zimg: np.ndarray, prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # [n, 2, d]. Not a matrix product, whose rounding may depend on the shape.
     products = zimg[:, None].astype(np.float64) * prompts
     scores = products.sum(axis=2).astype(np.float32)  # rounded, so that equal prompts tie
     return scores[:, 0], scores[:, 1]

@@ -225,6 +225,7 @@ def make_skew(
         raise ValueError(f"only one of the groups {found.names} has images; expected two.")
     if isinstance(targets, str) or not targets:
         raise ValueError(f"targets are {targets!r}; expected a list out of {list(TARGETS)}.")
+    # Absent groups at the end of the list get a target of 0.
     wanted = {target: _padded(target_shares(candidates, target), found) for target in targets}
     queries = [text for texts in word_prompts(words, templates) for text in texts]
 
@@ -270,6 +271,7 @@ def _one_query(
         # Berg's code takes every candidate that scores as the last one kept, so more than k may be kept.
         kept = [int(np.sum(ranked >= ranked[m - 1])) for m in kept]
     longest = max(kept)
+    # [longest, g]: how many of each group are among the first i.
     seen = np.cumsum(groups[order[:longest], None] == np.arange(len(q)), axis=0)
     ranks = np.arange(1, longest + 1)
     discount = 1 / np.log2(np.arange(1, max(longest, *ks) + 1) + 1)

@@ -44,7 +44,9 @@ def group_basis(
     if len(names) < 2:
         raise ValueError(f"{len(names)} groups have images; a direction needs two of them.")
     means = np.stack([z[groups == g].astype(np.float64).mean(axis=0) for g in names])
+    # Right singular vectors span the differences of the means, of rank g - 1 at most.
     _, sizes, rows = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)
+    # float64 leaves about 1e-16 of the means where the rank ends; 1e-9 is far from both.
     rank = int(np.sum(sizes > 1e-9 * max(1.0, float(np.abs(means).max()))))
     if not rank:
         raise ValueError(
@@ -56,6 +58,7 @@ def group_basis(
 def project_out(z: Float[np.ndarray, "n d"], basis: Float[np.ndarray, "r d"]) -> Matrix:
     """z - (z B^T) B: what is left of each row beside the span of the orthonormal rows of B."""
     wide = z.astype(np.float64)
+    # In this order: basis.T @ basis would be d x d.
     return wide - (wide @ basis.T) @ basis
 
 
@@ -97,6 +100,7 @@ def mutual_information(
     that is independent of the group, the same for all features.
     """
     x, codes = values[groups >= 0], groups[groups >= 0]
+    # Inner edges only: searchsorted puts what is beyond them into the first and the last bin.
     edges = np.quantile(x, np.arange(1, bins) / bins)
     joint = np.zeros((bins, int(codes.max()) + 1))
     np.add.at(joint, (np.searchsorted(edges, x, side="right"), codes), 1 / len(x))
@@ -153,6 +157,7 @@ def prompt_projection(prompts: Float[np.ndarray, "p d"]) -> Transform:
     if not len(prompts):
         raise ValueError("no prompt names a group; give at least one.")
     _, sizes, rows = np.linalg.svd(unit(prompts, dtype=np.float64), full_matrices=False)
+    # Prompts that say the same leave directions of rounding noise, which must not be removed.
     basis = rows[sizes > 1e-9]
     return Transform(
         "prompt projection, texts",

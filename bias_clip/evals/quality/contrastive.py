@@ -115,6 +115,7 @@ def make_contrastive(
             "loss": float(np.concatenate([s.loss for s in scored]).mean()),
             "acc_img": float(np.concatenate([s.image_finds_text for s in scored]).mean()),
             "acc_txt": float(np.concatenate([s.text_finds_image for s in scored]).mean()),
+            # The mean over pairs of 1 / (size of the batch): each batch gives 1 in all.
             "chance": len(batches) / len(rows),
             "pairs": float(len(rows)),
         }

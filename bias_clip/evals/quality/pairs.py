@@ -121,6 +121,7 @@ def pair_cosines(
     zimg: Float[np.ndarray, "p 2 d"], ztxt: Float[np.ndarray, "p 2 d"]
 ) -> Float32[np.ndarray, "p 2 2"]:
     """cosines[p, i, j] of image i and text j; float64 sums, so that equal embeddings tie."""
+    # [p, 2, 1, d] times [p, 1, 2, d].
     products = zimg.astype(np.float64)[:, :, None] * ztxt.astype(np.float64)[:, None]
     return products.sum(axis=-1).astype(np.float32)
 
@@ -278,6 +279,7 @@ def make_sugarcrepe(
             f"record {short[0]} has captions {list(captions[short[0]])}; expected a true one and a "
             "false one."
         )
+    # `replace` and not `format`, because captions may hold braces.
     texts = [template.replace("{}", text) for two in captions for text in two[:2]]
     kinds = None if by is None else column(source, by)
 
@@ -316,7 +318,9 @@ def pair_rows(source: Source, pair: str | None) -> np.ndarray:
         raise ValueError(
             f"{pair}={name!r} has {counts[counts != 2][0]} records; expected two of each."
         )
+    # Sorted by value, the two records of a pair lie together, the earlier one first.
     ordered = np.argsort(values, kind="stable").reshape(-1, 2)
+    # Pairs in the order in which they begin in the source, and not in that of their values.
     return ordered[np.argsort(first, kind="stable")]
 
 

@@ -81,6 +81,7 @@ def choose_penalty(
     # At least one row is held out, also of a source of two or three.
     test, train = np.split(order, [max(1, round(held_out * len(z)))])
     moments = _moments(z[train], labels[train], num_classes)
+    # One decomposition serves all penalties: each costs only a product.
     hits = {p: np.mean(predict(z[test], _solve(moments, p)) == labels[test]) for p in penalties}
     # Of equal ones the largest: the simplest classifier that does as well.
     return max(penalties, key=lambda penalty: (hits[penalty], penalty))
@@ -119,6 +120,7 @@ def make_probe(
     judged, values = _labelled(source, label)
     seen = np.isin(values, classes)
     # -1 is not a prediction, so classes that were never fitted count as wrong.
+    # searchsorted gives a place also for a value that is not there, hence `seen`.
     truth = np.where(seen, np.searchsorted(classes, values), -1)
     frequent = np.bincount(train).argmax()
 
@@ -160,6 +162,7 @@ def _moments(z: np.ndarray, labels: np.ndarray, num_classes: int) -> _Moments:
     sums = np.zeros((num_classes, z.shape[1]))
     np.add.at(sums, labels, centred)
     share = np.bincount(labels, minlength=num_classes) / len(z)
+    # (V diag(e) V^T + penalty I)^-1 is V diag(1 / (e + penalty)) V^T, for every penalty.
     values, vectors = np.linalg.eigh(centred.T @ centred)
     return _Moments(mean, 2 * share - 1, values, vectors, vectors.T @ (2 * sums.T))
 

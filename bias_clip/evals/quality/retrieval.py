@@ -74,6 +74,7 @@ def retrieval_recall(
 
 def chance_recall(counts: Int[np.ndarray, " n"], candidates: int, k: int) -> float:
     """Mean recall at k of a random order: 1 - prod_{j<k} (candidates - count - j)/(candidates - j)."""
+    # Beyond all candidates every search succeeds.
     steps = np.arange(min(k, candidates))
     misses = np.clip(candidates - counts[:, None] - steps, 0, None) / (candidates - steps)
     return float(np.mean(1 - misses.prod(axis=1)))

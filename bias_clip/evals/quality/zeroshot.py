@@ -95,6 +95,7 @@ def average_precision(
     """
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(targets, order, axis=0)
+    # [n, c]: the share of hits among the first i images of each class.
     precision = np.cumsum(hits, axis=0) / np.arange(1, len(scores) + 1)[:, None]
     number = hits.sum(axis=0)
     return np.where(number > 0, (precision * hits).sum(axis=0) / np.maximum(number, 1), empty)
@@ -154,6 +155,7 @@ def make_zeroshot(
 
     def evaluate(encode: Encode) -> EvalResult:
         zimg = encode.images(source)
+        # Prompts are listed class by class, [c, t, d].
         ztxt = encode.texts(prompts).reshape(len(classes), len(formats), -1)
         zcls = class_embeddings(ztxt)
         if separator is None:

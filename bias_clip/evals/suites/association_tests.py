@@ -76,10 +76,12 @@ def permutation_p(
         return PermutationP(float("nan"), False, 0)
     both = np.concatenate([sx, sy])
     n, splits = len(sx), math.comb(len(sx) + len(sy), len(sx))
+    # Sums of the same numbers in another order differ by rounding: the observed split must count itself.
     least = sx.sum() - 1e-12 * max(1.0, float(np.abs(both).sum()))
     if splits <= max_splits:
         chosen = np.array(list(itertools.combinations(range(2 * n), n)))
         return PermutationP(float(np.mean(both[chosen].sum(axis=1) >= least)), True, splits)
+    # Sorting random numbers permutes each row; the first half is a random split.
     order = np.random.default_rng(seed).random((max_splits, 2 * n)).argsort(axis=1)[:, :n]
     hits = int(np.sum(both[order].sum(axis=1) >= least))
     return PermutationP((1 + hits) / (1 + max_splits), False, max_splits)

@@ -67,6 +67,7 @@ def berg(
       NaN for everything where fewer than two groups have images, except with `official`: 0.
     """
     known = codes >= 0
+    # Codes without holes: a group that never occurs has no target.
     names, groups = np.unique(codes[known], return_inverse=True)
     candidates, n = scores[:, known], int(known.sum())
     metrics: dict[str, float] = {}
@@ -112,6 +113,7 @@ def query_skews(
                 continue
             q = target_shares(groups, target)
             skews = ranking_skews(candidates, groups, q, ks=[k], rule="definition")
+            # Minus infinity in one prompt would make the mean over prompts minus infinity.
             lowest = np.where(np.isneginf(skews.min_skew), np.nan, skews.min_skew)
             values = (skews.max_skew, lowest, skews.ndkl)
             found |= {key: v[:, 0] for key, v in zip(keys, values, strict=True)}

@@ -144,6 +144,7 @@ def retrieve(
     recall = retrieval_recall(zimg, ztxt, text_images, own, ks=ks, block_size=block_size)
     number = np.bincount(text_images, minlength=n)
     captioned = int(np.sum(number > 0))
+    # Recall is a mean over the images with captions; the others as misses only rescale it.
     factor = captioned / n if official else 1.0
     metrics: dict[str, float] = {}
     reasons: dict[str, str] = {}

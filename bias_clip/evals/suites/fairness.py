@@ -151,6 +151,7 @@ def fairness_outcomes(
     true_age, true_gender, _, binary = metadata.astype(int).T
     people = 2 * num_race_classes
     return {
+        # Any other race counts as right for a person who is not white, as in DataComp.
         "race": (race == white) == (binary == 0),
         "gender": gender == true_gender,
         "age": age == true_age,

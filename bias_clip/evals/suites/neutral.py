@@ -56,6 +56,7 @@ def neutral_caption(caption: str, words: GenderWords) -> str:
     def neutral(match: re.Match) -> str:
         return "people" if match.group().lower() in plural else "person"
 
+    # One pass over all words, so that a replacement is never replaced again.
     return _pattern((*words.men, *words.women)).sub(neutral, caption)
 
 
@@ -167,4 +168,5 @@ def _bias_metrics(
 
 
 def _pattern(words: Sequence[str]) -> re.Pattern:
+    # Whole words, or "man" would be found in "woman".
     return re.compile(rf"\b({'|'.join(map(re.escape, words))})\b", re.IGNORECASE)

@@ -50,6 +50,7 @@ def read_names(file_names: Sequence[str]) -> People:
     """
     professions, genders, ethnicities = [], [], []
     for name in file_names:
+        # From the right: professions such as police_officer hold underscores themselves.
         parts = name.rsplit("/", 1)[-1].rsplit(".", 1)[0].rsplit("_", 3)
         if len(parts) != 4 or parts[2] not in GENDERS or parts[3] not in ETHNICITIES:
             raise ValueError(
@@ -70,6 +71,7 @@ def tied_dcg(scores: Float[np.ndarray, " n"], relevant: Bool[np.ndarray, " n"]) 
     order, discount, group = _tie_groups(scores)
     if not relevant.any():
         return float("nan")
+    # The mean relevance of each set of ties, times the sum of its discounts.
     gain = np.bincount(group, relevant[order]) / np.bincount(group)
     got = float((gain * np.bincount(group, discount)).sum())
     return got / float(discount[: int(relevant.sum())].sum())

@@ -53,6 +53,7 @@ def c_asc(
     as in the code of SynthFairCLIP.
     """
     s, codes = np.asarray(scores, np.float64)[:, codes >= 0], codes[codes >= 0]
+    # [n, g], so that one product gives the sums of all groups.
     own = (codes[:, None] == np.arange(num_names)).astype(np.float64)
     number = own.sum(axis=0)
     total, inside = s.sum(axis=1, keepdims=True), s @ own
@@ -103,6 +104,7 @@ def sobit(
         ranked = similarity(ztxt[block], zimg)  # rounded: equal images tie, so the order is fixed
         counts.append(shown_counts(ranked, codes, num_names=len(names), k=k))
         tied += int(ties_at_cut(ranked, k=k).sum())
+        # Not rounded: C-ASC is a mean and has no ties to keep.
         casc.append(c_asc(ztxt[block] @ zimg.T, codes, num_names=len(names)))
     shown, association = np.concatenate(counts), np.concatenate(casc)
     entropy = normalized_entropy(shown)

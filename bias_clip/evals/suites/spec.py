@@ -98,6 +98,7 @@ def parse_suite(name: str, text: str) -> Suite:
     fields = Suite.__dataclass_fields__
     required = {"title", "family", "metric", "source", "licence", "split", "ours"}
     unknown, absent = (
+        # The name is that of the file: a key of that name could contradict it.
         sorted(table.keys() - fields.keys() | (table.keys() & {"name"})),
         sorted(required - table.keys()),
     )

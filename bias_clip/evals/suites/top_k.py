@@ -45,6 +45,7 @@ def normalized_entropy(counts: Float[np.ndarray, "*q g"]) -> Float[np.ndarray, "
     p = counts / np.where(total > 0, total, np.nan)
     terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0)
     entropy = np.where(total[..., 0] > 0, -terms.sum(axis=-1), np.nan)
+    # + 0.0 turns the minus zero of a single group into zero.
     return entropy / np.log(number) + 0.0 if number > 1 else np.full(entropy.shape, np.nan)
 
 
@@ -91,6 +92,7 @@ def bias_at_k(
     ranks = np.arange(1, shown.shape[1] + 1)
     w = np.ones(len(ranks)) if weights == "equal" else 1 / np.log2(np.maximum(ranks, 2))
     sign = np.where(shown == 0, 1, np.where(shown == 1, -1, 0))
+    # Cumulative sums are made once; each cut-off reads its column.
     columns = np.minimum(np.asarray(ks), len(ranks)) - 1
     difference = np.cumsum(w * sign, axis=1)[:, columns]
     number = np.cumsum(np.abs(sign), axis=1)[:, columns]

@@ -82,6 +82,7 @@ def weighted_counts(
     for q, row in enumerate(scores):
         reach = min(2 * k + 50, len(codes))  # ranks that nearly every resample needs to fill k
         order = top_of_scores(row[None], len(codes))[0]
+        # Some resample has not filled k: then all ranks are looked at.
         if times[:, order[:reach]].sum(axis=1).min() < k:
             reach = len(codes)
         drawn = times[:, order[:reach]]

@@ -110,6 +110,7 @@ def pronoun_choices(
     """Which pronoun scores highest, as shares that sum to 1; see `resolution`."""
     best = scores[:, :pronouns] == scores[:, :pronouns].max(axis=1, keepdims=True)
     if ties == "first":
+        # Of equal ones only the first stays.
         best &= np.cumsum(best, axis=1) == 1
     return best / best.sum(axis=1, keepdims=True)
 
@@ -200,12 +201,14 @@ def occupation_skews(
     n = len(groups)
     fit = [k for k in ks if k <= n]
     q = target_shares(groups, "share")
+    # NDKL is of all images: the cut at n is the last one.
     found: Skews = ranking_skews(scores[None], groups, q, ks=[*fit, n], rule=form)
     result = np.full((4, len(ks)), np.nan)
     places = [i for i, k in enumerate(ks) if k <= n]
     if fit:
         result[0, places] = bias_at_k(scores[None], groups, ks=fit)[0]
         result[1, places], result[2, places] = found.max_skew[0, :-1], found.min_skew[0, :-1]
+        # The official form hides an absent gender as 1/K, so the definition says which are absent.
         by_letter = ranking_skews(scores[None], groups, q, ks=fit, rule="definition")
         result[3, places] = np.isneginf(by_letter.min_skew[0])
     result[2, np.isneginf(result[2])] = np.nan

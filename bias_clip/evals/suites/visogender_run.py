@@ -59,6 +59,7 @@ def make_visogender(suite: Suite, path: Path) -> Callable[[Encode], Scores]:
         z, rows = encode.images(two.source).astype(np.float64), []
         for i, _ in enumerate(two.names["Occupation"]):
             own = np.flatnonzero(two.codes["Occupation"] == i)
+            # [2] is "their", the third pronoun.
             query = encode.texts([sentences[1][own[0]][2]])[0]
             rows.append((z[own] @ query, two.codes[gender][own]))
         return Scores(

@@ -29,6 +29,7 @@ def retrieval_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) ->
     if suite.options.get("captions") == "first":
         captions = [own[:1] for own in captions]
     texts = [text for own in captions for text in own]
+    # The image of each caption, [m].
     index = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
 
     def evaluate(encode: Encode) -> dict[str, Measured]:
@@ -96,6 +97,7 @@ def _recall_draws(
     def value(t: Named) -> Named:
         found = {}
         for k in ks:
+            # As `retrieve`, which has no number for a cut-off above the candidates.
             missing = {way: np.nan if k > size else 1.0 for way, size in (("t2i", n), ("i2t", m))}
             found[f"t2i_r{k}"] = t[f"t2i_r{k}"] / t["texts"] * missing["t2i"]
             found[f"i2t_r{k}"] = t[f"i2t_r{k}"] / t["captioned"] * missing["i2t"]
@@ -117,6 +119,7 @@ def _neutral_draws(
         size = affordable(num, queries=n, k=2 * max(ks) + 50)
         times = image_times(n, num=size, seed=seed)
         weights = times.astype(np.float64)
+        # Per resample a sum and a count: the table of queries and resamples, [n, r], would be large.
         total = {key: np.zeros((2, size)) for k in ks for key in (f"bias_{k}", f"bias_abs_{k}")}
         whole: dict[str, list[np.ndarray]] = {f"bias_{k}": [] for k in ks}
         for block in row_blocks(n, n):
@@ -130,6 +133,8 @@ def _neutral_draws(
                     some = men + women > 0
                     bias = (men - women) / np.maximum(men + women, 1)
                     for key, v in ((f"bias_{k}", bias), (f"bias_abs_{k}", np.abs(bias))):
+                        # A query counts as often as its own image was drawn; one that finds nobody counts
+                        # nowhere.
                         total[key] += np.where(some, weights[:, q], 0) * np.stack(
                             [v, np.ones(size)]
                         )

@@ -155,6 +155,7 @@ def _shares(by_class: Float[np.ndarray, "b c 3"], num_classes: int) -> Named:
     there = of_class > 0
     return {
         "acc1": by_class[:, :, 2].sum(axis=1) / total,
+        # Kinds 1 and 2 are among the five.
         "acc5": by_class[:, :, 1:].sum(axis=(1, 2)) / total if num_classes >= 5 else total * np.nan,
         "class_recall": np.where(there, recall, 0).sum(axis=1) / there.sum(axis=1),
     }
@@ -185,6 +186,7 @@ def _template_draws(
             pieces.append(_shares(counts.reshape(1, c, 3), c))
     drawn = {k: np.array([float(p[k][0]) for p in pieces]) for k in pieces[0]}
     whole = {key: metrics[key] for key in drawn}
+    # Judged on part of the images, so only the deviation is used, added to the value of all images.
     return Draws(whole, {k: whole[k] + v[1:] - v[0] for k, v in drawn.items()}, t, {})
 
 

@@ -113,6 +113,7 @@ def _sobit_draws(
         entropy = np.full((size + 1, w), np.nan)
         every = np.ones((1, n), np.int32)
         for i, row in enumerate(scores):
+            # The first row is of all images once; the resamples follow.
             for part, t in ((slice(0, 1), every), (slice(1, None), times)):
                 counts = first_counts(take_first(row, t, k=min(k, n)), codes, num_names=len(names))
                 entropy[part, i] = normalized_entropy(counts)
@@ -154,6 +155,7 @@ def _casc_means(
     total, square = weights @ s.T, weights @ (s.T**2)
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = (square - total**2 / number) / (number - 1)
+        # Below it only rounding is left of scores that are all equal.
         deviation = np.sqrt(np.where(variance > 1e-18, variance, np.nan))
         found = {}
         for g, name in enumerate(names):

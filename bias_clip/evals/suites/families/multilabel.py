@@ -23,6 +23,8 @@ def multilabel_draws(
         times = image_times(len(z), num=min(num, MAX_DRAWS), seed=seed)
         whole, drawn = [], []
         for c in range(len(zcls)):
+            # By the sensible definition a class without an image is left out, and so it is in the
+            # resamples.
             if not labels[:, c].any():
                 continue
             scores = similarity(z, zcls[c : c + 1])[:, 0]

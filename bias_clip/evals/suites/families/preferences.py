@@ -29,6 +29,7 @@ SCALE = 20.0  # of the softmax: fixed, so that models compare
 def representation_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> Evaluate:
     """Which of two words the model prefers of images that show neither."""
     words, templates = suite.words["pair"], suite.templates
+    # The numbers themselves come from the everyday evaluator; here only their draws are made.
     one = make_representation(data.source, words=words, templates=templates, scale=SCALE)
     prompts = word_prompts(words, templates)
 

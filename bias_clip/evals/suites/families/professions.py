@@ -124,6 +124,7 @@ def _weighted_dcg(
     """nDCG of rankings in which the image at rank i stands times_i times."""
     end = np.cumsum(times, axis=1)
     gains = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(1, end.max() + 1) + 1))])
+    # Copies of an image take consecutive ranks: their discounts are a difference of cumulative sums.
     got = ((gains[end] - gains[end - times]) * hit).sum(axis=1)
     return got / gains[(times * hit).sum(axis=1).astype(int)]
 
@@ -144,6 +145,7 @@ def _resolution_draws(s: Scores) -> Draw:
         notes: dict[str, str] = {}
         for i, (name, (scores, genders)) in enumerate(parts.items()):
             for pronouns, end in ((3, ""), (2, "_two_way")):
+                # Only the first two parts have a two-way form.
                 if pronouns == 2 and i > 1:
                     continue
                 columns, value = _pronoun_sums(scores, genders, f"{name}{end}", pronouns)
@@ -207,6 +209,7 @@ def _occupation_draws(
         size, rng = min(num, 1000), np.random.default_rng(seed)
         parts: dict[str, list[np.ndarray]] = {key: [] for key in by_name}
         for s, g in zip(scores, groups, strict=True):
+            # Images are sorted once. Sorted random ranks are then the ranking of the resample.
             ranked = g[np.argsort(-s, kind="stable")]
             picked = ranked[np.sort(rng.integers(0, len(g), (size, len(g))), axis=1)]
             share = np.stack([(picked == i).mean(axis=1) for i in (0, 1)], axis=1)

@@ -51,6 +51,7 @@ def first_codes(taken: Taken, codes: Int[np.ndarray, " n"], *, k: int) -> Int[np
     Every resample must fill k places, as it does where k is at most the number of images.
     """
     r, m = taken.times.shape
+    # Image i of resample r as often as it is taken; each resample has k places, hence [r, k].
     places = np.repeat(np.tile(np.arange(m), r), taken.times.ravel()).reshape(r, k)
     return codes[taken.images][places]
 
@@ -67,6 +68,7 @@ def ndkl_of_codes(
     r, k = codes.shape
     i = np.arange(1, k + 1)
     counts_log = np.concatenate([[0.0], i * np.log(i)])  # c ln c, looked up: c is a whole number
+    # sum_g (c_g / i) ln (c_g / i) = (sum_g c_g ln c_g) / i - ln i, since the counts sum to i.
     kl = np.tile(-np.log(i), (r, 1))
     with np.errstate(divide="ignore"):
         log_q = np.where(targets > 0, np.log(np.where(targets > 0, targets, 1)), 0.0)

@@ -60,6 +60,7 @@ class Rows:
 def take(data: SuiteData, rows: Int[np.ndarray, " m"]) -> SuiteData:
     """Returns the data of some of the images; one encoder embeds the whole source once for all parts."""
     own = data.source
+    # Never rows of rows: an audit embeds the whole source once, and takes these rows of it.
     source = Rows(own.source, own.rows[rows]) if isinstance(own, Rows) else Rows(own, rows)
     return replace(
         data,

@@ -40,9 +40,11 @@ def read_emoji(
         rows = np.flatnonzero(gender == "none")
     values = column(source, label)
     among = (
+        # All names, also of emoji outside the split: fewer to choose from would make the task easier.
         column(emoji_source(split="all", unit="entry"), label) if label == "name" else values[rows]
     )
     classes = tuple(np.unique(among).tolist())
+    # np.unique has sorted the classes.
     labels = np.searchsorted(classes, values)
     data = SuiteData(
         source,

@@ -101,6 +101,7 @@ def _objectives(path: Path) -> dict[str, tuple[str, ...]]:
     lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{path} is empty; expected a line per class or template.")
+    # Only if all lines are marked: a class name may hold a colon itself.
     marked = all(line.split(":")[0] in ("race", "gender", "age", "toxic") for line in lines)
     if not marked:
         return {"": tuple(lines)}

@@ -51,6 +51,7 @@ def read_berg_prompts(path: Path) -> Words:
     Raises:
       ValueError: no such file, or columns of another name.
     """
+    # newline="", as the csv module asks: it splits lines itself.
     with need(path, "prompt_templates.csv of debias-vision-lang").open(newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or {"template", "concept"} - rows[0].keys():
