@@ -43,7 +43,9 @@ def count(columns: Mapping[str, np.ndarray], names: Names) -> Counts:
     # [k, 3, n]; a product in float64 is fast, and its sums of ones are exact
     hot = np.asarray([[columns[name] == value for value in VALUES] for name in every], np.float64)
     m, rows = len(names.attributes), hot.shape[-1]
+    # [3 m, 3 c]: one product counts every pair of values of every pair of columns.
     flat = hot[:m].reshape(3 * m, rows) @ hot[m:].reshape(-1, rows).T
+    # To [m, c, 3, 3]: attribute, other column, value of the first, value of the second.
     pairs = flat.reshape(m, 3, len(every) - m, 3).transpose(0, 2, 1, 3)
     return Counts(hot.sum(axis=-1).astype(np.int64), pairs.astype(np.int64))
 
@@ -68,6 +70,7 @@ def statistics(counts: Counts, names: Names) -> dict[str, Any]:
     ]
     others = kinds[len(names.attributes) :]
     pairs = [
+        # :2 leaves unknown out: only examples where both are known count.
         {"attribute": s, "name": y, "kind": kind, **_pair(counts.pairs[i, j, :2, :2])}
         for i, s in enumerate(names.attributes)
         for j, (kind, y) in enumerate(others)
@@ -101,6 +104,7 @@ def largest_gaps(
 ) -> list[Mapping[str, Any]]:
     """Returns the non-zero pairs of an attribute with columns of a kind, the largest gaps first."""
     pairs = [p for p in found["pairs"] if (p["attribute"], p["kind"]) == (attribute, kind)]
+    # A gap of 0 and one that does not exist (None) are both left out.
     return sorted((p for p in pairs if p["gap"]), key=lambda p: -abs(p["gap"]))[:shown]
 
 
@@ -129,6 +133,7 @@ def _pair(table: Int64[np.ndarray, "2 2"]) -> dict[str, Any]:
     if not all(sizes):
         return {**counted, "p_yes": None, "p_no": None, "gap": None, "error": None}
     p, q = n_11 / sizes[0], n_01 / sizes[1]
+    # The standard error of a difference of two independent shares.
     error = float(np.sqrt(p * (1 - p) / sizes[0] + q * (1 - q) / sizes[1]))
     return {**counted, "p_yes": p, "p_no": q, "gap": p - q, "error": error}
 

@@ -47,6 +47,7 @@ def statistics(
     Args:
       largest_eta: of `max_eta`, where it was asked for.
     """
+    # Rounding may leave the bounds by an ulp, and the training table is clipped too.
     weights = np.clip(solution.weights, 0, problem.cap)
     stages = {"before": table.counts, "weighted": weights * table.counts, "drawn": drawn.copies}
     stages = {stage: values.astype(np.float64) for stage, values in stages.items()}
@@ -135,6 +136,7 @@ def _pairs(table, problem, stages) -> list[dict[str, Any]]:
 def _labels(table, problem, solution, stages) -> list[dict[str, Any]]:
     share = {stage: prevalence(table.labels, weights) for stage, weights in stages.items()}
     has = {stage: weights @ (table.labels == 1) for stage, weights in stages.items()}
+    # The weight of a label whose examples all had the mean weight eta; 1e-300 only avoids 0 / 0.
     fair = np.maximum(solution.eta * has["before"], 1e-300)
     return [
         {
@@ -172,6 +174,7 @@ def _largest(groups, pairs, stage: str) -> dict[str, Any]:
 
 def _weights(table: CountTable, problem: Problem, weights: np.ndarray) -> dict[str, Any]:
     counts, margin = table.counts, AT_BOUND * problem.cap
+    # The rows are distinct ones: `counts` makes the bars numbers of examples.
     bars, edges = np.histogram(weights, BINS, range=(0, problem.cap), weights=counts)
     return {
         **{"mean": counts @ weights / counts.sum(), "min": weights.min(), "max": weights.max()},
@@ -184,6 +187,7 @@ def _weights(table: CountTable, problem: Problem, weights: np.ndarray) -> dict[s
 
 def _draw(drawn: Drawn) -> dict[str, Any]:
     copies, squares = int(drawn.copies.sum()), int(drawn.squares.sum())
+    # Kish's (sum w)^2 / sum w^2; Python integers, because the square of a count may exceed 64 bits.
     effective = copies**2 / squares if squares else None
     return {
         "seed": drawn.seed,

@@ -73,6 +73,7 @@ def row_charts(found: Mapping[str, Any], *, shown: int = SHOWN) -> list[RowChart
             unit = "points"
             charts.append(dot_chart(title, rows, series=SERIES, unit=unit, form="signed points"))
     moved = largest_shifts(found, CHART_SHIFTS)
+    # [1:]: the shift before balancing is 0 by definition.
     rows = [Values(shown_name(row), _points(row["shift"], STAGES)[1:]) for row in moved]
     if rows:
         title, unit = "Labels whose own share changes most", "points"
@@ -112,6 +113,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         for r in labels
     ]
     made.append(Table(["shares of labels", "examples", *STAGES, "weight kept"], rows))
+    # Data without labels or without gaps have no such table.
     return [table for table in made if table.rows]
 
 

@@ -88,6 +88,7 @@ def effects(found: Mapping[str, Any]) -> list[str]:
 def costs(found: Mapping[str, Any]) -> list[str]:
     """The cost of balancing: data, and changed shares of labels."""
     weights, draw, rows = found["weights"], found["draw"], found["rows"]
+    # `once`: without copies, "n copies in all" would only repeat the number of examples.
     share, once = (weights["effective"] or 0) / rows, draw["kept"] == draw["copies"]
     said = [
         f"The cost: weights are {weights['mean']:.3g} on average, {plain_percent(weights['at_zero'])} of the "

@@ -116,6 +116,7 @@ def dot_chart(
     axis = _Axis.of([*_numbers(rows), *_marks(rows)], RIGHT)
     laid = []
     for i, row in enumerate(rows):
+        # Ranks within the row: the dots of a row that lacks a series keep their sizes apart.
         ranks = sorted({s for s, _ in row.points})
         dots = [
             Dot(
@@ -143,6 +144,7 @@ def bar_chart(
     mark: str = "",
 ) -> RowChart:
     """Lays out a bar per value, those of a row below each other; arguments as for `dot_chart`."""
+    # Bars begin at 0, so 0 must be on the axis.
     values = [0.0, *_numbers(rows), *_marks(rows)]
     signed = min(values) < 0  # with negative values a label would cover another bar
     axis = _Axis.of(values, RIGHT if signed else LABEL)
@@ -158,6 +160,7 @@ def bar_chart(
                 Bar(
                     left,
                     y + BAR * j,
+                    # At least one unit wide: a value of 0 stays visible.
                     max(right - left, 1.0),
                     BAR - 1,
                     series[s].color,
@@ -207,6 +210,7 @@ def histogram(
       mark: a value of the horizontal axis shown by a line; `mark_name` is its name.
       unit: unit of the vertical axis, in words.
     """
+    # At least one decade, also where all counts are below 10.
     top = max(1, math.ceil(math.log10(max(*counts, 10))))
     low, high = edges[0], edges[-1]
     wide, tall = WIDTH - HISTOGRAM_LEFT - RIGHT, HEIGHT - TOP - BOTTOM
@@ -285,5 +289,6 @@ def _chart(
 ) -> RowChart:
     places = [axis.x(tick) for tick in axis.ticks]
     ticks = list(map(Tick, places, axis_labels(axis.ticks, form)))
+    # At an end of the axis the frame is the line already.
     zero = axis.x(0.0) if axis.ticks[0] < 0 < axis.ticks[-1] else None
     return RowChart(title, unit, series, mark, rows, ticks, zero, bottom + BOTTOM - 6)

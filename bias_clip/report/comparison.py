@@ -26,6 +26,7 @@ UNITS = {"share": "%", "points": "points", "signed points": "points"}
 def sorted_keys(keys: Sequence[str], details: Details) -> list[str]:
     """The keys by importance of their evaluators, see `by_importance`, then in the order of `details`."""
     results = {name: EvalResult({}, dict(own)) for name, own in details.items()}
+    # A metric of an evaluator that the first run does not have still needs a place.
     results |= {name: EvalResult({}, {}) for name in map(_evaluator, keys) if name not in results}
     place = {name: i for i, name in enumerate(by_importance(results))}
     return sorted(keys, key=lambda key: place[_evaluator(key)])
@@ -105,11 +106,13 @@ def comparison_chart(groups: Mapping[str, Group], key: str, details: Details) ->
 
 def _cell(values: Sequence[float], unit: str, ends: tuple[float, float] | None = None) -> str:
     known = [value for value in values if is_number(value)]
+    # A mean over some of the seeds would not compare with the other groups.
     if len(known) < len(values):
         return "no value"
     mean = _written(statistics.mean(known), unit)
     if len(known) < 2:
         return f"{mean} {format_interval(*ends, unit)}" if ends else mean
+    # The narrow blank before the unit: "44.1 ± 0.3 %", with the unit once.
     number, space, symbol = mean.partition("\u202f")
     deviation = _written(statistics.stdev(known), unit.removeprefix("signed "))
     return f"{number} ± {deviation.partition(space)[0] if space else deviation}{space}{symbol}"

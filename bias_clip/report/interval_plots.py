@@ -68,6 +68,7 @@ def interval_chart(
     marks = [mark(number) for number in numbers]
     if not points:
         return None
+    # The chance level too must lie on the axis.
     shown = [*points, *(m for m in marks if is_number(m))]
     axis = nice_ticks(min(shown), max(shown))
 
@@ -114,6 +115,7 @@ def format_interval(low: float | None, high: float | None, unit: str) -> str:
     """ "[42.0, 46.2]" without the unit; empty without ends."""
     if not (is_number(low) and is_number(high)):
         return ""
+    # The value before the interval has the unit already.
     ends = (format_unit(end, unit).partition("\u202f")[0] for end in (low, high))
     return f"[{', '.join(ends)}]"
 

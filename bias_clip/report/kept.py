@@ -52,6 +52,7 @@ def kept_statistics(
             raise ValueError(f"{name}: got weights of shape {weights.shape} for {rows} examples.")
     attributes = _stack(columns, names.attributes, rows)
     labels = _stack(columns, (*names.labels, *names.proxies), rows)
+    # First, because every other plan is compared with it.
     before = {"as it is": np.ones(rows), **plans}
     gaps = _association(attributes, labels, before, least=least, seed=seed)
     found: dict[str, Any] = {"rows": rows, "least": least, "plans": {}}
@@ -117,6 +118,7 @@ def _labels(names: Sequence[str], labels: np.ndarray, weights: np.ndarray) -> li
 
 def _rate(weights: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     count, kept = int(rows.sum()), float(weights[rows].mean())
+    # Wilson's interval is of a share of ones; weights above 1 are not chances to be kept.
     low, high = (None, None) if weights.max() > 1 else _wilson(kept, count)
     return {"count": count, "kept": kept, "low": low, "high": high}
 
@@ -144,6 +146,7 @@ def _association(
     if not enough.any():
         return dict.fromkeys(plans, empty)
     rng = np.random.default_rng(seed)
+    # [resamples, cells]: a bootstrap of the examples, by how often each distinct row is drawn.
     drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
     sizes = {}  # [1 + resamples, 2] of each plan: largest and mean, the whole data first
     for p, name in enumerate(plans):
@@ -157,6 +160,7 @@ def _association(
             "largest": values[0, 0],
             "mean": values[0, 1],
             "labels": int(enough.sum()),
+            # The same resamples before and after: differences are paired, and their intervals narrower.
             "moved_largest": None if values is first else _moved((values - first)[:, 0]),
             "moved_mean": None if values is first else _moved((values - first)[:, 1]),
         }
@@ -168,6 +172,7 @@ def _cells(
     attributes: np.ndarray, labels: np.ndarray, plans: Plans
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distinct rows of attributes, labels and all weights, and how often each occurs."""
+    # The weights are part of a cell: rows of equal annotations may be weighted differently.
     whole = np.column_stack([attributes, labels, *plans.values()]).astype(np.float64)
     return np.unique(whole, axis=0, return_counts=True)
 
@@ -181,6 +186,7 @@ def _sizes(
 
 
 def _moved(values: np.ndarray) -> dict[str, float]:
+    # Row 0 is of the data themselves.
     low, high = np.nanpercentile(values[1:], [2.5, 97.5])
     return {"value": float(values[0]), "low": float(low), "high": float(high)}
 
@@ -229,6 +235,7 @@ def word_shifts(
         {w for w in re.findall(r"[^\W\d_]+", t.casefold()) if len(w) >= letters} for t in texts
     ]
     counts = collections.Counter(word for some in found for word in some)
+    # By the word too, so that words of equal counts come in a fixed order.
     common = [word for word, _ in sorted(counts.items(), key=lambda p: (-p[1], p[0]))[:words]]
     has = np.array([[word in some for word in common] for some in found], bool).reshape(
         -1, len(common)

@@ -38,7 +38,9 @@ def render_page(template: str, **values: Any) -> str:
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        # Names and captions come from data and may hold HTML.
         autoescape=True,
+        # A misspelt name in a template is an error and not an empty place on the page.
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -27,6 +27,7 @@ def make_record(measured: dict[str, Any], chip: Chip) -> dict[str, Any]:
     record["compile seconds"] = measured["step"]["seconds"]
     record["memory"] = {key: value / GIB for key, value in measured["bytes"].items()}
     record["usable"] = usable_memory(chip) / GIB
+    # The compiler gave up for lack of memory, so there is no program to count.
     if "refused" in measured["step"]:
         advice = advise_refused(measured["step"]["refused"], **settings)
         return record | {"fits": False, "advice": advice}
@@ -54,6 +55,7 @@ def make_record(measured: dict[str, Any], chip: Chip) -> dict[str, Any]:
 
 def _memory(measured: dict[str, Any]) -> Memory:
     step, alone = measured["step"], measured["loss alone"]
+    # Alone, the loss may need more than within the step, where buffers are shared: never above the whole.
     loss = min(step["temporaries"], alone.get("temporaries", step["temporaries"]))
     return Memory(
         **measured["bytes"],

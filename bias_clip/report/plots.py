@@ -109,6 +109,7 @@ def line_chart(
     curves = {label: curve for label, curve in curves.items() if len(curve.x)}
     if not curves:
         return None
+    # 1.0 for a run that is still at step 0: a width of 0 could not be divided by.
     x_end = max(float(curve.x[-1]) for curve in curves.values()) or 1.0
     values = np.concatenate([curve.y for curve in curves.values()])
     low = min(0.0, float(values.min())) if zero else float(values.min())
@@ -134,6 +135,7 @@ def bias_chart(concepts: Sequence[Mapping]) -> BiasChart:
     A negative gap leans to groups[0] and lies left of the middle.
     """
     sizes = [abs(concept["gap"]) for concept in concepts if is_number(concept["gap"])]
+    # All roles share one scale; 0.1 where there is no gap at all.
     limit = nice_ticks(0.0, max(sizes, default=0.0) or 0.1)[-1]
     ordered = sorted(
         concepts,
@@ -167,6 +169,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
         high = low + 1.0
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
+    # 1e-9: rounding must not push an exact step to the next one.
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [i * step for i in range(first, last + 1)]
@@ -187,6 +190,7 @@ class _Box(NamedTuple):
     high: float
 
     def x(self, value: float) -> float:
+        # One decimal is a tenth of a pixel, and keeps the page small and its bytes equal.
         return round(float(LEFT + (WIDTH - LEFT - RIGHT) * value / self.x_end), 1)
 
     def y(self, value: float) -> float:
@@ -199,6 +203,7 @@ class _Box(NamedTuple):
 
 def _line(label: str, curve: Curve, box: _Box, *, form: str, dashed: bool) -> Line:
     binned = _binned(curve, MAX_POINTS)
+    # Below 60 points a curve is read point by point; smoothing would hide them.
     noisy = len(binned.x) >= 60 and not dashed
     smooth = _smoothed(binned.y, len(binned.x) // 40) if noisy else binned.y
     points = box.points(*binned)
@@ -213,6 +218,7 @@ def _line(label: str, curve: Curve, box: _Box, *, form: str, dashed: bool) -> Li
 
 
 def _hover(curves: Mapping[str, Curve], box: _Box, form: str) -> list[list[list]]:
+    # Half as many: these numbers are text on the page.
     few = [_binned(curve, MAX_POINTS // 2) for curve in curves.values()]
     return [
         [
@@ -227,6 +233,7 @@ def _binned(curve: Curve, limit: int) -> Curve:
     """At most `limit` points, each the mean of a bin; the last point does not move."""
     if len(curve.x) <= limit:
         return curve
+    # The last point is the newest state of the run, and keeps its step.
     *bins, last = np.array_split(np.arange(len(curve.x)), limit)
     x = [curve.x[i].mean() for i in bins] + [curve.x[-1]]
     return Curve(np.array(x), np.array([curve.y[i].mean() for i in [*bins, last]]))
@@ -234,6 +241,7 @@ def _binned(curve: Curve, limit: int) -> Curve:
 
 def _smoothed(values: np.ndarray, radius: int) -> np.ndarray:
     """The mean over a window that shrinks towards both ends, so that the ends do not lag."""
+    # A sum over any window is a difference of two cumulative sums.
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     reach = np.minimum(radius, np.minimum(index, index[::-1]))

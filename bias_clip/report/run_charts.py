@@ -66,6 +66,7 @@ def train_charts(rows: list[dict]) -> list[Chart]:
     """The charts of TRAIN_CHARTS that have data, then one for every other signal that was logged."""
     charts = _charts(rows, TRAIN_CHARTS)
     known = {*AXES}.union(*(keys for _, _, keys, _ in TRAIN_CHARTS))
+    # Sorted, so that the page does not depend on the order in which signals were first logged.
     others = sorted({key for row in rows for key in row if not key.startswith("eval/")} - known)
     terms = {key: spaced(key[11:]) for key in others if key.startswith("train/term_")}
     if len(terms) > 1:  # a single one is the loss itself
@@ -85,6 +86,7 @@ def eval_charts(run: Run) -> list[Chart]:
         titles = dict.fromkeys(m.chart for m in metrics.values() if m.chart is not None)
         for title in titles:
             drawn = {key: metric for key, metric in metrics.items() if metric.chart == title}
+            # A family of many groups stays in the table: lines of equal colours could not be told apart.
             if len(drawn) <= MOST_LINES:
                 charts.append(_eval_chart(run.rows, name, title, drawn))
     return [chart for chart in charts if chart]
@@ -99,6 +101,7 @@ def metric_table(run: Run) -> list[dict]:
             value = record["metrics"][key]
             metric = find_metric(key, record["details"])
             values = curve(run.rows, f"eval/{name}/{key}").y.tolist()
+            # A constant has no course worth a line.
             course = sparkline(values) if len(set(values)) > 1 else ""
             shown = interval_of(key, metric.unit, record["details"])
             text = f"{format_unit(value, metric.unit)} {shown}".rstrip()

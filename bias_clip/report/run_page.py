@@ -61,6 +61,7 @@ def write_report(workdir: str | Path) -> Path:
 
 def render(run: Run) -> str:
     """Returns the page of a run as HTML."""
+    # One share for all evaluators, so that no gallery takes the room of the others.
     share = image_share(run.evals.values())
     return render_page(
         "run.html",
@@ -76,6 +77,7 @@ def render(run: Run) -> str:
         eval_charts=eval_charts(run),
         table=metric_table(run),
         config_lines=list(config_lines(run.config)),
+        # Without a config it is not known, and the notes are shown.
         uses_emoji=not run.config or _uses_emoji(run.config),
     )
 
@@ -162,6 +164,7 @@ def _images(run: Run, kind: str, key: str, share: float) -> list[dict]:
     for name, record in run.evals.items():
         if record["details"].get("kind") == kind:
             items = record["details"][key]
+            # Rounded up: at least one image of each.
             shown = items[: math.ceil(share * len(items))]
             found.append({"name": spaced(name), "shown": shown, "count": len(items)})
     return found
@@ -185,6 +188,7 @@ def _last(run: Run, key: str) -> float | None:
 
 
 def _middle(run: Run, key: str) -> float | None:
+    # The median: the first steps compile, and evaluations interrupt others.
     values = curve(run.rows, key).y
     return float(np.median(values)) if len(values) else None
 

@@ -86,6 +86,7 @@ def read_evals(folder: Path) -> dict[str, dict]:
                     "Write it again with tools/evaluate.py."
                 )
     place = {name: i for i, name in enumerate(order)}
+    # The order of the config; evaluators that it does not name come last, by name.
     names = sorted(found, key=lambda name: (place.get(name, len(place)), name))
     for record in found.values():  # null is how JSON says that a metric has no number
         record["metrics"] = {k: np.nan if v is None else v for k, v in record["metrics"].items()}
@@ -106,15 +107,18 @@ def read_metrics(path: Path) -> tuple[list[dict], list[str]]:
     """
     if not path.is_file():
         return [], ["metrics.jsonl is missing: the run stopped before it logged a step."]
+    # A whole file ends with a line feed, so that the last part is empty.
     *lines, torn = path.read_bytes().split(b"\n")
     rows: dict[int, dict] = {}
     for number, line in enumerate(lines, 1):
         record = parse_object(line, f"{path}:{number}", advice=_ADVICE)
         step = record.get("step")
+        # Python's bool is an integer: `true` is not a step.
         if not isinstance(step, int) or isinstance(step, bool):
             raise ValueError(
                 f'{path}:{number}: got "step" = {step!r}, expected an integer. Remove the line.'
             )
+        # A step that a restart made again is logged again: its later values count.
         rows[step] = rows.get(step, {}) | record
     missing = []
     if torn:

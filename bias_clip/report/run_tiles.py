@@ -69,6 +69,7 @@ def _words(metrics: Mapping, details: Mapping) -> Mapping[str, str]:
     words = {key: format_unit(v, find_metric(key, details).unit) for key, v in metrics.items()}
     words |= {"first": first, "second": second, "groups": _groups(details)}
     words |= {key: str(details[key]) for key in ("sign", "target") if key in details}
+    # A description may speak of a metric that an older run did not write.
     return collections.defaultdict(lambda: NOTHING, words)
 
 
@@ -88,6 +89,7 @@ def _largest_pair(metrics: Mapping, details: Mapping) -> str:
 
 
 def _times_its_share(metrics: Mapping, details: Mapping) -> str:
+    # Skew is ln(share / target), so exp(skew) is how many times its share a group has.
     over = metrics.get(f"maxskew_{details['target']}_{details['ks'][0]}")
     return f"{math.exp(over):.2f} times its share" if is_number(over) else ""
 

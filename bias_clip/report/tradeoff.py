@@ -54,6 +54,7 @@ def tradeoff_chart(
         if lacking := [key for key in (quality, bias) if values.get(key) is None]:
             raise ValueError(f"{name} has no value of {lacking[0]}; expected one of each model.")
     across = _axis([values[bias] for values in models.values()], LEFT, WIDTH - RIGHT)
+    # y grows downwards on the page: this axis begins at the bottom.
     up = _axis([values[quality] for values in models.values()], HEIGHT - BOTTOM, TOP)
     metrics = {key: described(key, details) for key in (quality, bias)}
     dots = []
