@@ -69,8 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def call(tool: str, words: Sequence[str]) -> None:
     """Runs a command as `python -m` does: it finds its words, and its name, in `sys.argv`."""
+    # absl's flags of the trainer read sys.argv, and argparse takes its program's name from it.
     sys.argv = [f"bias-clip {tool.replace('_', '-')}", *words]
     if tool == "train":
+        # The trainer is run as a module and not imported: absl defines its flags when it starts.
         in_one_line(lambda: _run("bias_clip.train"))
     else:
         sys.exit(importlib.import_module(module_of(tool)).main())
@@ -102,6 +104,7 @@ def first_line(tool: str) -> str:
     """Returns what a command says of itself; its file is read, not run."""
     if tool == "train":
         return "Trains a model by a config; resumes, evaluates, and writes a report."
+    # Importing every tool for the list of commands would take seconds.
     text = (Path(__file__).parent / _file_of(tool)).read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 

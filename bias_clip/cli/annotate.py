@@ -51,6 +51,7 @@ def annotate(args: argparse.Namespace) -> None:
             max_broken=args.max_broken,
             on_rows=bar.update,
         )
+    # Minus the column of ids.
     print(f"{args.out}: {manifest['rows']:,} examples, {len(manifest['columns']) - 1} columns")
     if args.report:
         print(write_report(args.out, args.report))
@@ -67,6 +68,7 @@ def write_report(path: Path, folder: Path) -> str:
     from bias_clip.report import annotations as report
     from bias_clip.report.annotations_page import render_annotations
 
+    # Small chunks: counting makes three float64 per cell of a chunk.
     manifest, batches = open_table(path, kind=KIND, rows=16384)
     names = Names(*(tuple(manifest[kind]) for kind in Names._fields))
     counts = functools.reduce(report.add, (report.count(columns, names) for columns in batches))

@@ -43,6 +43,7 @@ def work(args: argparse.Namespace) -> None:
     from bias_clip.evals.audit import list_texts, run_audit
 
     items = read_items(args)
+    # The texts follow from the suites alone, so that no model is needed yet.
     if args.list_texts:
         texts = list_texts(items)
         write_json(texts, args.list_texts)
@@ -123,11 +124,13 @@ def read_models(args: argparse.Namespace) -> list:
     for word in args.models:
         name, equals, path = word.partition("=")
         path = path if equals else word
+        # Without a name of its own, a model is called by the last part of its path.
         name = name if equals else Path(word).name
         if name in tables:
             models.append(table_model(name, [Path(p) for p in tables[name].split(",")]))
             named.add(name)
             continue
+        # Here and not above: models that are given as embeddings do not need the trainer's modules.
         from bias_clip.evals.audit import stage_model
         from bias_clip.train.workdir.load_model import load_model
         from bias_clip.train.workdir.load_run import as_stage, identity
@@ -155,6 +158,7 @@ def own_words(words: Sequence[str], name: str) -> list[str]:
     own = []
     for word in words:
         key, equals, value = word.partition("=")
+        # A slash ends the name of a model; keys of --set have dots and no slash.
         whose, slash, rest = key.rpartition("/")
         if not slash or whose == name:
             own.append(f"{rest if slash else key}{equals}{value}")

@@ -58,6 +58,7 @@ def balance(args: argparse.Namespace) -> dict[str, Any]:
     rows = read_manifest(args.annotations, kind=weights.ANNOTATIONS)["rows"]
     utility = read_utility(args)
     kept = None if args.filter is None else weights.read_filter(args.annotations, args.filter)
+    # The annotations are read twice: to count and to look weights up.
     with tqdm(total=2 * rows, unit=" examples", disable=None, desc="counting") as bar:
         counted = weights.count_annotations(
             args.annotations, problem, utility, kept=kept, on_rows=bar.update

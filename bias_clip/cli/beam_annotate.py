@@ -18,6 +18,7 @@ from bias_clip.cli.shared.flags import Parser, in_one_line, read_pair, read_pair
 
 def main(argv: list[str] | None = None) -> None:
     """Parses the command line and runs the pipeline."""
+    # What this parser does not know is Beam's.
     args, beam_flags = make_parser().parse_known_args(argv)
     in_one_line(lambda: work(args, beam_flags))
 
@@ -31,6 +32,7 @@ def work(args: argparse.Namespace, beam_flags: Sequence[str]) -> None:
     from bias_clip.curation.rows import plan_names
 
     plan = make_plan(args)
+    # Raises for a plan that cannot be made, before Beam is imported and workers are asked for.
     plan_names(plan)
     run(args, plan, beam_flags)
 

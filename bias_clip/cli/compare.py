@@ -69,6 +69,7 @@ def compare(
     Raises:
       ValueError: from `read_group` and `make_table`.
     """
+    # Before the runs are read, which may be in a bucket.
     check_page(plot_path)
     groups = {name: read_group(paths) for name, paths in workdirs.items()}
     details = read_details(next(iter(workdirs.values()))[0])
@@ -104,6 +105,7 @@ def read_group(workdirs: list[Path]) -> Group:
             last |= {f"{evaluator}/{name}": value for name, value in record["metrics"].items()}
         runs.append(last)
     for workdir, run in zip(workdirs, runs, strict=True):
+        # A mean over different numbers of runs per metric would mislead.
         if run.keys() != runs[0].keys():
             differ = sorted(run.keys() ^ runs[0].keys())
             raise ValueError(f"{workdir} and {workdirs[0]} differ in what they measured: {differ}.")

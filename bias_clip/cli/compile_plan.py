@@ -45,6 +45,7 @@ def work(args: argparse.Namespace) -> int:
     from bias_clip.plan.xla_flags import compiler_options
     from bias_clip.report.plan import format_plan, make_record
 
+    # libtpu writes its buffers to a folder that has to be known before the devices are made.
     with tempfile.TemporaryDirectory() as folder:
         kind, _ = parse_topology(args.topology)
         chip = get_chip(kind)
@@ -161,10 +162,12 @@ def lower_loss(setup: Any, objective: Any) -> Any:
         setup.apply, setup.abstract_state.params, batch["image"], batch["text"]
     )
     rows, whole = batch_sharding(setup.mesh), replicated(setup.mesh)
+    # Rows over the mesh, scalars on every device, as in the step.
     outputs = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows if x.ndim else whole),
         outputs,
     )
+    # The objective may read these columns; without them it would not lower.
     columns = {key: value for key, value in batch.items() if key in ROW_KEYS}
     value_and_grad = jax.jit(jax.value_and_grad(lambda o, b: objective(o, b)[0]))
     return value_and_grad.lower(outputs, columns)
@@ -185,6 +188,7 @@ def _describe(config: Any, setup: Any, loss: str) -> dict[str, Any]:
         "attention": setup.model.attention,
         "batch size": config.batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        # The backward pass takes two products for each one of the forward pass.
         "model flops": 3 * forward,
         "bytes": {
             "parameters": bytes_a_chip(state.params),
@@ -210,6 +214,7 @@ def bytes_a_chip(tree: Any) -> float:
 def _compile(what: str, lowered: Any, options: dict[str, Any], dump: str | None) -> dict[str, Any]:
     import jax
 
+    # Each compilation must find its own buffers alone in the folder.
     for old in [] if dump is None else list(Path(dump).iterdir()):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     start = time.perf_counter()
@@ -221,6 +226,7 @@ def _compile(what: str, lowered: Any, options: dict[str, Any], dump: str | None)
             raise ValueError(
                 f"the installed XLA does not know a flag of plan/xla_flags.py: {str(error).splitlines()[0]}"
             ) from error
+        # Too little memory is an answer and not a failure: the plan says that it does not fit.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return {"seconds": time.perf_counter() - start, "refused": str(error).splitlines()[0]}

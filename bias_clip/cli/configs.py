@@ -37,6 +37,7 @@ def work(args: argparse.Namespace) -> None:
 def find_configs() -> list[Path]:
     """Returns the example configs: of the installed package, or of the checkout it runs from."""
     installed = _PACKAGE / "configs"
+    # A wheel has the configs inside the package, a checkout beside it.
     folder = installed if installed.is_dir() else _PACKAGE.parent / "configs"
     return sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
 
@@ -53,6 +54,7 @@ def make_parser() -> Parser:
 def _copy(path: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     copy = folder / path.name
+    # Never over a file: the copies are there to be changed.
     if copy.exists():
         raise ValueError(f"there is a file {copy} already; give --out another folder.")
     return Path(shutil.copyfile(path, copy))

@@ -72,6 +72,7 @@ def embed(args: argparse.Namespace) -> dict[str, Any]:
                 on_rows=bar.update,
             ),
             examples=len(source),
+            # What identifies the embeddings; paths are in the notes, so that a checkpoint may move.
             about={
                 "source": words,
                 "models": [identity(run) for run in runs],

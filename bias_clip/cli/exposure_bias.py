@@ -85,8 +85,10 @@ def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float
     plan, balance = plain_plan(source), config.data.balance
     if balance is not None:
         switch = balance.switch
+        # The config says a duration such as "50 %"; the plan takes a step.
         switch = None if switch is None else parse_duration(switch, total_steps=total, **known)
         plan = make_plan(source, **{**balance.to_dict(), "switch": switch}, run_seed=config.seed)
+    # Rounded edges: parts differ by a step at most, and leave none out.
     rows, edges = [], np.linspace(0, total, parts + 1).round().astype(int).tolist()
     for start, stop in itertools.pairwise(edges):
         steps = {"start": start, "stop": stop}

@@ -53,6 +53,7 @@ def work(args: argparse.Namespace) -> None:
     from bias_clip.report.tradeoff import render_tradeoff, tradeoff_chart
     from bias_clip.train.workdir.load_model import load_models
 
+    # Before models are loaded and measured.
     check_page(args.plot)
     _check(args)
     first, second = models = load_models(args.workdir, args.step, changes=read_changes(args.set))

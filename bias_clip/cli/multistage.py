@@ -55,10 +55,12 @@ def work(args: argparse.Namespace) -> int:
     from bias_clip.core.storage import check_folder
 
     check_folder(args.workdir)
+    # Absolute, because paths below it go into configs of later stages.
     args.workdir = args.workdir.resolve()
     _check(args)
     args.workdir.mkdir(parents=True, exist_ok=True)
     try:
+        # Locked before the plan is compared: two lines started at once must not both claim the folder.
         with hold(args.workdir) as lock:
             check_same(args.workdir, describe_plan(args))
             run_stages(args, lock)
@@ -87,6 +89,7 @@ def run_stages(args: argparse.Namespace, lock: int) -> None:
         for step in cluster_steps(args, stage):
             call(step, lock)
         cells = args.workdir / f"stage{stage}" / "cells.parquet"
+        # The manifest is written last, so that cells without one are made again.
         if not manifest_path(cells).exists():
             folders = [args.workdir / f"stage{j}" for j in range(stage + 1)]
             tables = [[folder / f"{word}.parquet" for word in words] for folder in folders]
@@ -107,6 +110,7 @@ def train_step(args: argparse.Namespace, stage: int) -> Step:
     if stage and args.init != "scratch":
         start = args.workdir / f"stage{0 if args.init == 'base' else stage - 1}" / "run"
         command.append(f"--config.init_from.path={start}")
+    # Last, so that the user's overrides win.
     command += [f"--config.{override}" for override in args.set]
     return Step(command, folder / "run" / "report.html", folder / "run.log")
 
@@ -116,6 +120,7 @@ def cluster_steps(args: argparse.Namespace, stage: int) -> Iterator[Step]:
     folder = args.workdir / f"stage{stage}"
     words, rows = MODALITIES[args.cluster], folder / "embeddings"
     source = json.loads((folder / "run" / "config.json").read_text())["data"]["source"]
+    # repr, because `read_value` reads Python literals.
     given = [source.pop("name"), *(f"{key}={value!r}" for key, value in source.items())]
     embed = [
         sys.executable,
@@ -151,6 +156,7 @@ def describe_plan(args: argparse.Namespace) -> dict[str, Any]:
     path = Path(args.config)
     configs = {
         f"config of stage {stage}": to_plain(load_config(path, _argument(args, stage)))
+        # All later stages share one config, except for paths that follow from the stage.
         for stage in range(min(args.stages, 2))
     }
     if args.stages > 1:

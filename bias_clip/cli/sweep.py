@@ -89,6 +89,7 @@ def plan(configs: list[str], seeds: int, overrides: list[str], workdir: Path) ->
     read_set(overrides)  # raises for what is not key=value
     if seeds < 1:
         raise ValueError(f"got {seeds} seeds; expected at least 1.")
+    # Seeds outermost: after a part of the time all configs have equally many runs.
     for seed in range(seeds):
         for name, config in zip(names, configs, strict=True):
             own = workdir / f"{name}_{seed}"
@@ -115,9 +116,11 @@ def run_all(runs: list[Run], jobs: int) -> None:
     failed: list[Run] = []
 
     def one(run: Run) -> None:
+        # A failure usually has a cause that the next run shares.
         if failed:
             return
         share = shares.get()
+        # A single run at a time may use all cores, and is not pinned.
         if _call(run, share if jobs > 1 else []):
             failed.append(run)
         shares.put(share)

@@ -55,6 +55,7 @@ def write(args: argparse.Namespace) -> dict[str, Any]:
     from bias_clip.data.tables.table import read_kind
 
     name, arguments = read_call(args.source, flag="--source")
+    # Ids are joined here, once; runs find their numbers by the place of a record.
     ids = column(make_source(name=name, **arguments), KEY)
     arrays: dict[str, Any] = {ID_HASH: hash_ids(ids)}
     about: dict[str, Any] = {"source": {"name": name, **arguments}, "tables": {}}
@@ -65,6 +66,7 @@ def write(args: argparse.Namespace) -> dict[str, Any]:
         # What a run of the table itself has as its identity, so that it can go on with the columns.
         about["draw"] = {"seed": args.seed, "draw": args.draw, "sha256": array_sha256(rows)}
         about["weights_sha256"] = array_sha256(arrays[WEIGHT])
+        # Half the bytes of int64, for up to 2^32 records.
         arrays[DRAWN] = rows.astype(np.uint32 if len(ids) <= 2**32 else np.int64)
         about["tables"][str(args.weights)] = file_sha256(args.weights)
     for path in args.tables:

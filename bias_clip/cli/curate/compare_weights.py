@@ -37,6 +37,7 @@ def work(args: argparse.Namespace) -> None:
     tables = read_columns([args.annotations, *args.tables])
     plans = {}
     for name, path in read_pairs(args.weights, flag="--weights", example="filter=FILE").items():
+        # In the order of the annotations, whatever order the table has.
         found = join(read_table(path, kind=KIND), tables.columns[KEY])
         plans[name] = found[WEIGHT].astype(np.float64)
     names = read_names(args.annotations)
@@ -62,6 +63,7 @@ def _texts(args: argparse.Namespace, ids: Any) -> list[str]:
         raise ValueError("--words needs --source: the captions are read from it.")
     name, arguments = read_call(args.source, flag="--source")
     source = make_source(name=name, **arguments)
+    # By id: the annotations may lack records that could not be read.
     taken = read_range(source, range(len(source)), lambda r: (r["id"], " ".join(captions(r)))).taken
     texts = dict(taken)
     missing = [name for name in ids.tolist() if name not in texts]

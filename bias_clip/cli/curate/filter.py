@@ -37,6 +37,7 @@ def work(args: argparse.Namespace) -> None:
     every = [*args.tables, *([args.annotations] if args.annotations else [])]
     tables = read_columns(every)
     kept = write_kept(args.out, tables, args.rule)
+    # Without annotations the report has no groups, only the kept share.
     names = read_names(args.annotations) if args.annotations else Names()
     found = kept_statistics(tables.columns, names, {"filtered": kept.astype(float)})
     text = kept_text(found)

@@ -50,6 +50,7 @@ def work(args: argparse.Namespace) -> None:
     else:
         ids = read_table(args.weights, kind=KIND).columns[KEY]
     rows = draw_rows(read_weights(str(args.weights), ids), args.seed, args.draw)
+    # minlength: the last records may not be drawn, and have 0 copies.
     copies = np.bincount(rows, minlength=len(ids))
     if args.form == "ids":
         written = hand_on.write_ids(args.out, ids, copies)
@@ -77,6 +78,7 @@ def _write_shards(args: argparse.Namespace, words: dict[str, Any], rows: Any) ->
             rows,
             form=args.form,
             shard_rows=args.shard_rows,
+            # No record is dropped here: rows were drawn to be written as often as their weights say.
             check="none",
             need_caption=False,
             workers=args.workers,

@@ -50,6 +50,7 @@ def work(args: argparse.Namespace) -> None:
         )
     print(describe(report))
     dropped = report["rows"] - report["written"]
+    # After the report was written: it names what has to be repaired.
     if args.max_dropped is not None and dropped > args.max_dropped:
         raise ValueError(
             f"{dropped} of {records} records were dropped, --max-dropped allows {args.max_dropped}; "

@@ -56,6 +56,7 @@ def regroup(path: str | Path, target: str | Path, *, rows: int = ROWS) -> int:
     if rows < 1 or target.resolve() == Path(path).resolve():
         raise ValueError(f"got rows={rows} and target {target}; expected at least 1, another file.")
     count = source.metadata.num_rows
+    # Files appear whole, so that the number of rows tells a finished one.
     if target.exists() and pq.read_metadata(target).num_rows == count:
         return count
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,7 @@ def regroup(path: str | Path, target: str | Path, *, rows: int = ROWS) -> int:
     options = {"compression": "none", "write_page_checksum": True}
     with file_fault(path), pq.ParquetWriter(partial, source.schema_arrow, **options) as writer:
         for batch in source.iter_batches(batch_size=rows):
+            # A damaged offset would be written again, and end the process that reads it.
             batch.validate(full=True)
             writer.write_batch(batch, row_group_size=rows)
     partial.replace(target)

@@ -23,6 +23,7 @@ WHERE = {"tpu_vm": tpu_vm, "kubernetes": kubernetes, "slurm": slurm, "ray": ray}
 def main(argv: list[str] | None = None) -> int:
     """Shows, or runs; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    # Taken apart before argparse: what follows "--" is the trainer's, whatever it looks like.
     split = argv.index("--") if "--" in argv else len(argv)
     args = make_parser().parse_args(argv[:split])
     job = Job(args.name, args.config, args.workdir, tuple(argv[split + 1 :]), args.xla_flags)

@@ -35,11 +35,13 @@ def check_launch(job: Job, args: argparse.Namespace, *, ships: str) -> None:
         least = 0 if key in _MAY_BE_ZERO else 1
         if type(value) is int and value < least:  # not of flags without a value, which are bool
             raise ValueError(f"got {flag}={value}; expected at least {least}.")
+    # A config may end in ":argument".
     path = Path(job.config.partition(":")[0])
     if ships == "commit":
         _check_committed(path)
     elif ships == "folder" and not path.is_file():
         raise ValueError(f"there is no config file {path} here; the hosts look for it there, too.")
+    # With an image the config may exist on the hosts alone.
     if path.is_file():
         _check_config(job)
 
@@ -60,6 +62,7 @@ def _check_committed(path: Path) -> None:
     """`git archive HEAD` is what the hosts get, so what is not committed is not there."""
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"got --config={path}; expected a path inside this repository.")
+    # `git archive` packs the current folder: below the top, a part of the repository.
     if _git("rev-parse", "--show-prefix"):
         raise ValueError("the commit is packed from here: launch from the top of the repository.")
     if _git("ls-tree", "HEAD", "--", str(path)) == "":

@@ -35,6 +35,7 @@ def plan(job: Job, args: argparse.Namespace) -> list[Step]:
         f"printf %s {NEW_TOKEN} | {quote(make)} --from-file=token=/dev/stdin --dry-run=client -o json"
         " | kubectl apply -f -"
     )
+    # The token goes through standard input: words of a command are seen by everyone on the machine.
     return [
         Step("make a token", ["bash", "-c", line]),
         Step("create the JobSet", ["kubectl", "apply", "-f", "-"], text),

@@ -64,6 +64,7 @@ def places(hosts: list[tuple[str, str, int]]) -> list[dict[str, str]]:
     Numbers follow the TPU's own where there are any, else the order given; the coordinator is the
     first host's address and port.
     """
+    # Without a TPU all worker numbers are 0, and the order given decides.
     order = sorted(range(len(hosts)), key=lambda i: (int(hosts[i][1] or 0), i))
     address, _, port = hosts[order[0]]
     common = {"JAX_COORDINATOR_ADDRESS": f"{address}:{port}", "JAX_NUM_PROCESSES": str(len(hosts))}
@@ -81,6 +82,7 @@ def drive(command: list[str], *, hosts: int, resource: str, restarts: int) -> in
     wanted = {"num_gpus" if key == "GPU" else key: n for key, n in bundle.items() if key != "CPU"}
     options: dict[str, Any] = {"num_cpus": 1, "num_gpus": wanted.pop("num_gpus", 0)}
     while True:
+        # One actor per host: the trainer drives all its accelerators.
         group = placement_group([bundle] * hosts, strategy="STRICT_SPREAD")
         ray.get(group.ready())
         make = ray.remote(_Host).options
@@ -102,6 +104,7 @@ def drive(command: list[str], *, hosts: int, resource: str, restarts: int) -> in
                 for a, env in zip(actors, places(there), strict=True)
             ]
             ray.wait(runs, num_returns=hosts)  # without the lost one, the others end too
+            # The largest: 0 only if all hosts ended well.
             status = max(ray.get(runs))
         except ray.exceptions.RayError as error:
             print(f"a host is lost: {error}", file=sys.stderr)
@@ -109,6 +112,7 @@ def drive(command: list[str], *, hosts: int, resource: str, restarts: int) -> in
         remove_placement_group(group)  # and with it the actors
         if status == 0 or (status != RUN_AGAIN and restarts == 0):
             return status
+        # A stop by a signal, after which all is saved, costs no restart.
         restarts -= status != RUN_AGAIN
 
 
@@ -119,6 +123,7 @@ class _Host:
         import ray
 
         with socket.socket() as probe:
+            # Port 0: the system chooses a free one. Between closing and use another process could take it.
             probe.bind(("", 0))
             port = probe.getsockname()[1]
         return ray.util.get_node_ip_address(), os.environ.get("TPU_WORKER_ID", ""), port

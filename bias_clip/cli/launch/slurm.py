@@ -37,12 +37,14 @@ def script(job: Job, args: argparse.Namespace) -> str:
     options = {
         "job-name": job.name,
         "nodes": args.nodes,
+        # One process per node drives all its GPUs.
         "ntasks-per-node": 1,
         "gpus-per-node": args.gpus_per_node,
         "cpus-per-task": args.cpus_per_task,
         "time": args.time,
         "signal": f"TERM@{args.grace}",  # to the tasks, not to this script
         "output": f"{job.name}_%j.log",
+        # A job that was queued again goes on in the same log.
         "open-mode": "append",
         "partition": args.partition,
         "account": args.account,

@@ -58,6 +58,7 @@ def run(job: Job, args: argparse.Namespace) -> int:
             time.sleep(_POLL)
         if state == "ACTIVE":
             status = run_all(_rest(job, args))
+            # The slice still stands, so the trainer itself failed: asking for another one would not help.
             if status == 0 or _state(job, args) == "ACTIVE":
                 return status
 
@@ -108,6 +109,7 @@ def _describe(job: Job, args: argparse.Namespace) -> list[str]:
 def _state(job: Job, args: argparse.Namespace) -> str:
     """ "" if there is no such resource."""
     found = subprocess.run(_describe(job, args), capture_output=True, text=True, check=False)
+    # Any other error, such as a lost login, must not look as if the slice were gone and be paid for twice.
     if found.returncode and "NOT_FOUND" not in found.stderr:
         raise RuntimeError(f"gcloud: {found.stderr.strip()}")
     return found.stdout.strip()

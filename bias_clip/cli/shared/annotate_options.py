@@ -39,8 +39,10 @@ def _call(
     option: str, make: Callable[..., Annotator], *given: Any, options: dict[str, Any]
 ) -> Annotator:
     """Calls with the words of an option, whose misspelt ones are named."""
+    # What a partial already has is not the user's to set.
     bound = make.keywords if isinstance(make, functools.partial) else ()
     names = [name for name in argument_names(make) if name not in bound]
+    # "as" reads better on a command line, and cannot be a name in Python.
     valid = {"as" if name == "kind" else name: name for name in names}
     refuse_unknown(option, options, valid)
     arguments = {valid[name]: value for name, value in options.items()}
@@ -73,6 +75,7 @@ def _categories(words: Sequence[str], source: Source) -> Annotator:
 def _scores(words: Sequence[str]) -> Annotator:
     """--scores faces.parquet man=male_score threshold=0.5 band=0.1"""
     path, options = read_call(words, flag="--scores")
+    # Words that are no rule name columns, such as man=male_score.
     rules = {*argument_names(by_scores), "as"}
     columns = {name: str(options.pop(name)) for name in list(options) if name not in rules}
     if not columns:

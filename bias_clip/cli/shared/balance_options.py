@@ -26,6 +26,7 @@ def read_problem(args: argparse.Namespace, names: Names | None = None) -> Proble
             )
         targets = {names.attributes[0]: 0.5}
     proxies = names.proxies if args.proxies is None else args.proxies
+    # A label that the user calls a proxy is not a label as well.
     given = [n for n in names.labels if n not in proxies] if args.labels is None else args.labels
     products = _shares("--intersections", args.intersections)
     intersections = {tuple(name.split("+")): share for name, share in products.items()}
@@ -89,6 +90,7 @@ def _tolerances(
         raise ValueError(f"--eps: got the numbers {plain}, expected one, then NAME=NUMBER.")
     every = _number("--eps", plain[0]) if plain else 0.01
     some = _shares("--eps", [word for word in words if "=" in word])
+    # Products are written with "+" on the command line, where "&" would need quotes.
     some = {name.replace("+", " & ") if "+" in name else name: x for name, x in some.items()}
     unknown = sorted(set(some) - {*groups, *labels})
     if unknown:

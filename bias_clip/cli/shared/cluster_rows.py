@@ -44,6 +44,7 @@ def cluster(embeddings: Embeddings, args: argparse.Namespace) -> KMeans:
         else:
             found = _fit_stream(embeddings, args, mesh, bar, **arguments)
     found = jax.tree.map(np.asarray, found)
+    # Without the rows that only filled the devices.
     found = found._replace(labels=found.labels[:rows])
     if args.empty == "farthest" and not found.counts.all():
         raise ValueError(
@@ -61,6 +62,7 @@ def write_cells(
     file = path.with_suffix(".centres.npy")
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest_path(path).unlink(missing_ok=True)  # what it spoke of is about to go
+    # Centres before the table: the manifest names their sum.
     write_array(file, np.asarray(found.centres))
     about = {key: embeddings.manifest[key] for key in ("ids_sha256", "plan", "notes")}
     manifest = {
@@ -111,11 +113,13 @@ def _read_all(
     """All rows, each device its part, filled up with rows of weight 0; and the weights."""
     matrix: Any = getattr(embeddings, modality)
     rows, width = matrix.shape
+    # Each device holds equally many rows; those that fill up have weight 0.
     padded = -(-rows // mesh.size) * mesh.size
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
 
     def read(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(padded)
+        # In the dtype of the file: float16 on disk takes half the device's memory.
         x = np.zeros((stop - start, width), matrix.dtype)
         there = max(min(stop, rows) - start, 0)
         x[:there] = matrix[start : start + there]

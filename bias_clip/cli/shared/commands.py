@@ -48,8 +48,10 @@ def call(step: Step, lock: int) -> None:
         _passing_on(child) as received,
     ):
         status = child.wait()
+    # 75 also without a signal here: a scheduler may have signalled the child alone.
     if received or status == RUN_AGAIN:
         raise Stopped(f"stopped in {step.log.stem} of {step.log.parent.name}.")
+    # Status 0 alone is not enough: the next step reads this file.
     if status == 0 and step.done.exists():
         return
     raise RuntimeError(
@@ -111,6 +113,7 @@ def hold(workdir: Path, *, patience: float = PATIENCE) -> Iterator[int]:
 
 def _locked(handle: int) -> bool:
     try:
+        # The system releases the lock with the last process that has the file open, however it ended.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

@@ -104,6 +104,7 @@ def _measured(
     for name, record in evals.items():
         result = EvalResult(record["metrics"], record["details"])
         topic = describe(result.details).topic
+        # Loss and accuracy within batches depend on the batch size and say little outside the run.
         if topic == "health":
             continue
         at = "" if record.get("step", step) == step else f" (at step {record['step']:,})"

@@ -37,6 +37,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
+        # A switch that is off, or nothing, is not worth a line of help.
         if default is None or default is False or default is argparse.SUPPRESS:
             return action.help
         if isinstance(default, list | tuple | str) and not any(default):
@@ -75,6 +76,7 @@ def in_one_line(
         if (missing := what_is_missing(error)) is None:
             raise
         sys.exit(f"error: {missing}")
+    # One line, because messages are written over several in the code.
     except _expected(errors) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
@@ -201,6 +203,7 @@ def read_value(text: str, *, flag: str) -> Any:
     Raises:
       ValueError: JSON's true, false and null; says Python's word.
     """
+    # `literal_eval` would fail, and the word would silently become text, which counts as true.
     if text in _JSON_WORDS:
         raise ValueError(f"{flag}: got {text}; write {_JSON_WORDS[text]}, or '\"{text}\"' as text.")
     try:
