@@ -85,7 +85,7 @@ def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float
     plan, balance = plain_plan(source), config.data.balance
     if balance is not None:
         switch = balance.switch
-        # The config says a duration such as "50 %"; the plan takes a step.
+        # The config says a duration such as "10%"; the plan takes a step.
         switch = None if switch is None else parse_duration(switch, total_steps=total, **known)
         plan = make_plan(source, **{**balance.to_dict(), "switch": switch}, run_seed=config.seed)
     # Rounded edges: parts differ by a step at most, and leave none out.

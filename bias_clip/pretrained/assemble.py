@@ -29,6 +29,7 @@ def make_leaves(
     except ValueError as error:  # add the file, which the model does not know
         file = next(iter(described.tensors.values())).file
         raise ValueError(f"{file}, with {described.source}: {error}") from error
+    # Shapes alone: no parameter is initialised, so that memory holds only what the file gives.
     shapes = flat(jax.eval_shape(model.init, jax.random.key(0)))
     entries = {entry.ours: entry for entry in described.entries}
     found = {}
@@ -36,6 +37,7 @@ def make_leaves(
         if path not in entries:
             raise ValueError(f"The {described.layout} layout has no place for our {path}.")
         found[path] = make_leaf(entries[path], leaf.shape, described.tensors, weights.release)
+    # A tensor without a place means that the model would compute something else than it was trained for.
     _check_all_used(described, shapes, only)
     for what, tower in TOWERS.items():
         path = f"{tower}/pos_embedding"
@@ -61,6 +63,7 @@ def _check_all_used(described: Described, shapes: Mapping[str, Any], only: str |
         if entry.ours in shapes:
             used |= {*_names(entry, shapes[entry.ours].shape), entry.plus or entry.theirs}
         elif other:  # of the tower that is not loaded
+            # The tower that is not loaded has an unknown depth, so any number stands for {i}.
             pattern = re.escape(entry.theirs).replace(r"\{i\}", r"\d+")
             used |= {name for name in described.tensors if re.fullmatch(pattern, name)}
     extra = [n for n in described.tensors if n not in used and not re.match(described.ignored, n)]
@@ -85,6 +88,7 @@ def _resampled(
 ) -> Leaf:
     key = "size" if what == "image" else "length"
     rule = described.resampling[0 if what == "image" else 1]
+    # `type` and not isinstance, which would take True as a size of 1.
     if type(wanted[key]) is not int or wanted[key] < 1:
         raise ValueError(
             f"got {what} {key} {wanted[key]!r}; expected one positive integer. Images are square, those of a "
@@ -105,6 +109,7 @@ def _resampled(
             raise ValueError(
                 f"got image size {length}, which does not divide by the patch {patch}."
             )
+        # A boolean counts as 0 or 1: the class token has a position of its own.
         length = (length // patch) ** 2 + class_token
     return resampled(leaf, what=what, class_token=class_token, length=length, rule=rule)
 

@@ -108,6 +108,7 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
             raise ValueError(f"The model has no {what} tower; an export takes both.")
         sizes = {name: given[name] for name in _SIZES if name in given}
         named, patch = parse_variant(given["variant"], **sizes)
+        # Later entries win: the model's own arguments over SigLIP's, and those over the general defaults.
         rest = {**_DEFAULTS, **_SIGLIP[what], "out_dim": None, **given, **named._asdict()}
         found.append(rest | ({"patch": patch} if patch else {}))
         refuse("any published", what, found[-1], {"posemb": "learned", "stem": "patch"})
@@ -174,8 +175,10 @@ def tensors_of(
         listed = "{i}" in entry.theirs
         for i, name in enumerate(names_in_file(entry, len(array) if is_layered(entry) else 1)):
             part = to_file(entry, array[i] if listed else array)
+            # Query, key and value may share a tensor of the file: their parts are collected first.
             parts.setdefault(name, {})[entry.part] = part
     return {
+        # In the order of the parts, and not in that in which the table lists them.
         name: found[0] if len(found) == 1 else np.concatenate([found[i] for i in sorted(found)])
         for name, found in parts.items()
     }

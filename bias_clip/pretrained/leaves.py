@@ -53,6 +53,8 @@ def make_leaf(
         if not listed:
             _copy(out, from_file(entry, tensors[names[0]].array(), own), index, release)
             return out
+        # Our parameter is a stack over depth; the file has a tensor per layer. Only the wanted layers are
+        # read.
         for row, layer in enumerate(range(*index[0].indices(shape[0]))):
             view = from_file(entry, tensors[names[layer]].array(), own)
             _copy(out[row], view, index[1:], release)
@@ -61,6 +63,7 @@ def make_leaf(
     if entry.plus is None:
         return Leaf(shape, read)
     more = make_leaf(entry._replace(theirs=entry.plus, plus=None), shape, tensors, release)
+    # The sum of two tables of the file, part by part.
     return Leaf(shape, lambda index: read(index) + more.read(index))
 
 
@@ -70,6 +73,7 @@ def resampled(leaf: Leaf, *, what: str, class_token: bool, length: int, rule: st
     width = leaf.shape[2]
 
     def read(index: Index) -> np.ndarray:
+        # Resampling mixes all positions: the whole table is read, whatever part is asked for.
         table = leaf.read((slice(None),) * 3)[0]
         if what == "image":
             sides = (round((n - first) ** 0.5) for n in (len(table), length))
@@ -109,6 +113,7 @@ def _check(entry: Entry, name: str, own: tuple[int, ...], tensors: Mapping[str, 
         file = next(iter(tensors.values())).file
         raise ValueError(f"{file}: tensor {name!r} is missing; our {entry.ours} is made of it.")
     tensor, expected = tensors[name], file_shape(entry, own)
+    # A scalar may be stored as [] or as [1].
     if tensor.shape != expected and not (own == () and tensor.shape in ((), (1,))):
         raise ValueError(
             f"{tensor.file}: tensor {name!r} has shape {tensor.shape}; expected {expected}, from the other "
@@ -140,5 +145,6 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
     """An empty array with the alignment that JAX uses without a copy."""
     size = int(np.prod(shape, dtype=np.int64)) * 4
     raw = np.empty(size + _ALIGNMENT, np.uint8)
+    # The bytes up to the next multiple of the alignment.
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + size].view(np.float32).reshape(shape)

@@ -95,6 +95,7 @@ def load_pretrained(
     """
     rest = {"dtype": dtype, "remat": remat, "scan": scan, "attention": attention}
     with ExitStack() as stack:
+        # Everything is checked on shapes before the first value is read.
         loaded, found, files = _open(str(path), stack, image, text, tokenizer, rest)
         if fingerprint:
             digests = {file.name: file_sha256(file) for file in files}
@@ -141,6 +142,7 @@ def _open(
         # Copies of a bucket's files are deleted with the stack: a config needs the address instead.
         rules = {**words.rules, "tokenizer": place.address(words.rules["tokenizer"])}
         words = words._replace(rules=rules)
+    # The layout's note is about the activation: it is settled when the user gives one.
     notes = described.notes if "activation" not in {*overrides["image"], *overrides["text"]} else ()
     loaded = Loaded(
         model=model,
@@ -190,6 +192,7 @@ def _choose(place: Place) -> tuple[str, Weights]:
     """The file of weights; if there are several, the one with the names of a known layout."""
     names = find_weights(place)
     found = [(name, _read(place, name)) for name in names]
+    # Folders may hold other weights too, such as an optimizer's; the names inside decide.
     if len(names) > 1:
         found = [(name, weights) for name, weights in found if _is_known(weights.tensors)]
     if len(found) != 1:
@@ -260,6 +263,8 @@ def _configs(
             stored[what] = wanted[what] = None
             continue
         resized = "size" if what == "image" else "length"
+        # The size is not fixed here: the file keeps its own, and the positions are resampled to the wanted
+        # one.
         fixed = {key: value for key, value in overrides[what].items() if key != resized}
         raw = (_DEFAULTS if what == "text" and described.family == "siglip" else {}) | raw | fixed
         _check_known(what, raw, described, name)
@@ -271,6 +276,7 @@ def _configs(
         wanted[what] = stored[what] | {
             key: value for key, value in overrides[what].items() if key == resized
         }
+    # A file without a bias is of a model without one; the default bias of -10 would shift its logits.
     bias = {} if described.bias else {"bias_init": None}
     return {**stored, **bias, **rest}, {**wanted, **bias, **rest}
 

@@ -85,6 +85,7 @@ def find_weights(place: Place) -> list[str]:
     if place.chosen is not None:
         return [place.chosen]
     names = [name for name in place.names if name.endswith((*WEIGHTS, INDEX))]
+    # Shards are read through their index, which says which belong together.
     shards = re.compile(r"-\d{5}-of-\d{5}\.")
     single = [name for name in names if not shards.search(name)]
     preferred = [name for name in _PREFERRED if name in single]
@@ -107,6 +108,7 @@ def _bucket(path: str, where: Any, stack: ExitStack) -> Place:
 
     def fetch(name: str) -> Path:
         copy = folder / name
+        # Each file once, however many readers ask for it.
         if not copy.exists():
             with (where / name).open("rb") as source, copy.open("wb") as target:
                 shutil.copyfileobj(source, target, 2**24)

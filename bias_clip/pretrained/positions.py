@@ -25,6 +25,7 @@ def resample_grid(
     """Resamples the positions of an `old` x `old` grid, row by row, to a `new` x `new` grid, in float32."""
     weights = _weights(old, new, rule)
     grid = table.reshape(old, old, -1).astype(np.float64)
+    # [old, old, d] to [new, new, d], the same weights along rows and columns.
     grid = np.einsum("ai,bj,ijd->abd", weights, weights, grid, optimize=True)
     return grid.reshape(new * new, -1).astype(np.float32)
 
@@ -46,10 +47,13 @@ def _weights(old: int, new: int, rule: str) -> Float[np.ndarray, "m l"]:
     if rule.endswith("antialias"):
         spread = max(1.0, old / new)
         kernel = _triangle if rule.startswith("linear") else _cubic(-0.5)
+        # Wider by the reduction, so that every old position has a share: this is the antialiasing.
         weights = kernel((np.arange(old) - centre) / spread)
+        # At the borders the kernel reaches out of the grid; the rest is scaled to a sum of 1.
         return weights / np.sum(weights, axis=1, keepdims=True)
     kernel = _triangle if rule == "linear" else _cubic(-0.75)
     # Positions beyond the border take the border's value: their weights are added to its weight.
+    # [new, 4]: the four old positions around each new one, which a cubic kernel reaches.
     places = np.floor(centre).astype(int) + np.arange(-1, 3)
     weights = np.zeros((new, old))
     np.add.at(weights, (i, np.clip(places, 0, old - 1)), kernel(places - centre))

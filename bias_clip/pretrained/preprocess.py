@@ -84,6 +84,7 @@ def read_preprocess(files: Files, layout: str, *, family: str, size: int) -> Pre
     rule = look_up("layout", layout, _READERS)(files, family, size)
     if rule.size != size:
         said = f"size {size} in place of {rule.size}, as the model has it"
+        # The share that the crop keeps stays the same.
         shortest = round(rule.shortest * size / rule.size)
         rule = rule._replace(size=size, shortest=shortest, stated=(*rule.stated, said))
     kept = {name: getattr(rule, name) for name in Preprocess._fields if name != "ops"}
@@ -117,6 +118,7 @@ def _hugging_face(files: Files, family: str, size: int) -> _Rule:
     config = read_table(files, "preprocessor_config.json")
     name = "preprocessor_config.json"
     if config is None and "processor_config.json" in files:
+        # Newer folders hold the image processor as a part of one file.
         name = "processor_config.json"
         config = (read_table(files, name) or {}).get("image_processor")
     stated: tuple[str, ...] = (
@@ -129,6 +131,7 @@ def _hugging_face(files: Files, family: str, size: int) -> _Rule:
         raise ValueError(
             f"{name} leaves images unresized or unscaled; expected do_resize, do_rescale."
         )
+    # Configs state it with more or fewer digits, such as 0.003921569.
     if not math.isclose(config.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
         raise ValueError(f"{name}: rescale_factor is {config['rescale_factor']}, expected 1/255.")
     shortest, squash = _edges(name, config.get("size"), size, is_clip)
@@ -220,6 +223,7 @@ def _ops(rule: _Rule) -> str:
 def _scaling(mean: tuple[float, ...], std: tuple[float, ...]) -> str:
     """`value_range` if all channels are equal, because a device can apply it; else `normalize`."""
     if len(set(mean)) == len(set(std)) == 1 and (mean[0], std[0]) in ((0.5, 0.5), (0.0, 1.0)):
+        # (x - mean) / std maps 0 to -mean / std and 1 to (1 - mean) / std.
         return f"value_range({0 - mean[0] / std[0]},{(1 - mean[0]) / std[0]})"
     return f"normalize({mean},{std})"
 
@@ -230,6 +234,7 @@ def _edges(name: str, given: Any, default: int, shortest: bool) -> tuple[int, bo
         return default, not shortest
     if isinstance(given, Mapping) and "shortest_edge" in given:
         return _side(name, given["shortest_edge"]), False
+    # A bare number means both sides for SigLIP, and the shorter one for CLIP.
     squash = not shortest or not isinstance(given, int)
     if isinstance(given, Mapping):
         given = [given.get("height"), given.get("width")]
@@ -246,6 +251,7 @@ def _side(name: str, given: Any) -> int:
 
 
 def _filter(name: str, given: Any) -> str:
+    # True is 1, and would be taken as "lanczos".
     if isinstance(given, bool) or given not in _FILTERS:
         raise ValueError(f"{name}: got resample={given!r}, expected one of {_FILTERS}.")
     return _FILTERS[given]

@@ -92,6 +92,7 @@ def read_tokenizer(
     look_up("family", family, {"siglip": 0, "clip": 0})
     rules_of = look_up("layout", layout, _RULES)
     found = _find(files, layout, family, tokenizer)
+    # Before any rule: a wrong vocabulary gives wrong texts without an error.
     _check_fit(found, vocab_size)
     if layout == "hugging_face" and family == "clip":
         _check_end(files, found)
@@ -161,6 +162,7 @@ def _hugging_face(files: Files, family: str, vocabulary: Vocabulary) -> dict[str
     config = read_table(files, "tokenizer_config.json") or {}
     given = config.get("pad_token")
     name = given.get("content") if isinstance(given, dict) else given
+    # Configs hold a token as text, or as a table with its text under "content".
     pad = vocabulary.token_id(name) if isinstance(name, str) else -1
     # Padding stands behind the end of the text and is never attended, but ids are compared.
     pad = vocabulary.eos if pad < 0 else pad
@@ -177,10 +179,12 @@ def _open_clip(files: Files, family: str, vocabulary: Vocabulary) -> dict[str, A
     if not of_transformers:
         return {"form": form, "lower": False, "pad": 0, "bos": True}
     if vocabulary.token_id("[SEP]") >= 0:
+        # open_clip replaces the separator at the end by 0, the id of the padding.
         end = {"eos_id": 0} if arguments.get("strip_sep_token") else {}
         return {"form": form, "lower": False, "pad": 0, "bos": True, **end}
     if family == "siglip":
         rules = _hugging_face(files, family, vocabulary)
+        # open_clip cleans first; then transformers' tokenizer applies its own form.
         return {**rules, "form": f"{form}|{rules['form']}"}
     raise ValueError(
         f"open_clip_config.json names the tokenizer {text['hf_tokenizer_name']!r}, whose rules are not "

@@ -93,6 +93,7 @@ def model_card(
     body = [f"# {facts.name}", "An image-text model, exported by bias_clip."]
     for title, lines in parts.items():
         if lines:
+            # Notes are a list; other parts are paragraphs.
             between = "\n" if title == "Notes" else "\n\n"
             body += [f"## {title}", between.join(lines)]
     return "\n".join(front) + "\n\n" + "\n\n".join(body) + "\n"

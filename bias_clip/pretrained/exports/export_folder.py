@@ -66,6 +66,7 @@ def export_folder(
       # then: transformers.AutoModel.from_pretrained("out")
     """
     write = look_up("layout", layout, _LAYOUTS)
+    # Never into a folder with files: an old tokenizer beside new weights would be read without an error.
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already and not empty; give another folder.")
     image, _ = complete(model.config)
@@ -74,6 +75,8 @@ def export_folder(
         "tokenizer": _texts(model, layout, clip=bool(image["class_token"])),
     }
     written = {name: _part(name, make, leave_out) for name, make in parts.items()}
+    # All parts are made in memory before the first file is written, so that a refusal leaves nothing
+    # behind.
     files = {name: data for part in written.values() for name, data in part.files.items()}
     notes = write(model, out, files)
     notes += tuple(note for part in written.values() for note in part.notes)

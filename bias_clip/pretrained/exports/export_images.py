@@ -79,6 +79,7 @@ def open_clip_images(ops: str, *, size: int) -> Written:
       ValueError: the operations do not end in that size, or open_clip cannot say one of them.
     """
     images = _read(ops, size)
+    # open_clip has one number for the resize and for the crop.
     if images.shortest != size:
         raise _refused("open_clip", f"resize_small to {images.shortest} before a crop to {size}")
     if images.method == "lanczos":
@@ -167,6 +168,7 @@ def _central_crop(given: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
 
 
 def _value_range(given: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    # x * (high - low) + low = (x - mean) / std, so std = 1 / (high - low) and mean = -low * std.
     std = 1 / (given["high"] - given["low"])
     return {"mean": (0.0 - given["low"] * std,) * 3, "std": (std,) * 3}
 

@@ -46,6 +46,7 @@ def export_open_clip(
     entries = [*made.entries, Entry("log_scale", "logit_scale"), Entry("bias", "logit_bias")]
     tensors = tensors_of("open_clip", flat(params), entries)
     model = made.model
+    # None is a model without a bias; a config that does not say has one.
     if config.get("bias_init", 0.0) is not None:
         model["init_logit_bias"] = float(config.get("bias_init", -10.0))
     model["text_cfg"] |= tokens or {}

@@ -40,6 +40,7 @@ def hugging_face_siglip(rules: Mapping[str, Any]) -> Written:
     files = _files("hugging_face", rules, vocabulary)
     said = "lowers all letters" if gemma else "lowers all letters and drops ASCII punctuation"
     own = "letter_lower" if gemma else "siglip"
+    # Only this pair is exactly what the library will do; any other is close, and the note says how.
     same = rules.get("form") == own and not rules.get("lower", True)
     return Written(files, () if same else (other_form("transformers", said),))
 
@@ -57,6 +58,7 @@ def open_clip_siglip(rules: Mapping[str, Any]) -> Written:
     vocabulary = load_vocabulary(rules["tokenizer"])
     gemma = is_gemma(vocabulary)
     files = _files("open_clip", rules, vocabulary)
+    # open_clip's clean is the first of two forms, transformers' own the second.
     first = rules.get("form", "plain").split("|")[0]
     clean = next((name for name, form in CLEAN.items() if form == first), None)
     said = {

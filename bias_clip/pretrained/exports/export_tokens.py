@@ -127,5 +127,6 @@ def _names(vocabulary: Vocabulary) -> tuple[str, str]:
 
 def _is_clip(vocabulary: Vocabulary) -> bool:
     clip = load_vocabulary("clip")
+    # Sizes first, as the cheap test; a vocabulary of the same size may still be another.
     same = vocabulary.size == clip.size
     return same and vocabulary.encode(_PROBE.lower()) == clip.encode(_PROBE.lower())

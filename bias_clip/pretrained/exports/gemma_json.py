@@ -31,6 +31,7 @@ def gemma_files(files: Mapping[str, bytes], length: int) -> dict[str, Any]:
         # Reading the folder again, the word selects the SentencePiece file.
         kept = {"tokenizer.model": data}
     ids = whole["model"]["vocab"]
+    # Lengths and padding are of the model that reads it, see `model_max_length`.
     whole |= {"truncation": None, "padding": None, "post_processor": _with_end(ids)}
     names = {key: name if name in ids else None for key, name in _NAMES.items()}
     special = {token["content"] for token in own}
@@ -91,6 +92,7 @@ def _merges(pieces: list[Piece], ids: Mapping[str, int]) -> list[list[str]]:
             continue
         cuts = [(piece.text[:i], piece.text[i:]) for i in range(1, len(piece.text))]
         found += [
+            # Ids break ties, so that the same vocabulary gives the same bytes.
             (-piece.score, ids[left], ids[right], left, right)
             for left, right in cuts
             if left in ids and right in ids

@@ -61,8 +61,10 @@ def _tensor(mapped: Mapped, name: str, member: zips.Member) -> Tensor:
         )
     shape, order = header.shape, "C"
     if header.fortran:
+        # Column-major data are the row-major data of the transposed array.
         shape, order = shape[::-1], "F"
     if member.stored:
+        # Not aligned in general: NumPy copies to other memory where an operation needs alignment.
         view = mapped.view(header.dtype, shape, member.start + header.size)
         return as_tensor(mapped.name, view.T if order == "F" else view)
 
@@ -76,6 +78,7 @@ def _tensor(mapped: Mapped, name: str, member: zips.Member) -> Tensor:
 
 def _inflate(mapped: Mapped, begin: zips.Member) -> bytes:
     """The first bytes of a compressed member."""
+    # -15: raw deflate, as in zip archives, without zlib's header.
     inflate = zlib.decompressobj(-15)
     try:
         return inflate.decompress(mapped.bytes(begin.start, begin.packed), begin.size)
@@ -87,6 +90,7 @@ def _header(where: str, start: bytes) -> _Header:
     """Reads the header without NumPy's reader, which evaluates it as a Python expression."""
     if start[:6] != b"\x93NUMPY" or start[6:7] not in (b"\x01", b"\x02", b"\x03"):
         raise ValueError(f"{where} does not begin like an array. Download the file again.")
+    # Version 1 has the length of the header in two bytes, later ones in four.
     width = 2 if start[6:7] == b"\x01" else 4
     length = int.from_bytes(start[8 : 8 + width], "little")
     text = start[8 + width : 8 + width + length].decode("latin1")

@@ -113,6 +113,7 @@ def _state_dict(mapped: Mapped, found: Any) -> dict[str, Tensor]:
             raise ValueError(
                 f"{mapped.path}: {name!r} is not a tensor, but {type(value).__name__}. {_USE_ANOTHER}"
             )
+    # Only if all names have it: a model may have a part that is called module.
     prefix = "module." if all(name.startswith("module.") for name in found) else ""
     return {name.removeprefix(prefix): value for name, value in found.items()}
 
@@ -128,6 +129,7 @@ def _run(mapped: Mapped, program: bytes, members: dict[str, zips.Member], folder
 
     state = _State([], [], {}, storage, tensor)
     try:
+        # `genops` only parses: it never imports, calls or builds anything.
         for opcode, argument, _ in pickletools.genops(program):
             if opcode.name == "STOP":
                 return state.stack.pop()
@@ -167,6 +169,7 @@ def _checked_tensor(
         raise ValueError(f"a tensor of offset {offset!r}, size {size!r}, stride {stride!r}")
     if len(size) != len(stride) or len(size) > 32:
         raise ValueError(f"a tensor of size {size!r} and stride {stride!r}")
+    # The last number that the view can reach, which must lie in its storage.
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     empty = math.prod(size) == 0
     if not empty and last >= storage.numel:

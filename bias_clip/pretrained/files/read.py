@@ -52,6 +52,7 @@ def shard_names(index: Path) -> dict[str, str]:
     if not isinstance(names, dict) or not names:
         raise ValueError(f"{index} is not an index of shards: its weight_map is {names!r:.40}.")
     for name in names.values():
+        # Names come from a downloaded file: none may lead out of the folder, on Windows neither.
         if not isinstance(name, str) or Path(name).name != name or "\\" in name or name == "..":
             raise ValueError(f"{index} names the file {name!r}; expected a name without a folder.")
     return names
@@ -71,6 +72,7 @@ def check_shards(index: Path, names: Mapping[str, str], tensors: Mapping[str, Te
 def _read(mapped: Mapped) -> dict[str, Tensor]:
     if zips.looks_like(mapped):
         members = zips.members(mapped)
+        # Both are zip archives; only torch's has a pickle.
         return pt.read(mapped) if any(n.endswith("data.pkl") for n in members) else npz.read(mapped)
     if safetensors.looks_like(mapped):
         return safetensors.read(mapped)

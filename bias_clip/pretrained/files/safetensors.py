@@ -38,6 +38,7 @@ _AGAIN = "Download the file again, or ask whoever wrote it."
 
 def looks_like(mapped: Mapped) -> bool:
     """Whether the file begins like one of this format."""
+    # Behind the 8 bytes of length the header begins, always as a JSON object.
     return mapped.bytes(8, 1) == b"{"
 
 
@@ -49,6 +50,7 @@ def read(mapped: Mapped) -> dict[str, Tensor]:
         unknown type, whose bytes do not fit its shape, lie outside the file, or overlap another's.
     """
     start, header = _header(mapped)
+    # Free text of whoever wrote the file, and not a tensor.
     header.pop("__metadata__", None)
     places, tensors = [], {}
     for name, entry in header.items():
@@ -67,6 +69,7 @@ def read(mapped: Mapped) -> dict[str, Tensor]:
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Writes `tensors` sorted by size of type, largest first as in the format's own library, then by name."""
     names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+    # Largest types first: every tensor then begins at a multiple of its item's size.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0

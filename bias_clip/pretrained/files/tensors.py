@@ -39,6 +39,7 @@ class Mapped:
             self.size = os.fstat(file.fileno()).st_size
             if self.size == 0:
                 raise ValueError(f"{path} is empty; expected weights. Download it again.")
+            # The map stays open without the file: views of it outlive this block.
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def bytes(self, start: int, size: int) -> bytes:

@@ -65,6 +65,7 @@ def unpack(mapped: Mapped, member: Member) -> bytes:
         return packed
     inflate = zlib.decompressobj(-15)
     try:
+        # One byte more than stated: a bomb is stopped there, and shows itself by the extra byte.
         data = inflate.decompress(packed, member.size + 1)
     except zlib.error as error:
         raise ValueError(f"{mapped.path} is damaged: {error}. Download it again.") from None
@@ -88,6 +89,7 @@ def _member(mapped: Mapped, info: zipfile.ZipInfo) -> Member:
     start = info.header_offset + _LOCAL_HEADER + skip
     if start + info.compress_size > mapped.size:
         raise ValueError(f"{where} is cut off. Download the file again.")
+    # Checked before anything is unpacked; 1024 for the fixed cost of tiny members.
     if info.file_size > (1 if stored else _MAX_RATIO) * info.compress_size + (not stored) * 1024:
         raise ValueError(
             f"{where} claims {info.file_size} bytes, more than its {info.compress_size} can hold."

@@ -71,6 +71,7 @@ def describe(tensors: dict[str, Tensor]) -> Described:
         bias="b" in tensors,
         entries=entries,
         tensors=tensors,
+        # Matches nothing: the layout has no tensors besides parameters.
         ignored=r"$^",
         resampling=("linear_antialias" if naflex else "corners", None),
         notes=(),
@@ -133,6 +134,7 @@ def _sizes(tensors: dict[str, Tensor], tower: str) -> dict[str, Any]:
     scanned = _scanned(tensors, tower)
     block = f"{root}/encoderblock" + ("" if scanned else "_0")
     query = f"{block}/MultiHeadDotProductAttention_0/query/kernel"
+    # [(depth,) width, heads, size]: negative indices below fit both forms.
     shape = shape_of(tensors, query, 4 if scanned else 3)
     hidden = shape_of(tensors, f"{block}/MlpBlock_0/Dense_0/kernel", 3 if scanned else 2)[-1]
     listed = depth_of(tensors, rf"{root}/encoderblock_(\d+)/")
@@ -147,6 +149,7 @@ def _image(tensors: dict[str, Tensor]) -> dict[str, Any]:
     name, kernel = "img/pos_embedding", "img/embedding/kernel"
     flat = len(tensors[kernel].shape) == 2
     shape = shape_of(tensors, kernel, 2 if flat else 4)
+    # A flat patch is [side * side * 3 channels, width].
     patch = square(shape[0] // 3, kernel, tensors[kernel].file) if flat else shape[0]
     positions = shape_of(tensors, name, 3)
     if flat and positions[0] != positions[1]:

@@ -101,6 +101,7 @@ def shape_of(tensors: Mapping[str, Tensor], name: str, rank: int) -> tuple[int, 
 def depth_of(names: Iterable[str], pattern: str) -> int:
     """The number of layers, from the largest index in the names that match a pattern of one group."""
     numbers = (re.match(pattern, name) for name in names)
+    # The largest index and not the count: a missing layer is then an error of its own.
     return max((int(found[1]) + 1 for found in numbers if found), default=0)
 
 
@@ -122,6 +123,7 @@ def square(count: int, name: str, file: str) -> int:
 def tower_arguments(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `ViT` or `TextTransformer`: sizes become a variant if one has them."""
     sizes = Sizes(*(raw[name] for name in SIZES))
+    # A known name where there is one; any other stands for "B" with all four sizes overridden.
     named = [name for name, known in VARIANTS.items() if known == sizes]
     variant = named[0] if named else "B"
     if "patch" in raw:

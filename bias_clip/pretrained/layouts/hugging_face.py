@@ -158,6 +158,7 @@ def table_of_text(*, clip: bool, head: bool) -> list[Entry]:
 
 def table_of_scalars(*, clip: bool) -> list[Entry]:
     """The table of scale and bias."""
+    # SigLIP stores scale and bias as [1], CLIP the scale as [].
     axes = None if clip else ONE
     return [Entry("log_scale", "logit_scale", axes), Entry("bias", "logit_bias", axes)]
 
@@ -176,6 +177,7 @@ def _model_type(tensors: dict[str, Tensor], config: Mapping[str, Any] | None) ->
         clip = _CLASS in tensors or "text_projection.weight" in tensors
         flat = _PATCHES in tensors and len(tensors[_PATCHES].shape) == 2
         return "clip" if clip else "siglip2" if flat else "siglip"
+    # Single towers are published as "siglip_vision_model" and "clip_text_model".
     kind = str(config.get("model_type", "nothing")).removesuffix("_model")
     kind = kind.removesuffix("_vision").removesuffix("_text")
     if kind not in DEFAULTS:
@@ -220,6 +222,7 @@ def _image(
     if config is None:
         raw = _image_by_shape(tensors, kind)
     else:
+        # What the config leaves out is the library's default, not ours.
         values = DEFAULTS[kind][0] | _section(config, "vision")
         if values.get("vision_use_head") is False:
             raise ValueError(
@@ -245,6 +248,7 @@ def _image_by_shape(tensors: dict[str, Tensor], kind: str) -> dict[str, Any]:
     shape = shape_of(tensors, _PATCHES, 2 if flat else 4)
     file = tensors[_PATCHES].file
     patch = square(shape[1] // 3, _PATCHES, file) if flat else shape[-1]
+    # CLIP's class token has a position of its own.
     count = shape_of(tensors, _GRID, 2)[0] - (kind == "clip")
     side = square(count, _GRID, file)
     return {**_sizes_by_shape(tensors, "vision_model", kind), "patch": patch, "size": side * patch}

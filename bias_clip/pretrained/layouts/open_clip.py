@@ -190,6 +190,7 @@ def _timm_image(tensors: dict[str, Tensor], model: Mapping[str, Any] | None) -> 
 
 def _clip_image(tensors: dict[str, Tensor], model: Mapping[str, Any] | None) -> dict[str, Any]:
     patch, name = shape_of(tensors, _PATCHES["clip"], 4)[-1], _GRID["clip"]
+    # Minus the class token's position.
     side = square(shape_of(tensors, name, 2)[0] - 1, name, tensors[name].file)
     raw = _sizes(tensors, "visual.transformer.resblocks", ("mlp.c_fc", "mlp.c_proj"))
     raw |= {"patch": patch, "size": side * patch, "class_token": True, "patch_bias": False}
@@ -203,6 +204,7 @@ def _clip_image(tensors: dict[str, Tensor], model: Mapping[str, Any] | None) -> 
     if values.get("attentional_pool"):
         raise ValueError(f"{CONFIG} has attentional_pool, which our image tower does not have.")
     width = whole({"head_width": _HEAD_WIDTH, **values}, "head_width", CONFIG)
+    # The final norm is before or after the mean over patches.
     last = "gap_norm" if values.get("final_ln_after_pool") else "gap"
     pools = {"tok": "class", "avg": last}
     pool = _known("pool_type", values.get("pool_type", "tok"), pools)
@@ -219,6 +221,7 @@ def _text(
     raw |= {"epsilon": 1e-5} if kind == "clip" else {"mask": "none", "pool": "last"}
     if model is not None:
         raw |= _text_config(model)
+    # SigLIP was trained with tanh GELU, whatever open_clip's config says; see `_NOTE`.
     return raw | ({"activation": "gelu_tanh", "epsilon": 1e-6} if kind == "siglip" else {})
 
 
@@ -245,6 +248,7 @@ def _text_config(model: Mapping[str, Any]) -> dict[str, Any]:
         "pool": pool,
     }
     if pool == "eos":
+        # open_clip's own default.
         found["eos_id"] = values.get("eos_id", 2)
     return found | _numerics(model, values)
 

@@ -104,12 +104,14 @@ def file_shape(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
 def from_file(entry: Entry, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Our parameter of `shape` as a view of the file's tensor."""
     if entry.parts > 1:
+        # A slice of the first axis is a view: no part is copied here.
         size = array.shape[0] // entry.parts
         array = array[entry.part * size : (entry.part + 1) * size]
     lead, own = _split_layer(entry, shape)
     if entry.axes is None:
         return array.reshape(shape)
     order = [axis for group in entry.axes for axis in group]
+    # The inverse of `order`: where each of our axes is among those of the split tensor.
     places = [*range(len(lead)), *(len(lead) + order.index(axis) for axis in range(len(own)))]
     return array.reshape((*lead, *(own[axis] for axis in order))).transpose(places)
 
