@@ -69,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def call(tool: str, words: Sequence[str]) -> None:
     """Runs a command as `python -m` does: it finds its words, and its name, in `sys.argv`."""
-    # absl's flags of the trainer read sys.argv, and argparse takes its program's name from it.
+    # Tools read their words, and argparse the program's name, from here.
     sys.argv = [f"bias-clip {tool.replace('_', '-')}", *words]
     if tool == "train":
-        # The trainer is run as a module and not imported: absl defines its flags when it starts.
+        # Run as `python -m bias_clip.train` runs it, so that both ways behave alike.
         in_one_line(lambda: _run("bias_clip.train"))
     else:
         sys.exit(importlib.import_module(module_of(tool)).main())
