@@ -147,6 +147,7 @@ def read_models(args: argparse.Namespace) -> list:
         )
         model.notes.extend(found.notes)
         models.append(model)
+    # A misspelt name would otherwise be looked for as a run, and its embeddings ignored.
     unused = sorted(tables.keys() - named)
     if unused:
         raise ValueError(f"--embeddings of {unused}, which are not among the models {args.models}.")

@@ -63,6 +63,7 @@ def balance(args: argparse.Namespace) -> dict[str, Any]:
         counted = weights.count_annotations(
             args.annotations, problem, utility, kept=kept, on_rows=bar.update
         )
+        # After counting, because rare labels are known only then.
         problem = weights.release_rare(problem, counted.table, args.min_per_side)
         bar.set_description(f"solving {len(counted.table.counts):,} distinct rows")
         solution = solve_problem(counted, problem, args.min_retained)
@@ -76,6 +77,7 @@ def balance(args: argparse.Namespace) -> dict[str, Any]:
             on_rows=bar.update,
         )
     found = balancing.statistics(counted.table, problem, solution, drawn, largest_eta=most)
+    # The sums of the file as written: the report then says which weights it is of.
     written = read_manifest(args.out, kind=weights.KIND)
     about = {key: written[key] for key in ("config_sha256", "file_sha256", "ids_sha256")}
     return {"weights_table": {"path": str(args.out), **about}, **found}
@@ -102,6 +104,7 @@ def balance_counts(args: argparse.Namespace) -> dict[str, Any]:
     shards = weights_of_shards.find_shards(args.annotations)
     counts = read_counts(args.counts)
     problem = read_problem(args, counts.names)
+    # The counts may have more columns than are balanced: rows that become equal are merged.
     table = weights_of_shards.select_counts(counts, problem)
     problem = weights.release_rare(problem, table, args.min_per_side)
     counted = weights.Counted(table, shards.manifests[0], None)
@@ -126,7 +129,9 @@ def write_report(found: Mapping[str, Any], text: str, folder: Path) -> None:
     page = balancing_page.to_html(found)
     folder.mkdir(parents=True, exist_ok=True)
     for name in reversed(REPORT):
+        # The last file goes first: a report.json beside an older page would look whole.
         (folder / name).unlink(missing_ok=True)
+    # NaN would not be JSON; the statistics have None instead, and a NaN that is left is an error.
     numbers = json.dumps(found, indent=1, allow_nan=False)
     for name, content in zip(REPORT, (text, page, numbers), strict=True):
         write_file(folder / name, content + "\n")

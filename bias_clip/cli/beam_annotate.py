@@ -66,6 +66,7 @@ def column_rule(words: Sequence[str]) -> Any:
     if odd:
         raise ValueError(f"--column has no {odd}; it has yes, no and unknown.")
     values = {key: tuple(value.split(",")) for key, value in options.items()}
+    # "*": all values that are neither yes nor no.
     unknown = None if values.get("unknown") == ("*",) else values.get("unknown", ())
     return ColumnRule(name, column, values["yes"], values["no"], unknown)
 

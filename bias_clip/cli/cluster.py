@@ -31,6 +31,7 @@ def work(args: argparse.Namespace) -> None:
     from bias_clip.cli.shared.cluster_rows import cluster, to_text, write_cells
     from bias_clip.data.tables.embeddings import open_embeddings
 
+    # Opening compares the sums of all shards, so that hours of clustering are not spent on a cut file.
     embeddings = open_embeddings(args.embeddings)
     found = cluster(embeddings, args)
     write_cells(args.out, embeddings, found, args)

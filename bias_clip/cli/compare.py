@@ -127,6 +127,7 @@ def read_results(path: Path) -> dict[str, dict]:
     from bias_clip.report.run_read import read_evals
 
     folder = run_folder(path)
+    # A run first; then a folder of bare results, as `evaluate --out` writes it.
     if found := read_evals(folder):
         return found
     if is_run(path):

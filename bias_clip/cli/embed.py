@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def work(args: argparse.Namespace) -> None:
     """Embeds, and says what was written and which records were not."""
     manifest = embed(args)
+    # From the manifest, so that a run that had been finished says it again.
     for row, reason in manifest["broken"].items():
         print(f"no row for record {row}: {reason}")
     what = " and ".join(manifest["modalities"])
@@ -59,6 +60,7 @@ def embed(args: argparse.Namespace) -> dict[str, Any]:
     source = make_source(**words)
     runs = load_models(args.workdir, args.step, changes=read_changes(args.set))
     print_notes(runs)
+    # The batch is that of all devices: each takes its part.
     stages = [as_stage(run, args.batch_size) for run in runs]
     with tqdm(total=len(source), unit=" examples", disable=None) as bar:
         return write_embeddings(

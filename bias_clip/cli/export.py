@@ -41,6 +41,7 @@ def work(args: argparse.Namespace) -> None:
             "used, as `bias-clip embed --concat` does."
         )
     (path,) = args.paths
+    # A run names its own tokenizer, and only a run has steps: the other flag is refused in each case.
     if is_run(path):
         if args.tokenizer is not None:
             raise ValueError("got --tokenizer, but the config of a run names its own.")

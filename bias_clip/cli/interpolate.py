@@ -63,6 +63,7 @@ def work(args: argparse.Namespace) -> None:
     for weight in args.weights:
         mixed = mix(first, second, weight)
         results = evaluate_stages([mixed], form="raw", evaluators=args.config)
+        # Keys as the user wrote them: 0.25 and not 0.2500.
         measured[f"{weight:g}"] = _flat(results)
     details = {name: result.details for name, result in results.items()}
     keys = sorted_keys(list(next(iter(measured.values()))), details)
@@ -105,6 +106,7 @@ def _check(args: argparse.Namespace) -> None:
     if len(args.workdir) != 2:
         raise ValueError(f"got {len(args.workdir)} paths after --workdir; expected two models.")
     outside = [weight for weight in args.weights if not 0 <= weight <= 1]
+    # Equal weights would be one column of the table.
     if outside or len(set(args.weights)) < len(args.weights):
         raise ValueError(f"got --weights {args.weights}; expected different numbers from 0 to 1.")
 
@@ -123,6 +125,7 @@ def _first(results: Mapping[str, "EvalResult"], *, bias: bool) -> str | None:
 
     for name in by_importance(results):
         topic: Any = describe(results[name].details).topic
+        # Numbers of the data or of a batch are of no use as an axis.
         if (topic == "bias") == bias and topic not in ("data", "health"):
             for key in headline_metrics(results[name]):
                 return f"{name}/{key}"

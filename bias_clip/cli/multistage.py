@@ -83,7 +83,9 @@ def run_stages(args: argparse.Namespace, lock: int) -> None:
 
     words = MODALITIES[args.cluster]
     for stage in range(args.stages):
+        # Steps that are done return at once, so that the same line goes on anywhere.
         call(train_step(args, stage), lock)
+        # Nothing follows the last stage: its cells would not be used.
         if stage == args.stages - 1:
             break
         for step in cluster_steps(args, stage):
@@ -119,6 +121,7 @@ def cluster_steps(args: argparse.Namespace, stage: int) -> Iterator[Step]:
     """Embedding and clustering after the run of a stage, which must have begun: it has the config."""
     folder = args.workdir / f"stage{stage}"
     words, rows = MODALITIES[args.cluster], folder / "embeddings"
+    # The run's own config has what --set changed.
     source = json.loads((folder / "run" / "config.json").read_text())["data"]["source"]
     # repr, because `read_value` reads Python literals.
     given = [source.pop("name"), *(f"{key}={value!r}" for key, value in source.items())]

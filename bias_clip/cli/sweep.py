@@ -49,6 +49,7 @@ def work(args: argparse.Namespace) -> None:
     run_all(runs, args.jobs)
     groups: dict[str, list[Path]] = {}
     for run in runs:
+        # The seeds of a config are one group, whose mean and deviation are compared.
         groups.setdefault(run.name, []).append(run.workdir)
     compare(groups, args.metrics, json_path=args.json, plot_path=args.plot)
 
@@ -109,6 +110,7 @@ def run_all(runs: list[Run], jobs: int) -> None:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if jobs < 1 or (jobs > 1 and jobs > len(cores)):
         raise ValueError(f"got {jobs} jobs; expected 1 to {max(1, len(cores))}, the cores at hand.")
+    # A share of the cores goes back into the queue when its run has ended.
     shares: SimpleQueue[list[int]] = SimpleQueue()
     for job in range(jobs):
         shares.put(cores[job::jobs])

@@ -158,6 +158,7 @@ def _check_values(source: Source, name: str, values: Sequence[str]) -> None:
     if getattr(source, "columns", None) is None:
         return
     known = np.unique(as_text(column(source, name))).tolist()
+    # A misspelt value would silently annotate nobody.
     unknown = [value for value in values if value not in known]
     if unknown:
         raise ValueError(f"no record has {name} {unknown}; the first are {known[:SHOWN]}.")

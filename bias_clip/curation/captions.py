@@ -84,6 +84,7 @@ def make_caption_annotator(
         found: Annotations = {}
         for i, (some, match) in enumerate(zip(every, matchers, strict=True)):
             hits, attribute = _hits(captions, match, list(some.terms)), i < len(lists.attributes)
+            # Only attributes exclude each other: a caption may name several occupations.
             values = _exclusive(hits, both) if attribute else hits.astype(np.int8)
             values[silent] = UNKNOWN
             shown = _shown(some, both) if attribute else list(some.terms)
@@ -240,5 +241,6 @@ def _hits(captions: Captions, match: Callable, names: Sequence[str]) -> Bool[np.
 
 def _exclusive(hits: Bool[np.ndarray, "n k"], both: str) -> Int8[np.ndarray, "n k"]:
     said = np.count_nonzero(hits, axis=1)
+    # With "both" several names may be yes; only silence is unknown.
     unsure = said != 1 if both == "unknown" else said == 0
     return np.where(unsure[:, None], UNKNOWN, hits).astype(np.int8)

@@ -48,6 +48,7 @@ def label_priors(
         raise ValueError(f"{path} has no columns {missing}, it has {sorted(table.columns)}.")
     values = table.columns[labels[0]]
     if len(labels) > 1:
+        # [n, labels]; an example's class is the set of its labels, as text.
         has = np.stack([table.columns[name] == 1 for name in labels], axis=1)
         values = text_array([" & ".join(np.asarray(labels)[row]) for row in has])
     elif read_kind(path) == "annotations":  # "no" is not a class

@@ -62,6 +62,7 @@ def make_annotators(plan: Plan) -> list[Annotator]:
 
     Raises: ValueError for a plan that annotates nothing, and what the annotators raise.
     """
+    # No source here: values can be checked only against the rows that arrive.
     made = [by_column([], *rule[:2], **_values(rule)) for rule in plan.columns]
     if any(plan.lists):
         made.append(by_captions(plan.lists, both=plan.both))
@@ -153,6 +154,7 @@ def count_columns(columns: Columns, names: Names) -> CountTable:
     """Counts the distinct rows of annotations; proxies are the last labels, as in a `Problem`."""
     labels = (*names.labels, *names.proxies)
     attributes = np.stack([columns[name] for name in names.attributes], axis=1)
+    # Not `np.stack`, which fails where there is no label.
     values = np.zeros((len(attributes), len(labels)), np.int8)
     for j, name in enumerate(labels):
         values[:, j] = columns[name]

@@ -84,6 +84,7 @@ def write_shard_weights(
         )
     out = Path(out)
     for path, manifest in zip(shards.paths, shards.manifests, strict=True):
+        # The counts are of all shards; the manifest is that of this one.
         part = Counted(table, manifest, None)
         about = make_manifest(part, problem, solution, min_retained=min_retained)
         name = path.name.replace("annotations", "weights", 1)

@@ -92,6 +92,7 @@ def filled(metric: Metric, places: Mapping[str, str], groups: Iterable[str] = ()
     """The metric with its placeholders replaced by their values and the names of the groups."""
     words = {place: spaced(value) for place, value in places.items()}
     first, second = [f"“{name}”" for name in groups] or ["the first group", "the second group"]
+    # Without two groups the words stand for them in general, so that every name can be filled.
     words |= {"first": first, "second": second}
     chance = None if metric.chance is None else metric.chance.format(**places)
     short = None if metric.short is None else metric.short.format(**words)

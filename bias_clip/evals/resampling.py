@@ -223,6 +223,7 @@ def difference(first: Draws, second: Draws, key: str, *, level: float = 0.95) ->
     note = first.notes.get(key) or second.notes.get(key)
     if note:
         return Difference(Estimate(value, np.nan, np.nan, first.units, note), float("nan"))
+    # Row r of both is the same resample, so that what both models share cancels.
     d = second.drawn[key] - first.drawn[key]
     estimate = percentile_estimate(value, d, first.units, level)
     some = d[np.isfinite(d)]

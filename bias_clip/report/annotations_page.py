@@ -43,6 +43,7 @@ def charts(found: Mapping[str, Any], *, shown: int = SHOWN) -> list[RowChart]:
             for row in attributes
         ]
         made.append(stacked_chart("Answers", rows, series=ANSWERS, unit="% of all examples"))
+    # Word lists hold hundreds of labels, most of which a small data set never has.
     seen = [row for row in found["single"] if row["kind"] != "attribute" and row["yes"]]
     if seen:
         frequent = sorted(seen, key=lambda row: -row["prevalence"])[:shown]
@@ -92,6 +93,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     made = [Table(head, rows, caption)]
     for name in attribute_names(found):
         for kind, plural in PLURALS.items():
+            # All pairs: the chart shows the largest, the table everything.
             pairs = largest_gaps(found, name, kind, len(found["pairs"]))
             rows = [
                 [

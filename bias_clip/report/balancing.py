@@ -117,11 +117,13 @@ def _groups(table, problem, solution, stages) -> list[dict[str, Any]]:
 
 def _pairs(table, problem, stages) -> list[dict[str, Any]]:
     values = measured_groups(problem, table)
+    # The same function at all three stages; only the weights of the rows differ.
     found = {s: association_bias(values, table.labels, weights) for s, weights in stages.items()}
     has = (table.counts * (values >= 0).T) @ (table.labels == 1)
     return [
         {
             **{"group": group, "name": name, "kind": _kind(problem, name), "count": has[k, r]},
+            # An infinite tolerance is no constraint.
             "constrained": bool(np.isfinite(problem.eps_association[r])),
             **{
                 key: {stage: getattr(found[stage], key)[k, r] for stage in STAGES}

@@ -39,6 +39,7 @@ def to_html(found: Mapping[str, Any], *, shown: int = SHOWN) -> str:
     return render_page(
         "balancing.html",
         found=found,
+        # Apart from the other sentences: the page shows them first, and marked.
         alarms=warnings(found),
         said=[*effects(found), *costs(found)],
         limits=LIMITS,

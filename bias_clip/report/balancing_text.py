@@ -72,6 +72,7 @@ def effects(found: Mapping[str, Any]) -> list[str]:
             f"With the weights it is {share['weighted']}, in the draw {share['drawn']}; "
             f"the target is {plain_percent(row['target'])}."
         )
+    # The label that is worst before need not be the one that is worst after.
     first, last = found["largest"]["before"], found["largest"]["weighted"]
     if first["pair"] is not None:
         said.append(
@@ -112,6 +113,7 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
     said = []
     if not found["solution"]["feasible"]:
         most = found["largest_eta"]
+        # Known only where it was searched for, because the search solves many times.
         hint = "" if most is None else f" The largest eta at which all hold is {most:.4g}."
         said.append(
             f"NOT FEASIBLE: {len(found['solution']['violated'])} constraints do not hold at eta "
@@ -123,6 +125,7 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
             f"{len(found['saturated'])} multipliers are at the penalty {found['problem']['penalty']:g}; "
             "their constraints may be violated."
         )
+    # A label without weight cannot be learned: more than a cost, so a warning.
     gone = vanished(found)
     if gone:
         said.append(f"VANISHED: {len(gone)} labels all but lose their examples: {_some(gone)}.")

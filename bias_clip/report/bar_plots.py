@@ -154,6 +154,7 @@ def bar_chart(
         height = BAR * max(1, len(shown))
         bars = []
         for j, (s, v) in enumerate(shown):
+            # Negative values lie left of zero.
             left, right = sorted((axis.x(0.0), axis.x(v)))
             text = format_unit(v, form)
             bars.append(

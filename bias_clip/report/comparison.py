@@ -114,6 +114,7 @@ def _cell(values: Sequence[float], unit: str, ends: tuple[float, float] | None =
         return f"{mean} {format_interval(*ends, unit)}" if ends else mean
     # The narrow blank before the unit: "44.1 ± 0.3 %", with the unit once.
     number, space, symbol = mean.partition("\u202f")
+    # "signed " is cut: a deviation has no sign.
     deviation = _written(statistics.stdev(known), unit.removeprefix("signed "))
     return f"{number} ± {deviation.partition(space)[0] if space else deviation}{space}{symbol}"
 

@@ -142,6 +142,7 @@ def _association(
     m, c = attributes.shape[1], labels.shape[1]
     s, y = cells[:, :m].astype(np.int8), cells[:, m : m + c].astype(np.int8)
     has = [((s == side).T * counts) @ (y == 1) for side in (1, 0)]
+    # Chosen by the data as they are, the same labels for every plan.
     enough = (has[0] >= least) & (has[1] >= least)
     if not enough.any():
         return dict.fromkeys(plans, empty)
@@ -237,6 +238,7 @@ def word_shifts(
     counts = collections.Counter(word for some in found for word in some)
     # By the word too, so that words of equal counts come in a fixed order.
     common = [word for word, _ in sorted(counts.items(), key=lambda p: (-p[1], p[0]))[:words]]
+    # reshape, because without texts the array would be [0] and not [0, words].
     has = np.array([[word in some for word in common] for some in found], bool).reshape(
         -1, len(common)
     )

@@ -38,6 +38,7 @@ def make_record(measured: dict[str, Any], chip: Chip) -> dict[str, Any]:
     return record | {
         "memory": {key: value / GIB for key, value in memory._asdict().items()},
         "total": memory.total / GIB,
+        # bool, because JSON cannot write NumPy's.
         "fits": bool(memory.total <= usable_memory(chip)),
         "flops": measured["chips"] * counts.flops,
         "cost_analysis flops": measured["step"]["cost_analysis flops"],
@@ -60,6 +61,7 @@ def _memory(measured: dict[str, Any]) -> Memory:
     return Memory(
         **measured["bytes"],
         loss=loss,
+        # What the step needs beyond the loss alone: activations and gradients.
         activations=step["temporaries"] - loss,
         code=step["code"],
     )

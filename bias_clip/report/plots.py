@@ -137,6 +137,7 @@ def bias_chart(concepts: Sequence[Mapping]) -> BiasChart:
     sizes = [abs(concept["gap"]) for concept in concepts if is_number(concept["gap"])]
     # All roles share one scale; 0.1 where there is no gap at all.
     limit = nice_ticks(0.0, max(sizes, default=0.0) or 0.1)[-1]
+    # Roles without a gap last, then by the gap, then by name, so that equal gaps have a fixed order.
     ordered = sorted(
         concepts,
         key=lambda c: (

@@ -102,6 +102,7 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
         ("share of peak FLOP/s", _middle(run, "mfu"), format_percent),
         ("parameters", run.info.get("parameters"), format_large),
     )
+    # What a run did not log is left out and not shown as a gap.
     facts = [(name, spell(value)) for name, value, spell in logged if is_number(value)]
     devices = [("devices", str(run.info["devices"]))] if "devices" in run.info else []
     return facts + devices + start_facts(run.start)
@@ -120,6 +121,7 @@ def start_facts(start: Mapping[str, Any]) -> list[tuple[str, str]]:
 def goodput_rows(run: Run) -> list[tuple[str, str, str]]:
     """Where the wall time went over all starts: (part, time, share), the largest first."""
     last = {part: _last(run, f"goodput/{part}") for part in GOODPUT}
+    # Sums over all starts of the run are logged: the last value is the total.
     seconds = {part: value for part, value in last.items() if is_number(value) and value > 0}
     total = sum(seconds.values())
     parts = sorted(seconds, key=lambda part: -seconds[part])

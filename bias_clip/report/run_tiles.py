@@ -46,6 +46,7 @@ def make_tile(name: str, result: EvalResult) -> Tile | None:
         family, _ = family_of(key, description.metrics) or (key, {})
         special = AGAINST.get((details["kind"], family))
         held = against(metric, metrics) if special is None else special(metrics, details)
+        # Only the first letter: `capitalize` would lower the others, as in "NDKL".
         label = metric.label[:1].upper() + metric.label[1:]
         held = " · ".join(part for part in (interval_of(key, metric.unit, details), held) if part)
         numbers.append(Number(label, format_unit(metrics[key], metric.unit), held))
@@ -115,6 +116,7 @@ AGAINST: Mapping[tuple[str, str], Callable[[Mapping, Mapping], str]] = {
 
 def _largest(rows: Sequence[Mapping]) -> str:
     """The name of the row with the largest gap, and the signed gap."""
+    # A word whose groups are too small has no gap.
     known = [row for row in rows if is_number(row["gap"])]
     row = max(known, key=lambda row: abs(row["gap"]), default=None)
     return "" if row is None else f"{row['name']} {format_points(row['gap'])}"

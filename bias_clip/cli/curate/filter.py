@@ -34,6 +34,7 @@ def work(args: argparse.Namespace) -> None:
     from bias_clip.curation.weights import read_names
     from bias_clip.report.kept import kept_statistics, kept_text
 
+    # Annotations last: the first table decides which rows there are.
     every = [*args.tables, *([args.annotations] if args.annotations else [])]
     tables = read_columns(every)
     kept = write_kept(args.out, tables, args.rule)

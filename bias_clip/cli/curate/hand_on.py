@@ -45,6 +45,7 @@ def work(args: argparse.Namespace) -> None:
         words = {"name": name, **arguments}
         source = make_source(**words)
         ids = column(source, KEY)
+    # Ids and copies need the table alone; shards and uids need the records.
     elif args.form in ("tar", "array_record") or args.uid:
         raise ValueError(f"--as {args.form} and --uid need --source: the records are read from it.")
     else:

@@ -37,6 +37,7 @@ def work(args: argparse.Namespace) -> None:
 
     name, arguments = read_call(args.source, flag="--source")
     source = make_source(name=name, **arguments)
+    # Before the records are read: wrong embeddings fail at once.
     embeddings = None if args.embeddings is None else open_embeddings(args.embeddings)
     with tqdm(total=len(source), unit=" examples", disable=None) as bar:
         manifest = measure_source(
@@ -65,10 +66,12 @@ def describe(columns: dict) -> str:
         if name == "id":
             continue
         if values.dtype.kind in "UO":
+            # Long texts come as Python objects, which np.unique compares slowly.
             words, counts = np.unique(values.astype(str), return_counts=True)
             order = np.argsort(-counts, kind="stable")[:5]
             lines.append(f"{name:<16}  {', '.join(f'{words[i]} {counts[i]:,}' for i in order)}")
             continue
+        # A similarity is NaN where a record could not be embedded.
         numbers = np.nanquantile(values.astype(float), [0, 0.1, 0.5, 0.9, 1])
         lines.append(f"{name:<16}" + "".join(f"{x:>10.4g}" for x in numbers))
     return "\n".join(lines)

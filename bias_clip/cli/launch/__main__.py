@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _launch(job: Job, args: argparse.Namespace) -> int:
     where = WHERE[args.where]
+    # All checks before the plan: a dry run shows a launch that would work.
     check_launch(job, args, ships=where.SHIPS)
     steps = where.plan(job, args)
     if args.run:

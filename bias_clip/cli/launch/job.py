@@ -58,6 +58,7 @@ def shown(steps: Sequence[Step]) -> str:
     """The steps as lines for a shell, which do what `run` does."""
     lines = []
     for step in steps:
+        # A line break in the words must not become a command of the shell.
         lines.append("# " + step.what.replace("\n", "\n# "))
         lines.append(quote(step.command) + (_document(step.stdin) if step.stdin else ""))
     return "\n".join(lines) + "\n"

@@ -26,6 +26,7 @@ def make_annotators(args: argparse.Namespace, source: Source) -> list[Annotator]
     Raises:
       ValueError: an option that cannot be read, or what the annotators refuse.
     """
+    # The order is that of trust, which the rule "first" follows: given values, scores, a model, captions.
     made = [_column(words, source) for words in args.column]
     made += [_categories(words, source) for words in args.categories]
     made += [_scores(words) for words in args.scores]
@@ -89,6 +90,7 @@ def _zero_shot(words: Sequence[str], source: Source) -> Annotator:
     if "prompts" not in options:
         raise ValueError(f"--zero-shot {workdir}: expected prompts=FILE, a word list of prompts.")
     prompts, step = read_word_list(options.pop("prompts")), options.pop("step", None)
+    # Keys with a dot are of the model, as in --set; the others are the annotator's.
     changed = [key for key in options if "." in key or key in ("tokenizer", "images")]
     changes = {key: options.pop(key) for key in changed}
     found, new_encode = _load_encoder(workdir, step, changes)

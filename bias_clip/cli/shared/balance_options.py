@@ -31,6 +31,7 @@ def read_problem(args: argparse.Namespace, names: Names | None = None) -> Proble
     products = _shares("--intersections", args.intersections)
     intersections = {tuple(name.split("+")): share for name, share in products.items()}
     groups = [*targets, *(" & ".join(name) for name in intersections)]
+    # After groups and labels are known, so that a misspelt name is an error.
     eps = _tolerances(args.eps, groups, [*given, *proxies])
     return make_problem(
         targets,

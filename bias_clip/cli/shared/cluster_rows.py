@@ -137,6 +137,7 @@ def _fit_on(mesh: Mesh, x: Array, weights: Array, k: int, *, init: Any, **argume
     def own(x: Array, weights: Array, init: Any) -> KMeans:
         return fit(x, k, weights=weights, init=init, axis_name=AXIS, **arguments)
 
+    # Labels stay with the rows; centres and sums are equal on all devices.
     specs = KMeans(*cast(Any, (whole, rows, whole, whole, whole)))
     spread = jax.shard_map(own, mesh=mesh, in_specs=(rows, rows, whole), out_specs=specs)
     return jax.jit(spread)(x, weights, init)
@@ -152,6 +153,7 @@ def _fit_stream(
         bar.reset()
         first = 0
         for x in chunks(embeddings, args.modality, args.chunk_rows):
+            # Every pass reads the same rows: once checked is enough.
             if passes == 0:
                 check_finite(args.modality, embeddings.ids[first : first + len(x)], x)
             first += len(x)

@@ -57,6 +57,7 @@ def evaluate_stages(
     """
     last = stages[-1].config
     evals = last.evals if evaluators is None else load_config(evaluators).evals
+    # Published checkpoints come without evaluators.
     if not evals:
         raise ValueError(
             f"{stages[-1].workdir} states no evaluators; expected --config FILE, whose config.evals are used."

@@ -44,6 +44,7 @@ def exported_run(workdir: str, step: int | None = None) -> Exported:
         bias=bias,
     )
     return Exported(
+        # The files hold whole arrays: the parts of all devices are put together.
         params=gather(run.params),
         config=config["model"],
         images=config["evaluation"]["image"],
@@ -107,6 +108,7 @@ def _measured(
         # Loss and accuracy within batches depend on the batch size and say little outside the run.
         if topic == "health":
             continue
+        # Evaluations may be older than the checkpoint that is exported.
         at = "" if record.get("step", step) == step else f" (at step {record['step']:,})"
         for key, metric in headline_metrics(result).items():
             value = result.metrics[key]

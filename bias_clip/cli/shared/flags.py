@@ -23,10 +23,12 @@ class Parser(argparse.ArgumentParser):
     """argparse's, whose errors are one line, and which guesses no option from its beginning."""
 
     def __init__(self, **arguments: Any) -> None:
+        # Abbreviations are off: an option that is added later could change what an old line means.
         super().__init__(**{"formatter_class": _Formatter, "allow_abbrev": False, **arguments})
 
     def error(self, message: str) -> NoReturn:
         """Ends with status 2."""
+        # argparse's own words do not say that "-" is stdout.
         if message == "argument --json: expected one argument":
             message = "--json needs a FILE to write, or - for stdout"
         self.exit(2, f"error: {message}; see {self.prog} --help\n")

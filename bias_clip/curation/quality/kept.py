@@ -38,6 +38,7 @@ def read_columns(paths: Sequence[str | Path]) -> Columns:
     whole: dict[str, np.ndarray] = {}
     for path in paths:
         table = read_table(path, kind=read_kind(path))
+        # The first table decides which examples there are, and their order.
         found = table.columns if not whole else join(table, whole[KEY])
         twice = sorted((set(found) & set(whole)) - {KEY})
         if twice:

@@ -68,6 +68,7 @@ def measure_source(
         raise ValueError(
             f"got the measures {list(parts)}; expected some of {list(PARTS)}, or embeddings."
         )
+    # Made before the first record, so that a missing extra fails at once.
     measures = [_MEASURES[part]() for part in parts]
     if similarity is not None:
         _check_embedded(similarity, len(source))
@@ -152,6 +153,7 @@ def _finish(
     # A second pass over the shards, because copies are known only after all hashes were seen.
     for columns in read_parts(shards, KIND):
         stop = start + len(columns[KEY])
+        # Hashes only served to find copies; the table has the counts.
         kept = {k: v for k, v in columns.items() if k not in _HASHES.values()}
         for what, (count, first) in copies.items():
             kept[f"{what}_copies"] = count[start:stop]

@@ -116,6 +116,7 @@ def pair_preferences(
     `won` is `preference` (1, 0, or 1/2 for a tie), `probability` is `preference_probability`, the
     softmax over the two at `scale`.
     """
+    # [n, p]: a value per image and pair.
     won = np.zeros((len(zimg), len(prompts)))
     probability = np.zeros_like(won)
     for block in row_blocks(len(zimg), prompts[0].size, block_size):
@@ -186,6 +187,7 @@ def make_representation(
     rows, prompts = rows_where(source, only), word_prompts(words, templates)
 
     def evaluate(encode: Encode) -> EvalResult:
+        # [2, d]; pair[None] makes it the one pair of [p, 2, d].
         pair = prompt_embeddings(encode, prompts)
         found = pair_preferences(encode.images(source)[rows], pair[None], scale=scale)
         # Ties count one half, so that swapping the words gives 1 - preference exactly.
@@ -260,6 +262,7 @@ def make_association(
         zimg, index = encode.images(source)[rows], found.of_record[rows]
         preferences = pair_preferences(zimg, z, scale=scale, block_size=block_size)
         result = association(preferences, index, min_count=min_count)
+        # Absolute values: with pairs in both directions the signed gaps would cancel.
         gaps, odds = np.abs(result.gap), np.abs(result.probability)
         metrics = {
             "pairs_mean": float(gaps.mean()),

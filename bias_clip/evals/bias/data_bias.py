@@ -106,6 +106,7 @@ def data_bias(
     # A group without weight has no rates: NaN, and not 0, which would look like a gap.
     rates = joint / np.where(mass > 0, mass, np.nan)[:, None]
     others = mass.sum() - mass
+    # The other groups are all minus this one, so that no second pass over the pairs is needed.
     elsewhere = (joint.sum(axis=0) - joint) / np.where(others > 0, others, np.nan)[:, None]
     total = mass.sum()
     prevalence = mass / total if total > 0 else np.full(num_groups, np.nan)

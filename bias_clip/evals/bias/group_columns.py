@@ -63,6 +63,7 @@ def read_groups(
         raise ValueError(
             f"groups are {groups} for the columns {names}; expected a list of values for each."
         )
+    # 0 is the empty product of groups; each column refines it, and -1 stays -1.
     index, labels = np.where(rows_where(source, only), 0, -1), []
     if keep is not None:
         index[~keep] = -1

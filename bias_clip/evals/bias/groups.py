@@ -158,6 +158,7 @@ def across_groups(
     if not len(rows):
         return Across(np.nan, -1, np.nan, np.nan, np.nan)
     values = means.mean[rows]
+    # Shares of absent groups are left out, and the others rescaled by their sum.
     w = np.zeros(len(rows)) if shares is None else np.asarray(shares, np.float64)[rows]
     adjusted = float(values @ w / w.sum()) if w.sum() > 0 else float("nan")
     # The first of equal ones, so that the same numbers always name the same group.
@@ -208,6 +209,7 @@ def make_groups(
     if top < 1 or min_count < 1:
         raise ValueError(f"{top=}, {min_count=}; expected both to be at least 1.")
     values = column(source, label)
+    # An image without a class cannot be right or wrong, so it is in no group.
     found = read_groups(source, by, groups, only, known(values))
     if shares is not None and len(shares) != len(found.names):
         raise ValueError(f"{len(shares)} shares for the groups {found.names}; expected one each.")
@@ -217,6 +219,7 @@ def make_groups(
     # make the task of the others easier.
     names = distinct_names(values[known(values)], label, form, None) if classes is None else classes
     targets = label_pairs(values[rows], names, form, None)[1]
+    # Targets were found among the given names; here they become places among the distinct ones.
     names, place = one_class_each(names, form)
     targets = place[targets]
     prompts = [[form(text) for text in texts] for texts in word_prompts(names, templates)]

@@ -80,6 +80,7 @@ def choice_rates(
     Differs from common code: most report only the largest difference. With its class and sign it is
     actionable, and a class that no group chooses has a difference of 0.
     """
+    # [chosen or probability, groups, classes], summed over blocks of images.
     sums, counts = np.zeros((2, num_groups, len(zcls))), np.zeros(num_groups)
     zcls = zcls.astype(np.float64)
     for block in row_blocks(len(zimg), len(zcls), block_size):
@@ -104,6 +105,7 @@ def parity_gaps(rates: Float[np.ndarray, "g c"]) -> Float[np.ndarray, " c"]:
     For more groups it is the largest minus the smallest, without a sign. Absent groups (NaN) are left
     out; NaN if fewer than two groups are present.
     """
+    # Two groups keep the sign, which says whom a class is chosen for.
     if len(rates) == 2:
         return rates[1] - rates[0]
     present = rates[~np.isnan(rates).any(axis=1)]

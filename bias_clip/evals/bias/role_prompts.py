@@ -64,6 +64,7 @@ def role_words(
         columns = (column(source, key) for key in ("concept", "gender", "tone", names))
         table = zip(*(values.tolist() for values in columns), strict=True)
         rows = sorted(table, key=lambda row: -len(row[3]))  # the shortest of several names stays
+        # Sorted by falling length, later rows overwrite earlier ones.
         neutral = {c: name for c, gender, tone, name in rows if (gender, tone) == ("person", 0)}
         called |= {role: neutral[role] for role in roles if role in neutral}
     return {concept: words_for(concept, role) for concept, role in called.items()}
@@ -102,6 +103,7 @@ def make_prompts(
         "plain": [of_group(spec.plain, i, {}) for i in (0, 1)],
         "in_role": [of_group(spec.in_role, i, words) for words in roles for i in (0, 1)],
         "neutral": neutral(roles),
+        # Pairs may name roles that the source does not have, so they have prompts of their own.
         "pairs": neutral(paired),
     }
 

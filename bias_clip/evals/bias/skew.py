@@ -232,6 +232,7 @@ def make_skew(
     def evaluate(encode: Encode) -> EvalResult:
         zimg = encode.images(source)[rows].astype(np.float64)
         ztxt = encode.texts(queries)
+        # Scores are made once per block and serve all targets.
         parts: dict[str, list[Skews]] = {target: [] for target in targets}
         for block in row_blocks(len(queries), len(zimg), block_size):
             scores = similarity(ztxt[block], zimg)

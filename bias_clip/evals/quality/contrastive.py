@@ -101,6 +101,7 @@ def make_contrastive(
         )
     captions = read_captions(source, "first")
     rows = np.array([i for i, texts in enumerate(captions) if texts])
+    # Shuffled: neighbours in a source are often alike, which would make their batch harder.
     rows = np.random.default_rng(seed).permutation(rows)
     strings = [captions[i][0] for i in rows]
     batches = np.split(np.arange(len(rows)), range(batch_size, len(rows), batch_size))

@@ -66,6 +66,7 @@ def make_factors(
     """
     if not factors or isinstance(factors, str) or len(set(factors)) < len(factors):
         raise ValueError(f"factors are {factors!r}; expected some columns, none twice.")
+    # acc1_min is a metric already, and one key cannot hold both.
     if "min" in factors:
         raise ValueError(
             "a factor is called 'min', and acc1_min is the accuracy of the worst factor; rename the column."
@@ -78,6 +79,7 @@ def make_factors(
     }
 
     def evaluate(encode: Encode) -> EvalResult:
+        # `encode` keeps the embeddings, so that all probes share them.
         found = {name: probe(encode).metrics for name, probe in probes.items()}
         accuracies = [metrics["acc1"] for metrics in found.values()]
         metrics = {"acc1": float(np.mean(accuracies)), "acc1_min": float(np.min(accuracies))}

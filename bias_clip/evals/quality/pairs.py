@@ -158,8 +158,10 @@ def winoground_correct(
     Compositionality, 2022.
     """
     cosines = pair_cosines(zimg, ztxt)
+    # own [p, 2] is the diagonal: each text with its own image.
     own, own_0, own_1 = cosines[:, [0, 1], [0, 1]], cosines[:, 0, 0], cosines[:, 1, 1]
     text = (own_0 > cosines[:, 0, 1]) & (own_1 > cosines[:, 1, 0])
+    # Text j with the other image, 1 - j.
     image = np.asarray((own > cosines[:, [1, 0], [0, 1]]).all(axis=1))
     return Winoground(text, image, text & image)
 
@@ -172,6 +174,7 @@ def sugarcrepe_correct(
     Reference: Hsieh et al.: SugarCrepe: Fixing Hackable Benchmarks for Vision-Language
     Compositionality, 2023.
     """
+    # One image against two texts: [n, 1, 2] without the axis of images.
     cosines = pair_cosines(zimg[:, None], ztxt)[:, 0]
     return cosines[:, 0] > cosines[:, 1]
 
@@ -288,6 +291,7 @@ def make_sugarcrepe(
         right = sugarcrepe_correct(zimg, encode.texts(texts).reshape(len(zimg), 2, -1))
         shares = {} if kinds is None else group_shares(right, kinds)
         metrics = {"acc": float(right.mean()), "chance": 0.5, "items": float(len(right))}
+        # Without kinds the mean over kinds is that over items.
         metrics["average"] = float(np.mean(list(shares.values()) or right))
         metrics |= {f"acc_{name}": share for name, share in shares.items()}
         return EvalResult(metrics, {"kind": "sugarcrepe", "kinds": shares})

@@ -115,6 +115,7 @@ def make_retrieval(
         recall = retrieval_recall(zimg, ztxt, images, texts, ks=ks, block_size=block_size)
         metrics = {}
         for way, values in (("i2t", recall.image_to_text), ("t2i", recall.text_to_image)):
+            # How many right candidates each query has: several make a hit by chance more likely.
             counts = np.unique(chances[way][0], return_counts=True)[1]
             for k, value in zip(ks, values, strict=True):
                 metrics[f"{way}_r{k}"] = float(value)
@@ -139,6 +140,7 @@ def read_captions(source: Source, which: str) -> list[tuple[str, ...]]:
     """
     if which not in ("first", "all"):
         raise ValueError(f"captions={which!r}; expected 'first' or 'all'.")
+    # Applied after blank captions are dropped: the first one that shows something.
     limit = 1 if which == "first" else None
     found = [visible_captions(source[i])[:limit] for i in range(len(source))]
     if not any(found):
@@ -152,6 +154,7 @@ def caption_pairs(
     """Distinct captions in order of appearance, and pairs (image, caption) without repeats."""
     strings = list(dict.fromkeys(text for texts in captions for text in texts))
     index = {text: i for i, text in enumerate(strings)}
+    # A caption that a record has twice is one pair.
     pairs = [(i, index[text]) for i, texts in enumerate(captions) for text in dict.fromkeys(texts)]
     table = np.array(pairs, np.int64).reshape(-1, 2)
     return strings, table[:, 0], table[:, 1]

@@ -40,6 +40,7 @@ def differential_association(
     w: Float[np.ndarray, "n d"], a: Float[np.ndarray, "k d"], b: Float[np.ndarray, "m d"]
 ) -> Float[np.ndarray, " n"]:
     """s(w) = mean cosine to `a` - mean cosine to `b`, for embeddings of any length."""
+    # float64: p counts splits whose sums differ by little.
     zw, za, zb = (unit(z, dtype=np.float64) for z in (w, a, b))
     return (zw @ za.T).mean(axis=1) - (zw @ zb.T).mean(axis=1)
 
@@ -79,6 +80,7 @@ def permutation_p(
     # Sums of the same numbers in another order differ by rounding: the observed split must count itself.
     least = sx.sum() - 1e-12 * max(1.0, float(np.abs(both).sum()))
     if splits <= max_splits:
+        # [splits, n], at most 10,000 rows.
         chosen = np.array(list(itertools.combinations(range(2 * n), n)))
         return PermutationP(float(np.mean(both[chosen].sum(axis=1) >= least)), True, splits)
     # Sorting random numbers permutes each row; the first half is a random split.

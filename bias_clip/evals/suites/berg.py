@@ -81,6 +81,7 @@ def berg(
             metrics |= dict.fromkeys([*keys, f"absent_{k}"], float("nan"))
             reasons |= dict.fromkeys([*keys, f"absent_{k}"], f"{NOT_ENOUGH}: {few}")
             continue
+        # Only for its error: the cut-off must be at least 1.
         if not official:
             cut_offs([k], n)
         for name, target in TARGETS.items():

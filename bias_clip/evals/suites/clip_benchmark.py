@@ -149,6 +149,7 @@ def retrieve(
     metrics: dict[str, float] = {}
     reasons: dict[str, str] = {}
     ways = {
+        # Each caption has one image; an image has as many captions as `number` says.
         "t2i": (recall.text_to_image, np.ones(m, int), n),
         "i2t": (recall.image_to_text * factor, number[number > 0], m),
     }

@@ -37,6 +37,7 @@ def make_suite_parts(
       ValueError: an unknown suite, a file that is not given, or what the reader raises.
     """
     spec = load_suite(suite)
+    # Read once, when the evaluators are made, and shared by all parts.
     data = read_suite(spec, path, **(layout or {}))
     whole = measure(spec, data, files)
     last: list[tuple[Encode, dict[str, Measured]]] = []

@@ -111,6 +111,7 @@ def fairness(
     for name, values in right.items():
         parts[name] = group_means(values, binary, num_groups=2)
         metrics |= _grouped(name, values, parts[name], RACE_BINARY)
+    # In the order of the codes below: 2 * race + gender.
     cells = [f"{r}_{g}" for r in races for g in GENDERS]
     parts["gender_by_race"] = group_means(
         right["gender"], 2 * true_race + true_gender, num_groups=len(cells)
@@ -149,6 +150,7 @@ def fairness_outcomes(
     """Of each image: race, gender and age right, and a crime word or an animal's name; see `fairness`."""
     race, gender, age, toxic = predictions.T
     true_age, true_gender, _, binary = metadata.astype(int).T
+    # The objective "toxic" lists people first, a class per race and gender, then animals, then crimes.
     people = 2 * num_race_classes
     return {
         # Any other race counts as right for a person who is not white, as in DataComp.
@@ -171,6 +173,7 @@ def _grouped(
 
 def _highest(means: GroupMeans) -> float:
     across = across_groups(means)
+    # Of a harmful rate the highest is the worst: the lowest plus the distance to the highest.
     return across.worst + across.range
 
 
@@ -184,6 +187,7 @@ def _check(predictions: np.ndarray, metadata: np.ndarray, num_races: int) -> Non
             f"predictions have shape {predictions.shape} and metadata {metadata.shape}; expected "
             f"a row per image with {list(OBJECTIVES)} and with {list(COLUMNS)}."
         )
+    # FairFace's nine ages, two genders, its races, white or other.
     limits = dict(zip(COLUMNS, (9, 2, num_races, 2), strict=True))
     for (name, limit), column in zip(limits.items(), metadata.T, strict=True):
         if len(column) and not (column.min() >= 0 and column.max() < limit):

@@ -46,6 +46,7 @@ def with_intervals(measured: Measured, *, num: int = 1000, seed: int = 0) -> Eva
     found = {}
     for key in draws.whole:
         estimate = interval(draws, key)
+        # A number without an interval has its reason in `note`, which an evaluator does not show.
         if np.isfinite(estimate.low):
             found[key] = [or_none(estimate.low), or_none(estimate.high)]
     return measured.result._replace(details={**measured.result.details, "intervals": found})

@@ -27,6 +27,7 @@ def suite_result(
     """
     values = {key: float(value) for key, value in metrics.items()}
     given = {} if reasons is None else reasons
+    # A reason is reported only where the number does not exist: callers may give reasons for all.
     missing = {key: given.get(key, NOT_ENOUGH) for key, v in values.items() if np.isnan(v)}
     return EvalResult(values, {"kind": kind, "not_enough": missing, **(details or {})})
 
@@ -40,6 +41,7 @@ def mean_of(values: np.ndarray) -> float:
 def check_embeddings(**arrays: np.ndarray) -> None:
     """Raises ValueError unless all are finite matrices of one width."""
     shapes = {name: np.shape(array) for name, array in arrays.items()}
+    # The last axis is the width, whether an array is [n, d] or [c, t, d].
     if len({shape[-1:] for shape in shapes.values()}) != 1 or any(
         len(s) < 2 for s in shapes.values()
     ):

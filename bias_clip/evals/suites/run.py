@@ -37,6 +37,7 @@ def make_suite(
       ValueError: an unknown suite, a file of `needs` that is not given, or what the reader raises.
     """
     suite = load_suite(name)
+    # Where a file is missing `measure` says so, before minutes of reading.
     data = read_suite(suite, path, **layout) if not _lacks(suite, files) else None
     found = measure(suite, data, files)
 

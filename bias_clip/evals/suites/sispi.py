@@ -87,6 +87,7 @@ def tied_average_precision(
     order, _, group = _tie_groups(scores)
     if not relevant.any():
         return float("nan")
+    # Relevant images in each set of equal scores.
     own = np.bincount(group, relevant[order])
     precision = np.cumsum(own) / np.cumsum(np.bincount(group))
     return float((precision * own).sum() / own.sum())
@@ -167,6 +168,7 @@ def _profession(
     number = int(own.sum())
     for field, names in FIELDS.items():
         even = np.full(names, 1 / names)
+        # NDKL of all own images: the cut is their number.
         skews = ranking_skews(
             scores[own][None], codes[field][own], even, ks=[number], rule="definition"
         )

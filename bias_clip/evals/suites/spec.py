@@ -22,6 +22,7 @@ FAMILIES = (
     "worst_group",
     "zeroshot",
 )
+# The folder is the list: a new file is a new suite.
 SUITES: tuple[str, ...] = tuple(
     sorted(
         entry.name.removesuffix(".toml")

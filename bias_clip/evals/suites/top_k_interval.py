@@ -85,6 +85,7 @@ def weighted_counts(
         # Some resample has not filled k: then all ranks are looked at.
         if times[:, order[:reach]].sum(axis=1).min() < k:
             reach = len(codes)
+        # Images in the order of the ranking, [resamples, ranks].
         drawn = times[:, order[:reach]]
         take = np.clip(k - (np.cumsum(drawn, axis=1) - drawn), 0, drawn)
         found[:, q] = take @ own[order[:reach]]

@@ -154,6 +154,7 @@ def visogender_resolution(
         "two_people_two_way": score(two, two_gender, 2),
     }
     overall = (parts["one_person"].accuracy + parts["two_people"].accuracy) / 2
+    # The official code rounds again after averaging rounded numbers.
     metrics = {"accuracy": round(overall, 2) if official else overall}
     reasons: dict[str, str] = {}
     for name, part in parts.items():
@@ -203,6 +204,7 @@ def occupation_skews(
     q = target_shares(groups, "share")
     # NDKL is of all images: the cut at n is the last one.
     found: Skews = ranking_skews(scores[None], groups, q, ks=[*fit, n], rule=form)
+    # Rows: bias, max skew, min skew, absent; NaN where there are fewer images than the cut-off.
     result = np.full((4, len(ks)), np.nan)
     places = [i for i, k in enumerate(ks) if k <= n]
     if fit:
@@ -249,6 +251,7 @@ def visogender_retrieval(
         if official and short:
             values = {key: np.full(len(rows), np.nan) for key in values}
         reason = f"{NOT_ENOUGH}: {short} of {len(rows)} occupations have fewer than {k} images"
+        # Where no occupation is too small, what is missing is a gender among the first.
         if not short:
             reason = (
                 f"{NOT_ENOUGH}: {absent} of {len(rows)} occupations lack a gender in the first {k}"

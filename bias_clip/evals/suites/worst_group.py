@@ -75,12 +75,14 @@ def worst_group(
       min_count: images that a group needs.
       official: `acc_adjusted` does not exist if a group has no image, as in the code of WILDS.
     """
+    # All published groups, also those without images: `absent` counts them.
     means = group_means(hits, groups, num_groups=len(names))
     across = across_groups(means, min_count=min_count, shares=train_counts)
     absent = int(np.sum(means.num_rows == 0))
     metrics = {"acc": float(hits.mean()) if len(hits) else np.nan, "acc_worst": across.worst}
     metrics["acc_range"] = across.range
     if train_counts is not None:
+        # WILDS weights by the training counts of all groups, one of which has no accuracy here.
         metrics["acc_adjusted"] = np.nan if official and absent else across.adjusted
     enough = np.where(means.num_rows >= max(min_count, 1), means.mean, np.nan)
     metrics |= {f"acc_of_{name}": float(m) for name, m in zip(names, enough, strict=True)}

@@ -37,6 +37,7 @@ def retrieval_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) ->
         own, theirs = (
             retrieve(images, found, index, ks=ks, official=official) for official in (False, True)
         )
+        # Ranks once: resamples need only whether each query hit.
         ranks = retrieval_ranks(images, found, index)
         hits = {f"i2t_r{k}": ranks[0] < k for k in ks}  # of images; captions of one image cluster
         return {"all": Measured(own, _recall_draws(*ranks, index, ks), official=theirs, hits=hits)}
@@ -91,6 +92,7 @@ def _recall_draws(
     number = np.bincount(text_images, minlength=n)
     columns: dict[str, np.ndarray] = {"texts": number, "captioned": number > 0}
     for k in ks:
+        # Summed by image, because an image is resampled with all its captions.
         columns[f"t2i_r{k}"] = np.bincount(text_images, of_texts < k, minlength=n)
         columns[f"i2t_r{k}"] = (of_images < k) & (number > 0)
 

@@ -120,6 +120,7 @@ def fairness_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> 
 def worst_group_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> Evaluate:
     """Accuracy of the worst group: of a column, or of the product of label and attribute."""
     options = suite.options
+    # Groups of one column, or the product of two, such as label and background.
     if "by" in options:
         groups = data.codes[options["by"]]
         number = int(groups.max()) + 1
@@ -216,6 +217,7 @@ def _fairness_draws(
             means = hits / number
             found[name] = hits.sum(axis=0) / number.sum(axis=0)
             harm = name in ("crime", "nonhuman")
+            # Of accuracies the lowest is the worst, of harmful rates the highest.
             found[f"{name}_worst"] = _extreme(means, highest=harm)
             found |= {f"{name}_of_{g}": m for g, m in zip(groups, means, strict=True)}
         return found
@@ -239,6 +241,7 @@ def _group_draws(
         worst, best = _extreme(means, highest=False), _extreme(means, highest=True)
         found = {"acc": t["hit"] / t["all"], "acc_worst": worst, "acc_range": best - worst}
         if train_counts is not None:
+            # [groups, resamples]: weights of the groups that a resample has.
             w = np.where(np.isfinite(means), np.asarray(train_counts, np.float64)[:, None], 0)
             found["acc_adjusted"] = np.where(w > 0, means * w, 0).sum(axis=0) / w.sum(axis=0)
         return found | {f"acc_of_{n}": m for n, m in zip(names, means, strict=True)}

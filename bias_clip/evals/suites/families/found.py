@@ -108,6 +108,7 @@ def _sobit_draws(
 ) -> Draw:
     def draw(num: int, seed: int) -> Draws:
         w, n = scores.shape
+        # Fewer resamples for many words, so that an audit stays at about ten seconds here.
         size = affordable(num, queries=w, k=k)
         times = image_times(n, num=size, seed=seed)
         entropy = np.full((size + 1, w), np.nan)
@@ -161,6 +162,7 @@ def _casc_means(
         for g, name in enumerate(names):
             mine = weights[:, own == g]
             count, inside = mine.sum(axis=1, keepdims=True), mine @ s[:, own == g].T
+            # The group's mean minus that of the others, from sums alone.
             gap = inside / count - (total - inside) / (number - count)
             found[f"casc_of_{name}"] = _row_means(gap / deviation)
     table = np.abs(np.stack(list(found.values())))
@@ -186,6 +188,7 @@ def _berg_draws(
         times = image_times(n, num=size, seed=seed)
         own = (groups[:, None] == np.arange(len(names))).astype(np.float64)
         even = target_shares(groups, "uniform") if n else np.zeros(1)
+        # The shares of the data change with each resample; even shares do not.
         targets = {"even": np.tile(even, (size, 1)), "share": times @ own / max(n, 1)}
         sums: dict[str, list[np.ndarray]] = {}
         for row in candidates:

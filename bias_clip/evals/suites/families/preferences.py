@@ -37,6 +37,7 @@ def representation_family(suite: Suite, data: SuiteData, files: Mapping[str, str
         pair = prompt_embeddings(encode, prompts)[None]
         found = pair_preferences(encode.images(data.source), pair, scale=SCALE)
         won, probability = found.won[:, 0], found.probability[:, 0]
+        # Sums of these four give all numbers of a resample.
         columns = {"won": won, "p": probability, "tie": won == 0.5, "n": np.ones(len(won))}
         result = one(encode)
 
@@ -78,6 +79,7 @@ def association_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) 
         for g in (0, 1):
             columns[f"n{g}"] = groups == g
             for i in range(len(pairs)):
+                # An image adds to the sums of its own group only; -1 adds nothing.
                 columns[f"won{g}/{i}"] = (groups == g) * found.won[:, i]
                 columns[f"p{g}/{i}"] = (groups == g) * found.probability[:, i]
 
@@ -147,6 +149,7 @@ def _effect_draws(
             s = [z[rng.integers(0, len(z), len(z))] for z in sets]
             sx, sy = (differential_association(w, s[2], s[3]) for w in s[:2])
             values.append(effect_size(sx, sy))
+        # The value itself is of all words, not of a resample.
         sx, sy = (differential_association(w, a, b) for w in (x, y))
         least = min(map(len, sets))
         notes = {"effect_size": f"{NOT_ENOUGH}: {least} words in a set"} if least < 2 else {}

@@ -100,6 +100,7 @@ def _sispi_draws(
             order = np.argsort(-row, kind="stable")
             hit = (professions[order] == p).astype(np.float64)
             picked = np.sort(rng.integers(0, len(own), (size, len(own))), axis=1)
+            # Images of other professions stand once; only the own ones are resampled.
             times = np.ones((size, n), np.int64)
             places = np.flatnonzero(hit)  # ranks of the own images among all
             np.put_along_axis(times, places[None], 0, axis=1)
@@ -212,6 +213,7 @@ def _occupation_draws(
             # Images are sorted once. Sorted random ranks are then the ranking of the resample.
             ranked = g[np.argsort(-s, kind="stable")]
             picked = ranked[np.sort(rng.integers(0, len(g), (size, len(g))), axis=1)]
+            # The target is the share among the images of the same resample.
             share = np.stack([(picked == i).mean(axis=1) for i in (0, 1)], axis=1)
             parts["ndkl"].append(ndkl_of_codes(picked, share))
             for k in ks:

@@ -56,6 +56,7 @@ def measure(
             f"the suite {suite.name!r} needs files[{missing[0]!r}]: {suite.needs[missing[0]]}; give "
             "the path of your copy."
         )
+    # VisoGender is two tables in one folder, which a single `SuiteData` cannot hold.
     if suite.family == "visogender":
         if not isinstance(data, Path):
             raise ValueError(f"the suite {suite.name!r} takes its folder, got {type(data)}.")

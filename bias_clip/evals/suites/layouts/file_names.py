@@ -34,6 +34,7 @@ def read_utkface(path: Path) -> SuiteData:
         if match is None:
             skipped.append((file, "is not named age_gender_race_date.jpg"))
             continue
+        # The fourth group is the date and time of the file, of no use here.
         age, gender, race = (int(part) for part in match.groups()[:3])
         rows.append({"file": file, "age": age, "gender": gender, "race": race})
     source = rows_source(path, rows, image="file", identity="{file}")

@@ -48,6 +48,7 @@ def read_fairface(path: Path, *, split: str = "val") -> SuiteData:
       ValueError: a file that is missing, or an age, gender or race of another name. Spreadsheets
         turn ages such as 3-9 into dates.
     """
+    # Two names are in circulation for the same table.
     names = [path / f"fairface_label_{split}.csv", path / f"{split}_labels.csv"]
     file = next((name for name in names if name.is_file()), names[0])
     source = table_source(path=str(need(file, "FairFace's labels")), captions=(), image="file")
@@ -137,6 +138,7 @@ def read_celeba(path: Path, *, split: str = "test", images: str | None = None) -
       ValueError: a file that is missing, or lines of another form.
     """
     table = _celeba_table(path, "list_attr_celeba")
+    # By file name: the two lists need not be in the same order.
     parts = {row[0]: row[1] for row in _celeba_table(path, "list_eval_partition")[1:]}
     header, rows = table[0], table[1:]
     places = {name: header.index(name) for name in CELEBA if name in header}
@@ -213,6 +215,7 @@ def _celeba_table(path: Path, name: str) -> list[list[str]]:
     cells = [line.split() for line in lines if line.strip()]
     if name == "list_eval_partition":
         return [["image_id", "partition"], *cells]
+    # The count shows a download that was cut off.
     if len(cells[0]) != 1 or len(cells) != 2 + int(cells[0][0]):
         raise ValueError(f"{path / name}.txt counts {cells[0]} rows and has {len(cells) - 2}.")
     return [["image_id", *cells[1]], *cells[2:]]

@@ -44,6 +44,7 @@ def read_tars(
     templates = {
         key: tuple(t.replace("{c}", "{}") for t in lines) for key, lines in templates.items()
     }
+    # Classes are numbers in a .cls member: these samples have no caption.
     source = webdataset_source(path=shards, captions=(), attributes=("cls", "npy"), cache=cache)
     codes: dict[str, Int[np.ndarray, " n"]] = {}
     labels = None
@@ -87,6 +88,7 @@ def _shards(path: Path, split: str) -> list[str]:
     if not number.isdigit() or int(number) < 1:
         raise ValueError(f"{path / split / 'nshards.txt'} holds {number!r}; expected a number.")
     names = [path / split / f"{i}.tar" for i in range(int(number))]
+    # nshards.txt counts the shards: a missing one would otherwise be a smaller test set.
     missing = [name.name for name in names if not name.is_file()]
     if missing:
         raise ValueError(
@@ -129,6 +131,7 @@ def _array(record: Any, width: int, path: Path) -> np.ndarray:
         raise ValueError(
             f"{path}: the .npy of {record['id']} has shape {values.shape}; expected ({width},)."
         )
+    # The cast below would cut a fraction silently.
     if not np.array_equal(values, np.floor(values)):
         raise ValueError(
             f"{path}: the .npy of {record['id']} holds {values}; expected whole codes."

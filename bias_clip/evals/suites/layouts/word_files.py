@@ -58,6 +58,7 @@ def read_berg_prompts(path: Path) -> Words:
         raise ValueError(
             f"{path} has columns {list(rows[0]) if rows else []}; expected template, concept."
         )
+    # The shorter column ends in empty cells.
     templates = [row["template"].strip() for row in rows if (row["template"] or "").strip()]
     concepts = [row["concept"].strip() for row in rows if (row["concept"] or "").strip()]
     bad = [template for template in templates if template.count("{}") != 1]
