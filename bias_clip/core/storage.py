@@ -144,8 +144,10 @@ class Growing:
         Raises:
           NotSavedError: a file could not be written.
         """
+        # monotonic: the wall clock of a host may jump.
         if not self.remote or time.monotonic() - self._uploaded < after:
             return
+        # All files again: objects have no append. Sorted, so that an error names the same file each time.
         for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
             there = self.target / path.relative_to(self.folder).as_posix()
             with writing(there):

@@ -125,6 +125,7 @@ def _annotate_rows(
     # Images were dropped as soon as each record was read: a shard of them would not fit in memory.
     ids, texts, given = zip(*found.taken, strict=True)
     shard = Shard(np.asarray(ids), list(texts), list(given), found.rows)
+    # In the order of the annotators, which the rule "first" follows.
     merged = merge_annotations(*(a.annotate(shard) for a in annotators), rule=rule)
     # The order of the plan and not of the annotators: all shards have the same schema.
     names = [name for kind in ("attributes", "labels", "proxies") for name in plan[kind]]

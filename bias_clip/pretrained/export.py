@@ -55,6 +55,7 @@ def export_big_vision(params: Mapping[str, Any], config: Mapping[str, Any], path
     leaves = flat(params)
     names = _names_of_ends(leaves)
     entries = big_vision.table_of_image(names, scanned=False)
+    # Not scanned: a tensor per layer is what every reader of the layout accepts.
     entries += big_vision.table_of_text(names, scanned=False) + big_vision.table_of_scalars()
     tensors: dict[str, Any] = tensors_of("big_vision", leaves, entries)
     np.savez(path, **tensors)
@@ -88,6 +89,7 @@ def export_hugging_face(params: Mapping[str, Any], config: Mapping[str, Any], fo
     else:
         refuse("hugging_face", "image", image, _SIGLIP["image"] | {"out_dim": None})
         refuse("hugging_face", "text", text, _SIGLIP["text"])
+        # transformers' SigLIP always has a head; an identity changes no number.
         leaves = _with_text_head(leaves)
     entries = hugging_face.table_of_image(clip=clip, flat=False, head=clip)
     entries += hugging_face.table_of_text(clip=clip, head=True)
@@ -107,6 +109,7 @@ def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
         if given is None:
             raise ValueError(f"The model has no {what} tower; an export takes both.")
         sizes = {name: given[name] for name in _SIZES if name in given}
+        # Files state sizes, and not our names of variants.
         named, patch = parse_variant(given["variant"], **sizes)
         # Later entries win: the model's own arguments over SigLIP's, and those over the general defaults.
         rest = {**_DEFAULTS, **_SIGLIP[what], "out_dim": None, **given, **named._asdict()}
@@ -169,6 +172,7 @@ def tensors_of(
         raise ValueError(f"The {layout} layout has no place for {left[0]} of this model.")
     parts: dict[str, dict[int, np.ndarray]] = {}
     for entry in entries:
+        # Tables list all that a layout may hold; this model need not have it all.
         if entry.ours not in leaves:
             continue
         array = np.asarray(leaves[entry.ours])

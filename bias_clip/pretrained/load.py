@@ -127,6 +127,7 @@ def _open(
     rest: dict[str, Any],
 ) -> tuple[Loaded, dict[str, Leaf], list[Path]]:
     """The checkpoint with shapes in place of parameters, its leaves, and the files of weights."""
+    # The suffix first: "folder:img" is not a folder.
     where, only = split_tower(path)
     overrides = {"image": dict(image or {}), "text": dict(text or {})}
     place = open_place(where, stack)
@@ -135,6 +136,7 @@ def _open(
     stored, wanted = _configs(described, overrides, only, name, rest)
     found = make_leaves(described, stored, wanted, only, weights)
     model = make_model(**wanted)
+    # Only what is read is fetched: a repository may hold gigabytes of other files.
     names = {*PREPROCESS_FILES, *TOKENIZER_FILES} & set(place.names)
     files = {name: place.fetch(name) for name in sorted(names)}
     words, missing = _tokenizer(described, files, wanted, tokenizer)

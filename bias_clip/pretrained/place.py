@@ -66,6 +66,7 @@ def open_place(path: str, stack: ExitStack) -> Place:
     if in_bucket(where):
         return _bucket(path, where, stack)
     if where.is_dir():
+        # Sorted, so that the choice among several files does not depend on the file system.
         names = tuple(sorted(file.name for file in where.iterdir() if file.is_file()))
         return Place(path, names, lambda name: where / name, None, {})
     if where.is_file():

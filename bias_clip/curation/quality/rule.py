@@ -101,6 +101,7 @@ def _value(node: ast.expr, columns: Columns, rule: str) -> Any:
         value = ast.literal_eval(node)
     except ValueError:
         value = None
+    # All three mean "one of these"; a tuple, because np.isin takes a set as one object.
     if isinstance(value, list | tuple | set):
         value = tuple(value)
         if all(isinstance(one, str | int | float) for one in value):

@@ -146,6 +146,7 @@ def _draw(
 ) -> UInt8[np.ndarray, "64 64 3"]:
     side = round(SIZE * (SIDE[0] + place[0] * (SIDE[1] - SIDE[0])))
     y, x = (round((SIZE - side) * share) for share in place[1:])
+    # BOX averages whole pixels, without the rings of sharper filters.
     small = np.asarray(Image.fromarray(drawing, "RGBA").resize((side, side), Image.Resampling.BOX))
     card = np.empty((SIZE, SIZE, 3), np.uint8)
     card[: SIZE // 2], card[SIZE // 2 :] = COLOURS[top], COLOURS[bottom]

@@ -32,6 +32,7 @@ def array_record_source(*, path: str | Sequence[str]) -> Source:
         return _ArrayRecords(ArrayRecordDataSource(files), str(path))
     except RuntimeError as error:
         raise ValueError(
+            # Only after the failure are files opened one by one: its own error does not name the file.
             f"cannot open as ArrayRecord: {[f for f in files if not _opens(f)]}; written in part, "
             "or of another format."
         ) from error

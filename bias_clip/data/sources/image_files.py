@@ -54,6 +54,7 @@ def image_files_source(
         image_files_source(directory="mmvp", tables="q.csv", image="{type}/{id}.jpg",
                            captions=("statement",))
     """
+    # One string is one table, and not a list of letters.
     names = [tables] if isinstance(tables, str) else list(tables)
     files, _ = find_tables([str(Path(directory) / name) for name in names])
     rows = stack(

@@ -124,6 +124,7 @@ class ShardRows:
     def image_column(self) -> str | None:
         """The column of a type that only images have; None unless there is exactly one."""
         found = [name for name, kinds in self.kinds.items() if kinds & {"image", "list of image"}]
+        # Plain bytes only where no column has the form of an image: they may be anything.
         found = found or [name for name, kinds in self.kinds.items() if "bytes" in kinds]
         return found[0] if len(found) == 1 else None
 
@@ -132,6 +133,7 @@ class ShardRows:
 
         Raises: ValueError for columns whose types differ, or that a file has twice.
         """
+        # These columns of a row group are read and cached together; all others are never read.
         self._together = tuple(name for name in dict.fromkeys(names) if name in self._names)
         for name in self._together:
             twice = [s.path for s in self._shards if s.schema.names.count(name) > 1]
@@ -147,6 +149,7 @@ class ShardRows:
         kept = self._kept[number]
         place = row if kept is None else int(kept[row])
         shard, starts = self._shards[number], self._groups[number]
+        # The row group that the row is in, from the first rows of all groups.
         group = bisect_right(starts, place) - 1
         # All calls read the same set of columns: a record asks twice, and the second call then finds
         # the group in the cache.

@@ -90,6 +90,7 @@ def collate(
     Raises:
       ValueError: the images have different shapes.
     """
+    # Checked before `np.stack`, whose error would not say what to change.
     shapes = {e.image.shape for e in examples}
     if len(shapes) > 1:
         raise ValueError(
@@ -97,6 +98,7 @@ def collate(
             "image operations with a resize or crop to a fixed size."
         )
     text = np.stack([e.text for e in examples])
+    # int64 on the host alone: devices get no index, and JAX has no 64 bits by default.
     index = np.fromiter((e.record for e in examples), np.int64, len(examples))
     batch = {
         "image": np.stack([e.image for e in examples]),

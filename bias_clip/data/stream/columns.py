@@ -109,6 +109,7 @@ def _equal(values: np.ndarray, value: Any) -> Bool[np.ndarray, " n"]:
     """Where a column equals a value, exactly: NumPy itself compares integers with fractions as float64."""
     none = np.zeros(len(values), bool)
     if values.dtype.kind in "iu":
+        # A fraction equals no integer, and the comparison below must stay one of integers.
         if isinstance(value, str | bytes) or value != int(value):
             return none
         limits = np.iinfo(values.dtype)
@@ -143,9 +144,11 @@ def _numbers(source: Source, key: str, wanted: Any) -> Float32[np.ndarray, " n"]
     if not isinstance(wanted, str) and not _is_table(wanted):
         raise ValueError(f"columns.{key}: got {wanted!r}, expected the name of an attribute.")
     values = np.asarray(_read(source, key, wanted))
+    # Checked over all records at once: in the loss a single NaN would spread to every parameter.
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
         raise ValueError(f"columns.{key}={wanted!r}: expected finite numbers in every record.")
     top = 1.0 if key == "prior" else np.inf
+    # A prior of 1 would divide by zero in the loss; a negative weight would reward errors.
     if (values < 0).any() or (values >= top).any():
         raise ValueError(
             f"columns.{key}={wanted!r}: got numbers from {values.min()} to {values.max()}, expected "

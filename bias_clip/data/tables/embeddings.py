@@ -149,6 +149,7 @@ def chunks(embeddings: Embeddings, name: str, rows: int) -> Iterator[Float32[np.
     if rows < 1:
         raise ValueError(f"got rows={rows}, expected at least 1.")
     for start in range(0, len(matrix), rows):
+        # float32 whatever the disk has, so that sums over chunks have one precision.
         yield np.asarray(matrix[start : start + rows], np.float32)
 
 
@@ -176,6 +177,7 @@ def shard_sums(directory: Path, number: int, modalities: Sequence[str]) -> dict[
 def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     kinds = {"rows": int, "width": int, "dtype": str, "modalities": list, "shards": list}
     kinds |= {"sums": list, "ids_sha256": str, "plan": dict}
+    # `type`, because isinstance takes True as an integer.
     wrong = [key for key, kind in kinds.items() if type(manifest.get(key)) is not kind]
     if not wrong and not all(name in MODALITIES for name in manifest["modalities"]):
         wrong = ["modalities"]
@@ -217,6 +219,7 @@ def _map(directory: Path, name: str, number: int, manifest: Mapping[str, Any]) -
             f"the shard {path} is missing; copy it here, or delete {directory} and embed again."
         )
     try:
+        # Mapped: a run over millions of rows reads only those it uses. A pickle could run any program.
         part = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"the shard {path} is cut off: {error}; copy it again.") from error

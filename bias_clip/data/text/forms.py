@@ -47,6 +47,7 @@ def letter_lower(text: str) -> str:
 
     A final sigma becomes an ordinary one, whereas Python lowers it as the end of a word.
     """
+    # Letter by letter, because `str.lower` looks at the neighbours of a sigma.
     return "".join(letter.lower() for letter in text)
 
 

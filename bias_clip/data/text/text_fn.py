@@ -69,6 +69,7 @@ def text_fn_of(
     eos_id: int | None = None,
 ) -> TextFn:
     """Like `make_text_fn`, for a vocabulary that is already loaded; `name` is for errors."""
+    # Everything is checked when the function is made: a wrong id would train without an error.
     _check(name, vocabulary, length=length, pad=pad, eos=eos, bos=bos, eos_id=eos_id)
     shapes = [look_up("form", part, FORMS) for part in form.split("|")]
     end = [] if eos == "none" else [vocabulary.eos if eos_id is None else eos_id]
@@ -83,6 +84,7 @@ def text_fn_of(
         out = np.full(length, pad, np.int32)
         # A text that is too long fills the array: a slice beyond its end is cut.
         out[: len(ids)] = ids[:length]
+        # The pooled position must hold EOS also for a text that was cut.
         if eos == "sticky" and len(ids) > length:
             out[-1] = end[0]
         return out

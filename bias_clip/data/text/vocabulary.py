@@ -166,6 +166,7 @@ def _unpacked(data: bytes) -> bytes:
     if data[:2] != b"\x1f\x8b":
         return data
     with gzip.open(io.BytesIO(data)) as file:
+        # One byte more than allowed shows a bomb without unpacking all of it.
         unpacked = file.read(_MAX_BYTES + 1)
     if len(unpacked) > _MAX_BYTES:
         raise ValueError(f"more than {_MAX_BYTES} bytes unpacked")

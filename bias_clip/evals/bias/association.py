@@ -252,6 +252,7 @@ def make_association(
         raise ValueError(f"groups are {groups!r}; expected the two values of {by!r} to compare.")
     if not pairs or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
         raise ValueError(f"pairs are {pairs!r}; expected some, such as (('nurse', 'doctor'),).")
+    # The order of `groups` decides the sign of every gap.
     found = read_groups(source, by, groups, only)
     rows = found.of_record >= 0
     # (b, a) and not (a, b): `association` counts the preference for the second prompt.

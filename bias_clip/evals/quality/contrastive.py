@@ -67,6 +67,7 @@ def batch_scores(
     """
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r}; expected one of {sorted(LOSSES)}.")
+    # argmax takes the first of equal scores: a text that the batch has twice counts as wrong once.
     scores, own = similarity(zimg, ztxt), np.arange(len(zimg))
     return BatchScores(
         np.asarray(LOSSES[loss](zimg, ztxt, scale, bias)),

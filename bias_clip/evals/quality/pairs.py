@@ -205,6 +205,7 @@ def make_mmvp(
         patterns.
     """
     rows = pair_rows(source, pair)
+    # [p, 2], in the order of `rows`.
     texts = pair_texts(source, rows, template)
     patterns = _patterns(source, rows, pattern)
 
@@ -276,6 +277,7 @@ def make_sugarcrepe(
       ValueError: a record with fewer than two captions.
     """
     captions = read_captions(source, "all")
+    # Blank captions are dropped by then: a record with one would compare with nothing.
     short = [i for i, texts in enumerate(captions) if len(texts) < 2]
     if short:
         raise ValueError(

@@ -91,6 +91,7 @@ def berg(
             reason = f"{NOT_ENOUGH}: every prompt lacks a group among its first {k}"
             reasons[f"minskew_{name}_{k}"] = reason
         metrics[f"absent_{k}"] = float(_absent(candidates, groups, min(k, n)))
+        # Bias@K compares two groups; of more there is no single sign.
         if len(names) == 2:
             metrics[f"bias_{k}"] = mean_of(bias_at_k(candidates, groups, ks=[k])[:, 0])
     metrics |= {"queries": float(len(scores)), "groups": float(len(names)), "images": float(n)}
@@ -132,4 +133,5 @@ def _means(skews: Skews, suffix: str) -> dict[str, float]:
 def _absent(scores: np.ndarray, groups: np.ndarray, k: int) -> int:
     q = target_shares(groups, "uniform")
     skews = ranking_skews(scores, groups, q, ks=[k], rule="definition")
+    # Minus infinity is the logarithm of a share of 0: the group is not among the first k.
     return int(np.isneginf(skews.skew).any(axis=(1, 2)).sum())

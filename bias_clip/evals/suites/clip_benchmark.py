@@ -93,6 +93,7 @@ def classify_multilabel(
         )
     zimg = unit(images, dtype=np.float64)
     zcls, targets = class_embeddings(prompts, dtype=np.float64), labels.astype(bool)
+    # By blocks of classes: average precision sorts all images of a class.
     precisions = np.concatenate(
         [
             average_precision(
@@ -142,6 +143,7 @@ def retrieve(
     zimg, ztxt = unit(images, dtype=np.float64), unit(texts, dtype=np.float64)
     own = np.arange(m)
     recall = retrieval_recall(zimg, ztxt, text_images, own, ks=ks, block_size=block_size)
+    # Captions per image, 0 for an image without one.
     number = np.bincount(text_images, minlength=n)
     captioned = int(np.sum(number > 0))
     # Recall is a mean over the images with captions; the others as misses only rescale it.

@@ -113,6 +113,7 @@ def fairness(
         metrics |= _grouped(name, values, parts[name], RACE_BINARY)
     # In the order of the codes below: 2 * race + gender.
     cells = [f"{r}_{g}" for r in races for g in GENDERS]
+    # A group per race and gender, 2 * race + gender, in the order of `cells`.
     parts["gender_by_race"] = group_means(
         right["gender"], 2 * true_race + true_gender, num_groups=len(cells)
     )

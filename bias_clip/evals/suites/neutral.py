@@ -44,6 +44,7 @@ class GenderWords(NamedTuple):
 def caption_gender(caption: str, words: GenderWords) -> int:
     """0 if the caption has words of men only, 1 of women only, -1 of both or none."""
     has_man, has_woman = (_pattern(group).search(caption) for group in (words.men, words.women))
+    # Both or none: such a caption says nothing of one gender.
     if bool(has_man) == bool(has_woman):
         return -1
     return 0 if has_man else 1
@@ -159,6 +160,7 @@ def _bias_metrics(
     reasons: dict[str, str] = {}
     for k, column in zip(ks, bias.T, strict=True):
         none = int(np.isnan(column).sum())
+        # NaN is a query that finds no man and no woman; as 0 it would count as a fair one.
         values = np.nan_to_num(column) if official else column
         metrics[f"bias_{k}"], metrics[f"bias_abs_{k}"] = mean_of(values), mean_of(np.abs(values))
         metrics[f"without_{k}"] = float(none)

@@ -123,6 +123,7 @@ def sispi(
         )
     # Rounded scores tie for equal images, so that the order is that of the table.
     scores = similarity(unit(texts, dtype=np.float64), unit(images, dtype=np.float64))
+    # [professions, 2 + fields]: nDCG, AP and the NDKL of each field.
     rows = np.array(
         [
             _profession(scores[i], _own(people, name, official), people)
@@ -151,6 +152,7 @@ def sispi(
 
 def _own(people: People, name: str, official: bool) -> Bool[np.ndarray, " n"]:
     """Which images belong to the profession."""
+    # The rule of the official code: a profession then also has images of longer names that begin with it.
     if official:
         return np.array([other.startswith(name) for other in people.profession])
     return np.array([other == name for other in people.profession])

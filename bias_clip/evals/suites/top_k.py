@@ -90,7 +90,9 @@ def bias_at_k(
     if others == "second":
         shown = np.where(shown == 0, 0, 1)
     ranks = np.arange(1, shown.shape[1] + 1)
+    # max(i, 2): log2(1) is 0, so that the first rank counts as the second does.
     w = np.ones(len(ranks)) if weights == "equal" else 1 / np.log2(np.maximum(ranks, 2))
+    # +1 for group 0, -1 for group 1, 0 for neither; its absolute value counts the people.
     sign = np.where(shown == 0, 1, np.where(shown == 1, -1, 0))
     # Cumulative sums are made once; each cut-off reads its column.
     columns = np.minimum(np.asarray(ks), len(ranks)) - 1

@@ -90,6 +90,7 @@ def resolution(
     if pronouns not in (2, 3) or ties not in ("shared", "first"):
         raise ValueError(f"{pronouns=}, {ties=}; expected 2 or 3, and 'shared' or 'first'.")
     chosen = pronoun_choices(scores, pronouns=pronouns, ties=ties)
+    # The share of the choice that goes to the pronoun of the person's gender: his is 0, her is 1.
     hits = chosen[np.arange(len(genders)), genders]
 
     def rounded(value: float) -> float:

@@ -87,6 +87,7 @@ def _scores(
     encode: Encode, data: SuiteData, sentences: list[list[str]]
 ) -> Float[np.ndarray, "n 3"]:
     z = encode.images(data.source).astype(np.float64)
+    # One pronoun at a time: [n, d] against the images, row by row.
     texts = [encode.texts([row[i] for row in sentences]).astype(np.float64) for i in range(3)]
     # Rounded, so that sentences whose embeddings are equal tie.
     return np.stack([(z * t).sum(axis=1) for t in texts], axis=1).astype(np.float32)

@@ -44,6 +44,7 @@ def group_codes(column: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
       ValueError: a value that is not a whole number of 0 or more; the official code cuts fractions.
     """
     values = np.asarray(column, np.float64)
+    # NaN fails the comparison, so it is among the wrong ones.
     wrong = values[~((values >= 0) & (values == np.floor(values)))]
     if len(wrong):
         raise ValueError(

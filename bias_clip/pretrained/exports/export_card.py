@@ -109,5 +109,6 @@ def _table(rows: Sequence[Measured], nothing: str) -> list[str]:
 def _texts(rules: Mapping[str, Any] | None) -> str:
     if rules is None:
         return ""
+    # The tokenizer's path is of this machine, and the card is public.
     kept = ", ".join(f"{name}={value!r}" for name, value in rules.items() if name != "tokenizer")
     return f"Texts: {kept}."

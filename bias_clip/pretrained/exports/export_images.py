@@ -46,6 +46,7 @@ def hugging_face_images(ops: str, *, size: int) -> Written:
       ValueError: the operations do not end in that size, or transformers has no processor for one.
     """
     images = _read(ops, size)
+    # transformers has no processor that pads to a square.
     if images.resize == "longest":
         raise _refused("hugging_face", "resize_inside")
     square = {"height": size, "width": size}
@@ -114,6 +115,7 @@ def _read(ops: str, size: int) -> _Images:
     """The parts of an op-string that processors have: decode, alpha, resize, crop, scaling."""
     found: dict[str, Any] = {"fill": "black", "mean": None}
     notes: list[str] = []
+    # In order: a crop after a resize overrides the size of the result.
     for name, given in read_ops(ops):
         if name not in _READERS:
             raise _refused("the processors'", name)

@@ -49,6 +49,7 @@ def export_open_clip(
     # None is a model without a bias; a config that does not say has one.
     if config.get("bias_init", 0.0) is not None:
         model["init_logit_bias"] = float(config.get("bias_init", -10.0))
+    # After the tower's own entries: the tokenizer adds to them.
     model["text_cfg"] |= tokens or {}
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.write(folder / WEIGHTS, tensors, {"format": "pt"})
@@ -98,6 +99,7 @@ def _image(tower: Mapping[str, Any]) -> dict[str, Any]:
     }
     if not tower["pre_norm"]:
         found["no_ln_pre"] = True
+    # "tok" is open_clip's default and needs no word.
     if tower["pool"] != "class":
         found |= {"pool_type": "avg", "final_ln_after_pool": tower["pool"] == "gap_norm"}
     return found

@@ -97,6 +97,7 @@ def read(mapped: Mapped) -> dict[str, Tensor]:
             "a list of tensors. Use the safetensors file of the same weights."
         )
     order = members.get(f"{folder}byteorder")
+    # Older archives have no such member, and are little-endian.
     if order is not None and zips.unpack(mapped, order) != b"little":
         raise ValueError(f"{mapped.path} was written high byte first; expected low byte first.")
     found = _run(mapped, zips.unpack(mapped, members[f"{folder}data.pkl"]), members, folder)

@@ -36,6 +36,7 @@ _TWO_PARTS = "txt/Encoder_0/pos_embedding"
 
 def subtree(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The parameters, found as by big_vision's own reader: under "params/", "opt/target/", or all."""
+    # Checkpoints of training hold optimizer states too, under other prefixes.
     for prefix in ("params/", "opt/target/"):
         if any(name.startswith(prefix) for name in tensors):
             chosen = {name: t for name, t in tensors.items() if name.startswith(prefix)}
@@ -137,6 +138,7 @@ def _sizes(tensors: dict[str, Tensor], tower: str) -> dict[str, Any]:
     # [(depth,) width, heads, size]: negative indices below fit both forms.
     shape = shape_of(tensors, query, 4 if scanned else 3)
     hidden = shape_of(tensors, f"{block}/MlpBlock_0/Dense_0/kernel", 3 if scanned else 2)[-1]
+    # Scanned layers are one tensor whose first axis is the depth; listed ones are counted by name.
     listed = depth_of(tensors, rf"{root}/encoderblock_(\d+)/")
     sizes = {"width": shape[-3], "depth": shape[0] if scanned else listed}
     sizes |= {"mlp_dim": hidden, "num_heads": shape[-2]}

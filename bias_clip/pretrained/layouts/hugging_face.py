@@ -174,6 +174,7 @@ def _blocks(ours: str, theirs: str) -> list[Entry]:
 
 def _model_type(tensors: dict[str, Tensor], config: Mapping[str, Any] | None) -> str:
     if config is None:
+        # SigLIP has no class token, and its text tower ends in a head of another name.
         clip = _CLASS in tensors or "text_projection.weight" in tensors
         flat = _PATCHES in tensors and len(tensors[_PATCHES].shape) == 2
         return "clip" if clip else "siglip2" if flat else "siglip"

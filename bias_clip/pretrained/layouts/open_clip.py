@@ -76,6 +76,7 @@ def describe(tensors: dict[str, Tensor], config: Mapping[str, Any] | None) -> De
         bias="logit_bias" in tensors,
         entries=entries,
         tensors=tensors,
+        # Numbers and masks that some files hold beside the parameters.
         ignored=r"(input_resolution|context_length|vocab_size|(text\.)?attn_mask)$",
         resampling=("bicubic_antialias", "linear"),
         notes=_notes(model) if kind == "siglip" else (),

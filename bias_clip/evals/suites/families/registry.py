@@ -49,6 +49,7 @@ def measure(
     Raises:
       ValueError: a file of `needs` that is not given, or data that the family cannot use.
     """
+    # Missing files are told here, once for all families, and in the words of the suite.
     given = dict(files or {})
     missing = [role for role in suite.needs if role not in given]
     if missing:

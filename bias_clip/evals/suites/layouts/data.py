@@ -112,6 +112,7 @@ def coded(
     Raises:
       ValueError: a value that is not among them; names it, and the row.
     """
+    # By name and not by the numbers in the file: editions of a data set number their groups differently.
     index = {name: i for i, name in enumerate(names)}
     wrong = [(i, value) for i, value in enumerate(values) if value not in index]
     if wrong:

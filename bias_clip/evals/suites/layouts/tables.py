@@ -90,6 +90,7 @@ def read_visogender(path: Path, *, people: int = 1) -> SuiteData:
         elif not image.is_file():
             skipped.append((row["IDX"], f"there is no images/{image.name}"))
         else:
+            # Only rows with an image: the suite publishes addresses, some of which are dead.
             kept.append({**row, "image_file": f"images/{image.name}"})
     source = rows_source(path, kept, image="image_file", identity="{IDX}")
     codes: dict[str, np.ndarray] = {}
@@ -200,6 +201,7 @@ def _flickr_cut(path: Path) -> Source:
 
 
 def _text_rows(file: Path, separator: str) -> list[dict[str, str]]:
+    # As text: numbers in these tables are codes, which are compared as they are written.
     table = read_delimited(file, Form(separator=separator)).to_pylist()
     if not table:
         raise ValueError(f"{file} has no rows.")
