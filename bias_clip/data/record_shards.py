@@ -119,7 +119,7 @@ def write_record_shards(
         **{"form": form, "shard_rows": shard_rows, "check": check, "need_caption": need_caption},
         **(about or {}),
     }
-    # The plan is claimed before anything is read or written: shards of two plans must never share a folder.
+    # Claimed before anything is written: shards of two plans must never share a folder.
     claim_folder(
         folder,
         plan,
@@ -183,8 +183,6 @@ def _write_shard(source: Source, settings: _Settings, job: _Job) -> int:
                 try:
                     write(written, _checked(record, settings, copy))
                 except ValueError as error:
-                    # Keys of JSON are text anyway; converted here, an interrupted run reports the same as a
-                    # whole one.
                     dropped[str(row)] = str(error)
                     continue
                 written += 1

@@ -93,8 +93,7 @@ def _best_pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The score of each row's best correct candidate and the first candidate that has it."""
     own = _pair_scores(z, candidates, rows, columns)
-    # -inf stays for a row without a correct candidate: every candidate is then above it, which gives rank
-    # m.
+    # -inf stays for a row without a correct candidate: all candidates are then above it, for rank m.
     best = np.full(len(z), -np.inf, np.float32)
     # Not `best[rows] = ...`, which keeps only the last of several pairs of a row.
     np.maximum.at(best, rows, own)

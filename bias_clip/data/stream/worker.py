@@ -18,7 +18,7 @@ def settle(_index: int, _count: int) -> None:
     after `GRACE`. A run that was killed cannot tell its processes: this one checks, and ends itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A handler runs in the main thread, which makes the batches: the waiting is left to another thread.
+    # A handler runs in the main thread and must not wait there: another thread does.
     signal.signal(signal.SIGTERM, lambda *_: _start(_end_after, GRACE))
     _start(_end_with, os.getppid())
 
