@@ -26,7 +26,6 @@ every stage does.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from typing import Any
 
 from bias_clip.cli.shared.commands import Step, Stopped, call, check_same, hold, say, write_json
 from bias_clip.cli.shared.flags import Parser, add_set, read_set, run_tool
+from bias_clip.core.json_object import read_object
 from bias_clip.core.launching import RUN_AGAIN
 
 MODALITIES = {"image": ("image",), "text": ("text",), "both": ("text", "image")}
@@ -122,7 +122,8 @@ def cluster_steps(args: argparse.Namespace, stage: int) -> Iterator[Step]:
     folder = args.workdir / f"stage{stage}"
     words, rows = MODALITIES[args.cluster], folder / "embeddings"
     # The run's own config has what --set changed.
-    source = json.loads((folder / "run" / "config.json").read_text())["data"]["source"]
+    config = read_object(folder / "run" / "config.json", advice="restore it from a copy")
+    source = dict(config["data"]["source"])
     # repr, because `read_value` reads Python literals.
     given = [source.pop("name"), *(f"{key}={value!r}" for key, value in source.items())]
     embed = [

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from bias_clip.core.write import write_file
+from bias_clip.data.bad_records import file_fault
 from bias_clip.data.tables import KEY, SHOWN, write_table
 
 KIND, COPIES = "copies", "copies"  # of the table of copies per row, and its column
@@ -64,7 +65,8 @@ def read_subset(path: str | Path) -> np.ndarray:
 
     Raises: ValueError for another type, or a file that is not sorted.
     """
-    pairs = np.load(path, allow_pickle=False)
+    with file_fault(path):
+        pairs = np.load(path, allow_pickle=False)
     if pairs.dtype != SUBSET or pairs.ndim != 1:
         raise ValueError(
             f"{path} is {pairs.dtype}{list(pairs.shape)}, expected a list of {SUBSET}."

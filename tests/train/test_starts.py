@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from bias_clip.train.metrics import MetricWriter
@@ -115,6 +118,18 @@ def test_a_signal_while_libraries_load_ends_with_75(name):
     assert f"stopped by signal {name} while no step was running" in done.stderr
 
 
+TIMED = {"seconds", "examples_per_second", "mfu", "input_wait", "goodput"}
+
+
+def result(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    metrics = [
+        {k: v for k, v in line.items() if k.partition("/")[0] not in TIMED} for line in lines
+    ]
+    state = ocp.StandardCheckpointer().restore(workdir / "checkpoints" / "20" / "state")
+    return metrics, ocp.tree.to_flat_dict(state, sep="/")
+
+
 def _wait_for(path, seconds=240):
     end = time.monotonic() + seconds
     while not path.exists():
@@ -124,18 +139,30 @@ def _wait_for(path, seconds=240):
 
 @pytest.mark.slow
 def test_of_two_starts_on_one_workdir_one_runs_to_its_end_and_loses_nothing(tmp_path):
-    """Real processes: the second comes while the first runs, and a third after the first was killed."""
+    """Real processes: the second comes while the first runs, which ends as one that was left alone."""
     workdir = tmp_path / "run"
+    pod.finish(pod.start(tmp_path / "c", tmp_path / "alone", devices=1))
     first = pod.start(tmp_path / "a", workdir, devices=1)
     _wait_for(workdir / "lock")
     second = pod.start(tmp_path / "b", workdir, devices=1)
     said = second.communicate(timeout=300)[1]
     assert second.returncode == 1, said
-    assert f"another run is at work in {workdir}: process {first.pid} on" in said
+    assert (
+        f"another run is at work in {workdir}: process {first.pid} on {socket.gethostname()}, last"
+        in said
+    )
+    assert (
+        said.count("\n") == said.count("\n", 0, said.index("error: ")) + 1
+    )  # one line, and the last
     first.communicate(timeout=300)
     assert first.returncode == 0
     assert sorted(set(steps_in(workdir))) == list(range(1, 21))
     assert not (workdir / "lock").exists()
+    (metrics, state), (other_metrics, other) = result(workdir), result(tmp_path / "alone")
+    assert metrics == other_metrics
+    assert state.keys() == other.keys()
+    for name, value in state.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
 @pytest.mark.slow

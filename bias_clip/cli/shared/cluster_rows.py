@@ -102,7 +102,10 @@ def _init(args: argparse.Namespace, width: int) -> Float[Array, "k d"] | None:
         return None
     if not args.init.is_file():
         raise ValueError(f"--init: there is no file {args.init}; expected a .centres.npy.")
-    centres = jnp.asarray(np.load(args.init, allow_pickle=False))
+    from bias_clip.data.bad_records import file_fault
+
+    with file_fault(args.init):
+        centres = jnp.asarray(np.load(args.init, allow_pickle=False))
     check_centres(centres, args.k, width)
     return centres
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from bias_clip.data.bad_records import file_fault
 from bias_clip.data.records import Source, column
 from bias_clip.data.tables.table import file_sha256
 from bias_clip.evals.audit.model import AuditModel
@@ -99,7 +100,8 @@ def read_tables(path: Path, *, default: str = "image") -> dict[str, Table]:
         raise ValueError(f"{path}: expected one of {sorted(readers)}, got {path.suffix!r}.")
     if not path.is_file():
         raise ValueError(f"there is no {path}; give a file of embeddings.")
-    raw = readers[path.suffix](path, default)
+    with file_fault(path):
+        raw = readers[path.suffix](path, default)
     return {modality: _table(path, modality, *pair) for modality, pair in raw.items()}
 
 

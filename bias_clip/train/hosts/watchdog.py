@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from bias_clip.core.json_object import read_object
 from bias_clip.core.storage import NotSavedError, storage_errors, write_whole
 from bias_clip.train.hosts.log import log
 
@@ -99,15 +100,17 @@ def describe_hosts(workdir: Path, process_count: int) -> str:
     for i in range(process_count):
         path = workdir / f"heartbeat_{i}"
         try:
-            sign = json.loads(path.read_text())
+            sign = read_object(path, advice="it is written again")
+            age = time.time() - float(sign["time"])
+            where = f"after step {sign['step']} in {sign['part']!r}"
         except FileNotFoundError:
             lines.append(f"  process {i}: has given no sign")
             continue
-        age = time.time() - sign["time"]
+        except (ValueError, KeyError, TypeError):
+            lines.append(f"  process {i}: its sign {path} is damaged")
+            continue
         late = "  <- silent" if age > 3 * _LONGEST_NAP else ""
-        lines.append(
-            f"  process {i}: after step {sign['step']} in {sign['part']!r}, {age:.0f} s ago{late}"
-        )
+        lines.append(f"  process {i}: {where}, {age:.0f} s ago{late}")
     return "\n".join(lines) + "\n"
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -253,3 +254,23 @@ def test_files_are_written_again_with_small_groups(tmp_path):
     assert pq.read_metadata(target).num_row_groups == 3
     assert pq.read_schema(target).metadata[b"k"] == b"v"
     assert found(read(target)) == PAIRS
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("state.json", '{"_data_files": [{"filename": "../elsewhere.arrow"}]}'),
+        ("state.json", '{"_data_files": [{"filename": "/dev/zero"}]}'),
+        ("state.json", '{"_data_files": [3]}'),
+        ("state.json", "{}"),
+        ("state.json", "[]"),
+        ("dataset_dict.json", '{"splits": [".."]}'),
+        ("dataset_dict.json", '{"splits": 7}'),
+        ("dataset_dict.json", "\xff"),
+    ],
+)
+def test_a_data_set_that_names_files_elsewhere_or_is_damaged_is_refused(tmp_path, file, content):
+    (tmp_path / file).write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / file))) as caught:
+        make_source(name="parquet", path=str(tmp_path))
+    assert "\n" not in str(caught.value)

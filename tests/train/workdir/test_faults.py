@@ -109,6 +109,8 @@ def damage(path, how):
     content = bytearray(path.read_bytes())
     if how == "removed":
         path.unlink()
+    elif how == "emptied":
+        path.write_bytes(b"")
     elif how == "truncated":
         path.write_bytes(content[: len(content) // 2])
     else:
@@ -116,7 +118,7 @@ def damage(path, how):
         path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped", "removed"])
+@pytest.mark.parametrize("how", ["truncated", "emptied", "flipped", "removed"])
 def test_every_damaged_file_of_a_checkpoint_is_noticed_or_does_not_matter(small, tmp_path, how):
     folder, abstract, states = small
     noticed = []

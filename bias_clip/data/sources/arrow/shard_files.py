@@ -1,13 +1,14 @@
 """Which files make up a data set of Parquet or Arrow: a folder, a pattern, or one of several splits."""
 
-import json
 import re
 from collections.abc import Sequence
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
+from bias_clip.core.json_object import read_object
 from bias_clip.core.remote import find, is_remote
+from bias_clip.data.bad_records import file_fault
 
 _ENDINGS = (".parquet", ".pq", ".arrow", ".feather")
 _NUMBERED = re.compile(r"(?:(.+?)[-_.])?(\d{4,})-of-(\d{4,})$")
@@ -57,12 +58,14 @@ def _files(path: Path) -> list[Path]:
         return [path] if path.is_file() else []
     # Folders of `save_to_disk` say what belongs to them: the splits here, the files of a split below.
     if (path / "dataset_dict.json").is_file():
-        splits = _read_json(path / "dataset_dict.json").get("splits", [])
-        return [file for name in splits for file in _files(path / name)]
+        with file_fault(path / "dataset_dict.json"):
+            found = _read_json(path / "dataset_dict.json").get("splits", [])
+            splits = [_inside(path, name) for name in found]
+        return [file for name in splits for file in _files(name)]
     if (path / "state.json").is_file():
-        return [
-            path / entry["filename"] for entry in _read_json(path / "state.json")["_data_files"]
-        ]
+        with file_fault(path / "state.json"):
+            found = _read_json(path / "state.json")["_data_files"]
+            return [_inside(path, entry["filename"]) for entry in found]
     inner = [file.relative_to(path) for file in sorted(path.rglob("*"))]
     # Hidden files, and names with an underscore, such as _SUCCESS and _metadata of other tools.
     shown = [f for f in inner if not any(part.startswith((".", "_")) for part in f.parts)]
@@ -99,8 +102,12 @@ def _check_whole(files: Sequence[Path]) -> None:
             )
 
 
+def _inside(folder: Path, name: str) -> Path:
+    """A file that the data set names; raises ValueError unless it is in its own folder."""
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise ValueError(f"it names {name!r}; expected a name in its own folder")
+    return folder / name
+
+
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}; copy it again.") from error
+    return read_object(path, advice="copy it again")

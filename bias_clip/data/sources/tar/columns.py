@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bias_clip.core.json_object import read_object
 from bias_clip.core.write import PARTIAL, whole_file
+from bias_clip.data.bad_records import file_fault
 
 KIND = "index of tar shards"
 VERSION = 1
 MANIFEST = "manifest.json"
+_AGAIN = "it is damaged: delete it, it is made again"
 COLUMNS = ("member", "layout", "key_end", "keys", "offset", "size")
 SOUND: dict[str, Any] = {"troubles": {}, "named": {}, "damages": []}  # a shard's report
 
@@ -62,23 +65,21 @@ def load(place: Path) -> Index:
     Raises:
       ValueError: it has another version, or is damaged.
     """
-    manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_object(place / MANIFEST, advice=_AGAIN)
     if manifest.get("kind") != KIND or manifest.get("version") != VERSION:
         raise ValueError(f"{place} is not an index of this version; delete it, it is made again.")
     columns = {}
-    for name in COLUMNS:
-        try:
+    with file_fault(place, advice=_AGAIN):
+        for name in COLUMNS:
             # A plain array over the map: np.memmap's own indexing costs ten times as much.
-            columns[name] = np.asarray(np.load(place / f"{name}.npy", mmap_mode="r"))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{place} is damaged: {error}; delete it, it is made again."
-            ) from error
-        if len(columns[name]) != manifest["lengths"][name]:
-            raise ValueError(f"{place}/{name}.npy is cut; delete {place}, it is made again.")
-    # A list of Python integers: bisect on it is faster than searchsorted for one number.
-    first = list(itertools.accumulate(manifest["samples"], initial=0))
-    layouts = [tuple(fields) for fields in manifest["layouts"]]
+            columns[name] = np.asarray(
+                np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            )
+            if len(columns[name]) != manifest["lengths"][name]:
+                raise ValueError(f"{place}/{name}.npy is cut; delete {place}, it is made again.")
+        # A list of Python integers: bisect on it is faster than searchsorted for one number.
+        first = list(itertools.accumulate(manifest["samples"], initial=0))
+        layouts = [tuple(fields) for fields in manifest["layouts"]]
     return Index(first, **columns, layouts=layouts, manifest=manifest)
 
 
