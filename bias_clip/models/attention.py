@@ -23,6 +23,7 @@ def softmax(x: Float[Array, "*batch l"]) -> Float[Array, "*batch l"]:
 
 def _softmax_forward(x: Array) -> tuple[Array, Array]:
     y = jax.nn.softmax(x, axis=-1)
+    # Only y is kept: the rule needs neither the logits nor their maximum.
     return y, y
 
 
@@ -68,10 +69,12 @@ def attend(
     if kind == "pallas":
         return pallas_attention.attend(q, k, v, causal=causal)
     q = q * q.shape[-1] ** -0.5  # scaled here because the logits are many more numbers
+    # Scores in float32 even of bfloat16 queries: their differences go through exp.
     logits = jnp.einsum("bqhk,blhk->bhql", q, k, preferred_element_type=jnp.float32)
     if causal:
         seen = jnp.tri(q.shape[1], k.shape[1], dtype=bool)
         logits = jnp.where(seen, logits, -jnp.inf)  # no row is all -inf: each query sees itself
+    # Weights in the dtype of the values, so that both factors of the product have one.
     return jnp.einsum("bhql,blhk->bqhk", softmax(logits).astype(v.dtype), v)
 
 
@@ -111,6 +114,7 @@ class Attention(nnx.Module):
     ) -> Float[Array, "bq d"]:
         """Mixes the tokens `x` of each of `num` examples for each of its queries."""
         q, k, v = self.query(queries), self.key(x), self.value(x)
+        # [tokens, heads, size] to [examples, tokens, heads, size], which kernels and masks need.
         q, k, v = (y.reshape(num, -1, *y.shape[1:]) for y in (q, k, v))
         y = attend(q, k, v, kind=self.kind, mask=self.mask)
         return self.out(y.reshape(-1, *y.shape[2:]))

@@ -62,6 +62,7 @@ class Block(nnx.Module):
         epsilon: float = EPSILON,
         stack: tuple[int, ...] = (),
     ):
+        # XLA keeps tokens transposed beside a kernel, see `keep_rows`; without one it lays them out well.
         self.in_rows = keep_rows if attention == "pallas" else _as_it_is
         self.norm1 = LayerNorm(width, epsilon=epsilon, stack=stack)
         self.attention = Attention(width, num_heads, kind=attention, mask=mask, stack=stack)
@@ -119,6 +120,7 @@ class Encoder(nnx.Module):
         self, x: Float[Array, "b l d"], pool: Callable[[Array], Array] | None = None
     ) -> Float[Array, "b *l d"]:
         """All blocks, then `pool` from `[b, l, d]` to `[b, d]` if it is given, then the norm."""
+        # One graph for all blocks: each layer's leaves are put into it, so the modules are built once.
         graph, stacked = nnx.split(self.blocks)
         shape = x.shape
 
@@ -162,6 +164,7 @@ class MapHead(nnx.Module):
 
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b d"]:
         """One vector for all tokens."""
+        # [1, 1, width] to [b, width]: one query for each example.
         probe = jnp.broadcast_to(self.probe[0].astype(x.dtype), (x.shape[0], x.shape[-1]))
         y = self.attention(probe, x.reshape(-1, x.shape[-1]), num=x.shape[0])
         return y + self.mlp(self.norm(y))

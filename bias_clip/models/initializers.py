@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+# Numbers that are cut vary less; the division restores the deviation that was asked for.
 _DEVIATION_WHEN_CUT = 0.87962566103423978  # of a unit normal cut at ±2
 
 
@@ -55,9 +56,12 @@ def draw(key: Array, parameters: Any) -> dict[str, Any]:
     `out_shardings`, where it yields the same numbers. While it runs it may hold all random numbers of
     the tower on each device, 4 bytes per parameter.
     """
+    # By the order of the tree: this order, and not the names, decides which numbers a parameter gets.
     variables, tree = jax.tree.flatten(parameters, is_leaf=lambda leaf: isinstance(leaf, nnx.Param))
+    # Constants take no random numbers.
     counts = [0 if v.start.form == "constant" else math.prod(v.shape) for v in variables]
     above_minus_one = float(jnp.finfo(jnp.float32).epsneg) - 1.0  # the inverse of erf is finite
+    # One call for all parameters of the tower; see the head of the file for the time that it saves.
     stream = jax.random.uniform(key, (sum(counts),), minval=above_minus_one, maxval=1.0)
     leaves, end = [], 0
     for variable, count in zip(variables, counts, strict=True):
@@ -75,8 +79,10 @@ def _fill(variable: nnx.Param, numbers: Array) -> Array:
     if start.form == "constant":
         return jnp.full(variable.shape, start.size, jnp.float32)
     if start.form == "normal":
+        # sqrt(2) erfinv(u) of a uniform u in (-1, 1) is a standard normal.
         numbers = math.sqrt(2.0) * jax.lax.erf_inv(numbers)
     if start.form == "truncated":
         within = math.erf(math.sqrt(2.0))  # the share of a normal within two deviations
+        # u within (-within, within) gives the normal cut at two deviations.
         numbers = math.sqrt(2.0) * jax.lax.erf_inv(within * numbers) / _DEVIATION_WHEN_CUT
     return (start.size * numbers).reshape(variable.shape)

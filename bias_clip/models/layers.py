@@ -111,6 +111,7 @@ class Linear(nnx.Module):
         # One plain matrix product: with separate batch axes, the kernel's gradient contracts over two
         # axes, for which XLA's CPU compiler makes copies (19 % of a whole train step).
         lead = x.shape[: x.ndim - len(self.inputs)]
+        # The cast is inside of the step, so parameters stay float32 and their gradient is cast back.
         kernel = flatten(self.kernel[...].astype(x.dtype), math.prod(self.inputs))
         y = x.reshape(-1, kernel.shape[0]) @ kernel
         if self.bias is not None:
@@ -144,6 +145,7 @@ def layer_norm(
 def _layer_norm_forward(
     x: Array, scale: Array, bias: Array, epsilon: float
 ) -> tuple[Array, tuple[Array, ...]]:
+    # Statistics in float32 also of bfloat16 rows: 8 bits cannot hold a sum over the width.
     wide = x.astype(jnp.float32)
     mean = jnp.mean(wide, axis=-1, keepdims=True)
     rstd = jax.lax.rsqrt(variance(wide, mean, x.dtype == jnp.bfloat16) + epsilon)
@@ -168,7 +170,9 @@ def _layer_norm_backward(
     xhat, wide = (x.astype(jnp.float32) - mean) * rstd, dy.astype(jnp.float32)
     g = wide * scale
     along = jnp.mean(g * xhat, axis=-1, keepdims=True)
+    # The gradients through the mean and through the variance, in one formula: see `layer_norm`.
     dx = rstd * (g - jnp.mean(g, axis=-1, keepdims=True) - xhat * along)
+    # Scale and bias are shared by all rows, so their gradients are sums over all axes but the last.
     rows = tuple(range(dy.ndim - 1))
     return dx.astype(x.dtype), jnp.sum(wide * xhat, axis=rows), jnp.sum(wide, axis=rows)
 
@@ -201,6 +205,7 @@ class Mlp(nnx.Module):
         stack: tuple[int, ...] = (),
     ):
         self.activation = activation_fn(activation)
+        # As in big_vision, biases of an MLP start near zero and not at it.
         self.fc1 = Linear((width,), (mlp_dim,), bias_deviation=1e-6, stack=stack)
         self.fc2 = Linear((mlp_dim,), (width,), bias_deviation=1e-6, stack=stack)
 

@@ -55,6 +55,7 @@ def attend(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _attend(q: Array, k: Array, v: Array, length: int, size: int, causal: bool) -> Array:
+    # Two products per pair of tokens forward: scores, and their use.
     kernel = functools.partial(_forward_kernel, causal=causal)
     fun = functools.partial(_run, kernel, length, size, results=1, products=2)
     return _on_own_part(fun, q, k, v)[0]
@@ -63,12 +64,14 @@ def _attend(q: Array, k: Array, v: Array, length: int, size: int, causal: bool) 
 def _attend_forward(
     q: Array, k: Array, v: Array, length: int, size: int, causal: bool
 ) -> tuple[Array, tuple[Array, ...]]:
+    # Only the inputs are kept: the backward kernel makes the scores again.
     return _attend(q, k, v, length, size, causal), (q, k, v)
 
 
 def _attend_backward(
     length: int, size: int, causal: bool, kept: tuple[Array, ...], dy: Array
 ) -> tuple[Array, ...]:
+    # Five products: scores again, dw, dv, dk and dq.
     kernel = functools.partial(_backward_kernel, causal=causal)
     fun = functools.partial(_run, kernel, length, size, results=3, products=5)
     return _on_own_part(fun, *kept, dy)
@@ -116,7 +119,9 @@ def _on_own_part(
     names = [name for name, kind in axes if kind != AxisType.Manual]
     if not names:
         return fun(*args)
+    # All axes but "tensor" split examples, as `BATCH_AXES` do with the batch.
     batch = tuple(name for name in names if name != "tensor")
+    # [tokens, heads * size]: rows by example, columns by head.
     spec = PartitionSpec(batch, width_axis if width_axis in names else None)
     return jax.shard_map(
         fun, mesh=mesh, in_specs=spec, out_specs=spec, axis_names=set(names), check_vma=False
@@ -140,10 +145,13 @@ def _run(
             "whose sizes divide."
         )
     num, all_ = rows // length, len(args) + results
+    # Blocks of whole heads whose columns are also whole tiles.
     lanes = math.lcm(size, _LANES)
+    # If such blocks do not divide the width, one block has all of it: a whole axis is always allowed.
     lanes = width if width % lanes else lanes
     tile = _TILE_BYTES // dtype.itemsize
     group = _examples_to_a_block(num, length, tile, most=_MAX_HEADS // (lanes // size))
+    # [blocks, rows, width].
     shape = (num // group, group * length, width)
     block = pl.BlockSpec((None, group * length, lanes), lambda i, j: (i, 0, j))
     blocks = 2 * all_ * group * length * lanes * dtype.itemsize  # one in use, one being copied
@@ -156,9 +164,12 @@ def _run(
         out_specs=[block] * results,
         out_shape=[jax.ShapeDtypeStruct(shape, dtype)] * results,
         compiler_params=pltpu.CompilerParams(
+            # No block reads what another writes, so cores may share them in any order.
             dimension_semantics=("parallel", "parallel"),
+            # An eighth of the default is left for what else the compiler keeps there.
             vmem_limit_bytes=max(_VMEM, blocks + scores + _VMEM // 8),
         ),
+        # XLA cannot see into a kernel: its scheduler reads the estimate, and so do the plans.
         cost_estimate=pl.CostEstimate(
             flops=2 * products * rows * length * width,
             transcendentals=rows * length * width // size,
@@ -187,9 +198,11 @@ def _forward_kernel(
     q: Any, k: Any, v: Any, out: Any, *, length: int, size: int, causal: bool
 ) -> None:
     def scores(at: Any) -> Array:
+        # Scaled on the queries: [length, size] numbers and not [length, length].
         return _scores(k[at], q[at] * size**-0.5, causal)
 
     for at, s in _one_ahead(scores, _places(q, length, size)):
+        # Summed over keys, axis 0 of both: the weights have a row per key.
         out[at] = _product(_softmax(s).astype(v.dtype), v[at], over=(0, 0)).astype(out.dtype)
 
 
@@ -207,11 +220,13 @@ def _backward_kernel(
     causal: bool,
 ) -> None:
     def scores(at: Any) -> tuple[Array, Array]:
+        # dwᵀ = v dyᵀ, with a row per key like the scores.
         return _scores(k[at], q[at] * size**-0.5, causal), _product(v[at], dy[at], over=(1, 1))
 
     for at, (s, dw) in _one_ahead(scores, _places(q, length, size)):
         w = _softmax(s)
         dv[at] = _product(w.astype(dy.dtype), dy[at], over=(1, 0)).astype(dv.dtype)
+        # In the dtype of the products: ds enters two more.
         ds = (w * (dw - jnp.sum(dw * w, axis=0, keepdims=True))).astype(q.dtype)
         dk[at] = _product(ds, q[at] * size**-0.5, over=(1, 0)).astype(dk.dtype)
         # Transposing the small matrix is cheaper than transposing ds.

@@ -80,9 +80,12 @@ class TextTransformer(nnx.Module):
 
     def __call__(self, text: Int[Array, "b l"], dtype: str = "float32") -> Float[Array, "b d"]:
         """Returns the pooled and projected features, not yet normalised."""
+        # Plain indexing would clamp a token outside of the table to its last row, without an error.
         x = jnp.take(self.embedding[...], text, axis=0, mode="fill", fill_value=jnp.nan)
+        # The sum in float32, and only then in the dtype of the products.
         x = (x + self.pos_embedding[...]).astype(dtype)
         if self.pool in ("argmax", "eos"):
+            # Pooled before the last norm: it then runs on one token of each text, and not on all.
             x = self.encoder(x, lambda x: _at(x, self._end(text)))
             return x if self.head is None else self.head(x)
         x = self.encoder(x)
@@ -94,6 +97,7 @@ class TextTransformer(nnx.Module):
 
     def _end(self, text: Int[Array, "b l"]) -> Int[Array, " b"]:
         """The position where each text ends; of several equal tokens, argmax takes the first."""
+        # "argmax": in CLIP's vocabulary the end of a text has the largest id.
         return jnp.argmax(text if self.pool == "argmax" else text == self.eos_id, axis=1)
 
 

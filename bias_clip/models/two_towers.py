@@ -110,15 +110,18 @@ def make_model(
         )
     if bias_init is not None and not math.isfinite(bias_init):
         raise ValueError(f"bias_init must be a finite number, or None: got {bias_init}.")
+    # cuDNN's fused attention has no float32 kernel.
     if attention == "cudnn" and dtype != "bfloat16":
         raise ValueError(f"attention 'cudnn' needs dtype 'bfloat16': got {dtype!r}.")
     shared = {"remat": remat, "scan": scan, "attention": attention}
     img = None if image is None else _make_tower("image", ViT, image, shared)
     txt = None if text is None else _make_tower("text", TextTransformer, text, shared)
     scalars = _check_towers(img, txt, log_scale=math.log(scale_init), bias=bias_init)
+    # Graphs and shapes are split once: `init` and `apply` are then functions of plain dicts.
     split = {name: nnx.split(x) for name, x in (("img", img), ("txt", txt)) if x is not None}
 
     def init(key: Array) -> dict[str, Any]:
+        # A key for each tower even if one is left out, so that the other starts with the same numbers.
         keys = dict(zip(("img", "txt"), jax.random.split(key), strict=True))
         towers = {
             name: initializers.draw(keys[name], shapes) for name, (_, shapes) in split.items()
@@ -135,6 +138,7 @@ def make_model(
             size = _present("image", img).size
             _check_shape("image", image.shape[1:], (size, size, 3))
             tower = nnx.merge(split["img"][0], params["img"])
+            # float32 from here on: norms, logits and losses do not round to 8 bits.
             fimg = tower(image.astype(dtype)).astype(jnp.float32)
         if image is not None and text is not None:
             # Without this order XLA interleaves the towers' backward passes: with all regularisers, a
@@ -186,6 +190,7 @@ def unit_norm(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
     x = x.astype(jnp.float32)
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     empty = square == 0  # not `~(square > 0)`, which would hide a NaN
+    # The inner `where` keeps rsqrt(0) out of the branch that is not taken, which is differentiated too.
     return jnp.where(empty, 0.0, x * jax.lax.rsqrt(jnp.where(empty, 1.0, square)))
 
 

@@ -79,6 +79,7 @@ def parse_variant(
     sizes = VARIANTS[choose("variant", name, tuple(VARIANTS))]
     if slash and not (patch.isdecimal() and int(patch) > 0):
         raise ValueError(f"Bad patch in variant {variant!r}: expected a form like '{name}/16'.")
+    # Most variants have this ratio.
     if width is not None and mlp_dim is None:
         mlp_dim = 4 * width
     given = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": num_heads}
@@ -96,6 +97,7 @@ def sincos2d(side: int, width: int, temperature: float = 10_000.0) -> Float[np.n
     """
     if width % 4 or width < 8:
         raise ValueError(f"sincos2d needs a width that divides by 4, at least 8: got {width}.")
+    # width / 4 frequencies: sine and cosine of each, for x and for y. The last is 1 / temperature.
     omega = temperature ** -(np.arange(width // 4) / (width // 4 - 1))
     y, x = (grid.reshape(-1, 1) * omega for grid in np.mgrid[:side, :side])
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype(np.float32)
@@ -114,6 +116,7 @@ class ConvStem(nnx.Module):
         num = patch.bit_length() - 1
         if patch < 2 or patch != 2**num:
             raise ValueError(f"stem 'conv' needs a patch that is a power of 2: got {patch}.")
+        # Widths double towards the last convolution, which has half of the tower's width.
         channels = [3, *(max(8, width >> (num - i)) for i in range(num))]
         self.num, self.channels = num, channels[-1]
         for i in range(num):
@@ -132,6 +135,7 @@ class ConvStem(nnx.Module):
 def _windows(x: Float[Array, "b s s c"]) -> Float[Array, "b h h 3 3 c"]:
     """The 3x3 windows around every second pixel: makes a convolution one matrix product."""
     side = x.shape[1] // 2
+    # One pixel before and none after: with stride 2 the last window ends at the last pixel.
     x = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
     rows = [[x[:, i::2, j::2][:, :side, :side] for j in range(3)] for i in range(3)]
     return jnp.stack([jnp.stack(row, axis=3) for row in rows], axis=3)
@@ -140,6 +144,7 @@ def _windows(x: Float[Array, "b s s c"]) -> Float[Array, "b h h 3 3 c"]:
 def _patches(x: Float[Array, "b s s c"], patch: int) -> Float[Array, "b l p p c"]:
     """The image cut into squares, row by row: makes the patch convolution one matrix product."""
     b, side, c = x.shape[0], x.shape[1] // patch, x.shape[3]
+    # [b, rows, patch, columns, patch, c] to [b, rows, columns, patch, patch, c].
     x = x.reshape(b, side, patch, side, patch, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, side * side, patch, patch, c)
 
@@ -199,10 +204,12 @@ class ViT(nnx.Module):
         _check_class_token(class_token, pool, posemb)
         if not learned:
             sincos2d(side, width)  # raises now, and not in apply, for a bad width
+        # After the conv stem a grid cell is one token, so the embedding is a 1 x 1 patch.
         self.size, self.side, self.patch = size, side, 1 if conv else size // side
         self.stem = ConvStem(size // side, width) if conv else None
         inputs = (self.patch, self.patch, self.stem.channels if self.stem else 3)
         self.embedding = layers.Linear(inputs, (width,), start="lecun", bias=patch_bias)
+        # As CLIP starts it.
         token = initializers.normal((1, 1, width), width**-0.5) if class_token else None
         self.class_token = token
         length = side * side + class_token
@@ -221,6 +228,7 @@ class ViT(nnx.Module):
         x = self.embedding(_patches(x, self.patch))
         if self.class_token is not None:
             token = self.class_token[...].astype(x.dtype)
+            # The token comes first, as in CLIP: positions of published checkpoints count it as 0.
             x = jnp.concatenate([jnp.broadcast_to(token, (len(x), *token.shape[1:])), x], axis=1)
         if self.pos_embedding is None:
             table = jnp.asarray(sincos2d(self.side, x.shape[-1]))[None]
@@ -238,6 +246,8 @@ class ViT(nnx.Module):
     def _pooled(self, x: Float[Array, "b l d"]) -> Float[Array, "b d"]:
         first = 0 if self.class_token is None else 1  # patch
         if self.pool == "class":
+            # The pooling goes into the encoder: the last norm then runs on one row of each image, as in
+            # CLIP.
             return self.encoder(x, lambda x: x[:, 0])
         if self.pool == "gap_norm":
             return self.encoder(x, lambda x: jnp.mean(x[:, first:], axis=1))

@@ -45,12 +45,14 @@ def peak_flops() -> float | None:
     device = jax.devices()[0]
     if device.platform == "cpu":
         return None
+    # "TPU v5" is also the beginning of "TPU v5 lite".
     known = [name for name in PEAK_FLOPS if device.device_kind.startswith(name)]
     if not known:
         raise ValueError(
             f"no peak FLOP/s known for {device.device_kind!r}; known are {sorted(PEAK_FLOPS)}; "
             "add it to bias_clip/plan/flops.py."
         )
+    # The longest name that fits, for the same reason.
     return PEAK_FLOPS[max(known, key=len)] * jax.device_count()
 
 
@@ -65,12 +67,16 @@ def _count(jaxpr: Any) -> float:
         elif name.startswith("dot_product_attention_fwd"):  # cuDNN's
             total += _attention_flops(eqn)
         elif name == "cond":
+            # A branch that may run: the most expensive is an upper bound.
             total += max(_count(branch.jaxpr) for branch in eqn.params["branches"])
         else:
+            # A scan's body is one jaxpr, whatever its length.
             times = eqn.params["length"] if name == "scan" else 1
             if name == "shard_map":
+                # Inside of shard_map shapes are those of one device.
                 times = eqn.params["mesh"].size
             elif name == "pallas_call":
+                # A kernel's jaxpr is one block of its grid.
                 times = math.prod(eqn.params["grid_mapping"].grid)
             total += times * sum(_count(inner) for inner in _inner_jaxprs(eqn.params))
     return total
@@ -93,11 +99,13 @@ def _dot_flops(eqn: Any) -> float:
 
 def _attention_flops(eqn: Any) -> float:
     batch, queries, heads, size = eqn.invars[0].aval.shape
+    # Two products, scores and their use.
     return 2 * 2.0 * batch * heads * queries * eqn.invars[1].aval.shape[1] * size
 
 
 def _conv_flops(eqn: Any) -> float:
     kernel = eqn.invars[1].aval.shape
     out_features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+    # Multiply-adds for one output: the kernel without its output features.
     per_output = math.prod(kernel) / out_features
     return 2.0 * math.prod(eqn.outvars[0].aval.shape) * per_output

@@ -58,6 +58,7 @@ def count_hlo(text: str, *, branch: Callable = max) -> Counts:
 
 
 def _count(name: str, all_: dict[str, Computation], branch: Callable, done: dict) -> Counts:
+    # Computations are counted once: several calls may share one.
     if name not in done:
         total = Counts(0.0, 0.0, {})
         for instruction in all_[name].values():
@@ -71,8 +72,10 @@ def _count_one(
 ) -> Counts:
     called = [_count(name, all_, branch, done) for name in x.called]
     if x.opcode == "while":
+        # The condition is called too, but its work is nothing beside the body's.
         return _times(called[x.called.index(x.attribute("body"))], count_turns(x, scope, all_))
     if x.opcode == "conditional":
+        # `branch` decides, `max` for a bound; the compiler does not know which one will run.
         return branch(called, key=lambda counts: counts.flops)
     total = Counts(
         own_flops(x, scope), _own_bytes(x, scope, all_), _own_sent(x, scope), _own_cycles(x)
@@ -82,10 +85,12 @@ def _count_one(
             if x.opcode == "fusion":  # traffic and time are those of the fusion as a whole
                 inner = inner._replace(hbm_bytes=0.0, cycles=0.0)
             total = _add(total, inner)
+            # The body of a continued collective repeats the instruction that its start has counted.
             if _goes_on(name, all_[name]):
                 total = total._replace(sent={})
         if "all-reduce-scatter" in " ".join(x.called):  # a TPU's name for it, with a slice inside
             reduced = total.sent.pop("all-reduce", 0.0)
+            # An all-reduce was counted as 2 (n-1)/n; a reduce-scatter sends half of that.
             total = _add(total, Counts(0.0, 0.0, {"reduce-scatter": reduced / 2}))
     return total
 
@@ -161,6 +166,7 @@ def _own_sent(x: Instruction, scope: Computation) -> dict[str, float]:
 def _group_size(x: Instruction) -> int:
     """The number of devices per group, from one of three notations: lists, an iota, mesh axes."""
     if x.opcode.startswith("collective-permute"):
+        # Permutations have pairs in place of groups; their factor does not use the number.
         return 2
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", x.rest)
     if listed:
@@ -177,6 +183,7 @@ def _group_size(x: Instruction) -> int:
 
 
 def _own_bytes(x: Instruction, scope: Computation, all_: dict[str, Computation]) -> float:
+    # A "-done" only waits for what its "-start" has moved.
     if x.opcode in _FREE or x.opcode.endswith("-done") or "AllocateBuffer" in x.rest:
         return 0.0
     operands = [_hbm(scope[name]) for name in x.operands]
@@ -190,10 +197,13 @@ def _own_bytes(x: Instruction, scope: Computation, all_: dict[str, Computation])
         part = _size(x.shapes[1])
         return (part if operands[0] else 0.0) + (part if x.shapes[1].in_hbm else 0.0)
     if x.opcode.endswith("-start"):
+        # Reads the operand here and writes it at the other end.
         return 2 * sum(operands)
     if x.opcode in ("dynamic-slice", "slice", "gather"):
+        # Only the part is read, however large the operand.
         return 2 * written
     if x.opcode == "dynamic-update-slice":
+        # The array stays where it is: only the update is read and written.
         return 2 * _hbm(scope[x.operands[1]])
     if x.opcode == "fusion":
         return _fusion_bytes(operands, written, all_[x.called[0]], all_)
@@ -223,6 +233,7 @@ def _fusion_bytes(
         total += min(full, 0.0 if updated else part)
     updates = [x for x in body.values() if x.opcode == "dynamic-update-slice"]
     for x in updates:
+        # The result's buffer is that of the operand; only the update is written.
         saved = _size(x.shapes[0]) - _size(body[x.operands[1]].shapes[0])
         written = max(0.0, written - saved)
     return total + written

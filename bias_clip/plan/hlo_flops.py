@@ -17,6 +17,7 @@ def own_flops(x: Instruction, scope: Computation) -> float:
       scope: its computation, for the shapes of its operands.
     """
     if x.opcode == "dot":
+        # The result has every axis but the contracted ones, so the product of both counts all multiply-adds.
         contracted = _numbers(x.attribute("lhs_contracting_dims"))
         left = scope[x.operands[0]].shapes[0].dims
         return 2.0 * math.prod(x.shapes[0].dims) * math.prod(left[i] for i in contracted)
@@ -27,6 +28,7 @@ def own_flops(x: Instruction, scope: Computation) -> float:
     if x.opcode == "custom-call" and _ATTENTION in x.rest:
         return _attention_flops(x, scope)
     if x.opcode == "custom-call" and any(name in x.rest for name in _MATMUL_CALLS):
+        # cuBLAS calls keep the dimensions of the product as JSON, as the backend config.
         found = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', x.rest)
         left = scope[x.operands[0]].shapes[0].dims
         contracted = _numbers(found[1].replace('"', "")) if found else ()
@@ -50,6 +52,7 @@ def _attention_flops(x: Instruction, scope: Computation) -> float:
     if found is None:
         raise ValueError(f"the attention {x.name!r} has no intermediate_tensor_shape.")
     scores = _numbers(found[1].replace('"', ""))
+    # Backward: scores again, dv, dw, dq and dk.
     products = 5 if f"{_ATTENTION}Backward" in x.rest else 2
     return 2.0 * products * math.prod(scores) * scope[x.operands[0]].shapes[0].dims[-1]
 
@@ -61,6 +64,7 @@ def _convolution_flops(x: Instruction, scope: Computation) -> float:
         raise ValueError(f"the convolution {x.name!r} has no dim_labels.")
     left, right = (scope[name].shapes[0].dims for name in x.operands[:2])
     out, window = x.shapes[0].dims, _window(x.attribute("window", default="{}"))
+    # Each output position of a feature sums over input features and over the window's real taps.
     total = 2.0 * out[labels[3].index("b")] * out[labels[3].index("f")]
     total *= right[labels[2].index("i")]
     for spatial in (label for label in labels[3] if label.isdecimal()):
@@ -86,7 +90,9 @@ def _taps(
 ) -> int:
     """How many pairs of an output and a kernel position meet a real input along one dimension."""
     step, gap, spread, low = int(stride), int(lhs_dilate), int(rhs_dilate), int(pad.split("_")[0])
+    # k-th tap of the i-th output, in the dilated and padded input.
     positions = (i * step + k * spread - low for i in range(out) for k in range(kernel))
+    # Only every gap-th position is an input; the zeros between and around cost nothing to a chip.
     return sum(p % gap == 0 and 0 <= p // gap < size for p in positions)
 
 

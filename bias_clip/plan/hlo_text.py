@@ -83,6 +83,7 @@ def read_hlo(text: str) -> Program:
     entry: str | None = None
     current: Computation | None = None
     computations: dict[str, Computation] = {}
+    # A header starts a computation, "}" ends it; all other lines inside are one instruction each.
     for line in text.splitlines():
         header = _HEADER.match(line)
         if header:
@@ -98,12 +99,14 @@ def read_hlo(text: str) -> Program:
 
 
 def _read_instruction(name: str, text: str) -> Instruction:
+    # A tuple's type has spaces and brackets of its own; other types end at the first space.
     end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
     opcode, start = re.match(r"\s*([\w\-]+)", text[end:]), text.index("(", end)
     if opcode is None:
         raise ValueError(f"cannot read the instruction {name!r}: {text[:80]!r}.")
     stop = _closing(text, start)
     inside, rest = text[start + 1 : stop], text[stop + 1 :]
+    # Metadata is free text (operations, files), in which the patterns below must find nothing.
     rest = re.sub(r"metadata=\{[^}]*\}", "", rest)
     called = tuple(
         part.strip().lstrip("%")
@@ -114,6 +117,7 @@ def _read_instruction(name: str, text: str) -> Instruction:
         name=name,
         shapes=tuple(_read_shape(*found) for found in _ARRAY.findall(text[:end])),
         opcode=opcode[1],
+        # In the parentheses only: attributes name computations with % too.
         operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
         called=called,
         inside=inside,

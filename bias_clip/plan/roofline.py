@@ -106,6 +106,7 @@ def estimate_times(counts: Counts, chip: Chip, *, num_chips: int) -> Times:
     """
     out, link = chip.out, chip.link
     if chip.gpu and num_chips > GPUS_PER_HOST:
+        # A ring over hosts is as fast as the cards of a host together; a pair of GPUs shares one card.
         out, link = min(out, GPUS_PER_HOST * chip.nic), chip.nic
     turned = counts.sent.get("collective-permute", 0.0)
     others = sum(counts.sent.values()) - turned
@@ -179,6 +180,7 @@ def _about_memory(memory: Memory, chip: Chip, *, remat: str, fsdp: int) -> list[
         memory.loss: "logits by chunks: chunk_size=256 in the terms of config.objective",
         state: f"shard the state: a larger config.mesh.fsdp (now {fsdp})",
     }
+    # Parts below a tenth cannot make the step fit.
     return [*advice, *(parts[size] for size in sorted(parts, reverse=True) if size > 0.1 * usable)]
 
 

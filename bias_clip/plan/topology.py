@@ -95,6 +95,7 @@ def get_devices(topology: str, *, dump: str | None = None) -> list[Any]:
     os.environ.update(NO_TPU_HOST)
     if dump is not None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump}"
+    # After the variables, which libtpu reads when it is loaded.
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
@@ -103,6 +104,7 @@ def get_devices(topology: str, *, dump: str | None = None) -> list[Any]:
     if kind in GPUS:
         hosts = max(1, int(shape) // GPUS_PER_HOST)
         platform = "cuda"
+        # Slices x hosts of a slice x devices of a host.
         arguments = dict(
             topology=f"1x{hosts}x{int(shape) // hosts}", target_config=_GPU.format(**GPUS[kind])
         )
