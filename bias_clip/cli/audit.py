@@ -14,7 +14,6 @@ Writes index.html, audit.json, audit.csv and audit.tex to --out. docs/audit.md e
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +40,7 @@ def work(args: argparse.Namespace) -> None:
       ValueError: a model or a suite that cannot be read, or arguments that contradict each other.
     """
     from bias_clip.evals.audit import list_texts, run_audit
+    from bias_clip.report.audits.audit_folder import say, write_audit
 
     items = read_items(args)
     # The texts follow from the suites alone, so that no model is needed yet.
@@ -63,12 +63,7 @@ def work(args: argparse.Namespace) -> None:
         baselines=not args.no_baselines,
         say=say,
     )
-    write_outputs(audit, args.out, on_emoji=not (args.suite or args.source))
-
-
-def say(text: str) -> None:
-    """Prints a line of progress to stderr, at once."""
-    print(text, file=sys.stderr, flush=True)
+    write_audit(audit, args.out, on_emoji=not (args.suite or args.source))
 
 
 def read_items(args: argparse.Namespace) -> list:
@@ -132,6 +127,7 @@ def read_models(args: argparse.Namespace) -> list:
             continue
         # Here and not above: models that are given as embeddings do not need the trainer's modules.
         from bias_clip.evals.audit import stage_model
+        from bias_clip.report.audits.audit_folder import say
         from bias_clip.train.workdir.load_model import load_model
         from bias_clip.train.workdir.load_run import as_stage, identity
 
@@ -164,25 +160,6 @@ def own_words(words: Sequence[str], name: str) -> list[str]:
         if not slash or whose == name:
             own.append(f"{rest if slash else key}{equals}{value}")
     return own
-
-
-def write_outputs(audit, out: Path, *, on_emoji: bool) -> None:
-    """Writes the page, JSON, CSV and LaTeX to the folder, and prints where they are."""
-    from bias_clip.core.write import write_file
-    from bias_clip.evals.audit import to_json
-    from bias_clip.evals.audit.own_data import EMOJI_LIMITS
-    from bias_clip.report.audits.audit_page import render_audit
-    from bias_clip.report.audits.audit_text import audit_csv, audit_latex, audit_lines
-
-    limits = EMOJI_LIMITS if on_emoji else ()
-    record = to_json(audit)
-    out.mkdir(parents=True, exist_ok=True)
-    write_file(out / "index.html", render_audit(record, limits=limits))
-    write_json(record, str(out / "audit.json"))
-    write_file(out / "audit.csv", audit_csv(record))
-    write_file(out / "audit.tex", audit_latex(record))
-    print("\n".join([*audit_lines(record), *limits]))
-    print(f"page: {out / 'index.html'}; numbers: audit.json, audit.csv, audit.tex beside it")
 
 
 def make_parser() -> Parser:

@@ -1,6 +1,6 @@
 """Suites that classify images: zero-shot, fairness by group, worst group. Draws are of sums."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from bias_clip.evals.encode import Encode
 from bias_clip.evals.prompts import prompt_embeddings, word_prompts
 from bias_clip.evals.quality.zeroshot import class_embeddings
-from bias_clip.evals.ranking import best_ranks, score_ranks, unit
+from bias_clip.evals.ranking import best_ranks, row_blocks, score_ranks, unit
 from bias_clip.evals.resampling import Draws, Named, kind_draws, reflected, sum_draws
 from bias_clip.evals.suites.clip_benchmark import classify_multilabel, classify_ranks
 from bias_clip.evals.suites.fairness import (
@@ -28,6 +28,8 @@ from bias_clip.evals.suites.worst_group import worst_group
 
 TEMPLATE_IMAGES = 2000  # judged again under each resample of the templates
 TEMPLATE_DRAWS = 100
+RESAMPLES_TOGETHER = 10
+ROWS_TOGETHER = 8192  # images whose embeddings are in float64 at the same time
 
 
 def zeroshot_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> Evaluate:
@@ -69,8 +71,12 @@ def measure_zeroshot(
     # In parts: prompts in float64 would take as much memory again, twice.
     parts = [class_embeddings(p, dtype=np.float64) for p in np.array_split(prompts, min(c, 16))]
     zcls = np.concatenate(parts)
-    z = unit(images, dtype=np.float64)
-    ranks = best_ranks(z, zcls, np.arange(len(labels)), labels)
+    ranks = np.concatenate(
+        [
+            best_ranks(unit(images[b], dtype=np.float64), zcls, np.arange(len(labels[b])), labels[b])
+            for b in row_blocks(len(images), c, ROWS_TOGETHER)
+        ]
+    )
     result = classify_ranks(ranks, labels, num_classes=c)
     # 0: wrong, 1: among five, 2: right, of each class.
     kinds = 3 * labels + np.where(ranks == 0, 2, np.where(ranks < 5, 1, 0))
@@ -82,7 +88,7 @@ def measure_zeroshot(
         return kind_draws(kinds, value, num_kinds=3 * c, num=num, seed=seed)
 
     def draw_texts(num: int, seed: int) -> Draws:
-        return _template_draws(z, prompts, labels, result.metrics, num, seed)
+        return _template_draws(images, prompts, labels, result.metrics, num, seed)
 
     return Measured(
         result,
@@ -174,14 +180,13 @@ def _template_draws(
     c, t, _ = prompts.shape
     rng = np.random.default_rng(seed)
     rows = rng.permutation(len(labels))[:TEMPLATE_IMAGES]
-    some, each = z[rows].astype(np.float32), unit(prompts)
+    some, own = unit(z[rows]), labels[rows]
+    # The first is of all templates once: what the others are compared with.
+    often = [np.ones(t), *rng.multinomial(t, np.full(t, 1 / t), size=min(num, TEMPLATE_DRAWS))]
     pieces: list[Named] = []
-    for r in range(min(num, TEMPLATE_DRAWS) + 1):
-        # The first is of all templates once: what the others are compared with.
-        times = np.ones(t) if r == 0 else rng.multinomial(t, np.full(t, 1 / t))
-        zcls = unit(np.einsum("t,ctd->cd", (times / t).astype(np.float32), each, optimize=True))
-        ranks = score_ranks(some @ zcls.T, np.arange(len(rows)), labels[rows])
-        kinds = 3 * labels[rows] + np.where(ranks == 0, 2, np.where(ranks < 5, 1, 0))
+    for zcls in _resampled_classes(prompts, np.stack(often) / t):
+        ranks = score_ranks(some @ zcls.T, np.arange(len(rows)), own)
+        kinds = 3 * own + np.where(ranks == 0, 2, np.where(ranks < 5, 1, 0))
         with np.errstate(divide="ignore", invalid="ignore"):
             counts = np.bincount(kinds, minlength=3 * c)[None].astype(np.float64)
             pieces.append(_shares(counts.reshape(1, c, 3), c))
@@ -189,6 +194,22 @@ def _template_draws(
     whole = {key: metrics[key] for key in drawn}
     # Judged on part of the images, so only the deviation is used, added to the value of all images.
     return Draws(whole, {k: whole[k] + v[1:] - v[0] for k, v in drawn.items()}, t, {})
+
+
+def _resampled_classes(
+    prompts: Float[np.ndarray, "c t d"], shares: Float[np.ndarray, "r t"]
+) -> Iterator[Float[np.ndarray, "c d"]]:
+    """The class embeddings of each resample of the templates.
+
+    Prompts are read once for several resamples, and their lengths go into the shares: a copy of unit
+    length would be as large as all prompts.
+    """
+    length = np.sqrt(np.einsum("ctd,ctd->ct", prompts, prompts, dtype=np.float32))
+    inverse = 1 / np.where(length > 0, length, 1)
+    for start in range(0, len(shares), RESAMPLES_TOGETHER):
+        times = shares[start : start + RESAMPLES_TOGETHER]
+        weights = (times[None] * inverse[:, None]).astype(np.float32)
+        yield from np.swapaxes(unit(weights @ prompts), 0, 1)
 
 
 def _fairness_draws(
