@@ -83,9 +83,13 @@ def read_items(args: argparse.Namespace) -> list:
         source = make_source(name=name, **arguments)
         about = {"source": {"name": name, **{k: repr(v) for k, v in arguments.items()}}}
         queries = [word.strip() for word in words if word.strip()]
-        return own_items(source, about, by=args.by, label=args.label, words=queries)
-    if args.by or args.label or args.words:
-        raise ValueError("--by, --label and --words are of --source, which is not given.")
+        return own_items(
+            source, about, by=args.by, label=args.label, cluster=args.cluster, words=queries
+        )
+    if args.by or args.label or args.words or args.cluster:
+        raise ValueError(
+            "--by, --label, --cluster and --words are of --source, which is not given."
+        )
     files = read_pairs(args.file, flag="--file", example="sobit.words=folder")
     arguments = read_pairs(args.argument, flag="--argument", example="retrieval_coco.split=test")
     items = []
@@ -202,6 +206,11 @@ def make_parser() -> Parser:
     )
     add("--by", metavar="COLUMN", help="groups of your own data")
     add("--label", metavar="COLUMN", help="class names of your own data, for accuracy by group")
+    add(
+        "--cluster",
+        metavar="COLUMN",
+        help="what images share, such as a person: resampled together",
+    )
     add("--words", metavar="FILE", help="what to search for in your own data, one per line")
     add(
         "--embeddings",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse
 import scipy.special
 from jaxtyping import Float, Int, Shaped
 
@@ -82,6 +83,7 @@ def kind_draws(
     num_kinds: int,
     num: int,
     seed: int = 0,
+    clusters: Int[np.ndarray, " n"] | None = None,
 ) -> Draws:
     """Draws of numbers that need only how many items there are of each kind.
 
@@ -94,21 +96,47 @@ def kind_draws(
       num_kinds: number of kinds.
       num: number of resamples.
       seed: of the draws.
+      clusters: cluster of each item; clusters are resampled as a whole.
     """
-    n, counts = len(kinds), np.bincount(kinds, minlength=num_kinds)
+    counts = np.bincount(kinds, minlength=num_kinds)
+    names = None if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    n = len(kinds) if names is None else int(names.max(initial=-1)) + 1
     with np.errstate(divide="ignore", invalid="ignore"):
         whole = {k: float(v[0]) for k, v in value(counts[None].astype(np.float64)).items()}
         if n < 2:
             return without_draws(whole, n, f"{NOT_ENOUGH}: {n} of them")
-        there, rng = np.flatnonzero(counts), np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
+        table = None if names is None else _cluster_table(kinds, names, (n, num_kinds))
         parts = []
         for start in range(0, num, 500):  # blocks, so that many kinds take little memory
-            drawn = np.zeros((min(500, num - start), num_kinds))
-            # Only kinds that occur can be drawn; a multinomial over thousands of empty kinds would be slow.
-            drawn[:, there] = rng.multinomial(n, counts[there] / n, size=len(drawn))
-            parts.append(value(drawn))
+            size = min(500, num - start)
+            parts.append(value(_drawn_counts(rng, counts, table, size)))
     drawn_of = {key: np.concatenate([part[key] for part in parts]) for key in whole}
     return Draws(whole, drawn_of, n, {})
+
+
+def _cluster_table(
+    kinds: Int[np.ndarray, " n"], names: Int[np.ndarray, " n"], shape: tuple[int, int]
+) -> scipy.sparse.csr_array:
+    """How many items of each kind each cluster has; sparse, as most have few kinds."""
+    return scipy.sparse.csr_array((np.ones(len(kinds)), (names, kinds)), shape=shape)
+
+
+def _drawn_counts(
+    rng: np.random.Generator,
+    counts: Int[np.ndarray, " u"],
+    table: scipy.sparse.csr_array | None,
+    size: int,
+) -> Float[np.ndarray, "b u"]:
+    """The number of items of each kind in each resample: of items, or of the clusters in `table`."""
+    if table is not None:
+        u = table.shape[0]
+        return rng.multinomial(u, np.full(u, 1 / u), size=size).astype(np.float64) @ table
+    # Only kinds that occur can be drawn; a multinomial over thousands of empty kinds would be slow.
+    there, n = np.flatnonzero(counts), int(counts.sum())
+    drawn = np.zeros((size, len(counts)))
+    drawn[:, there] = rng.multinomial(n, counts[there] / n, size=size)
+    return drawn
 
 
 def mean_draws(values: Mapping[str, Float[np.ndarray, " q"]], *, num: int, seed: int = 0) -> Draws:
@@ -248,6 +276,13 @@ def image_times(
         [np.bincount(rng.integers(0, units, units), minlength=units) for _ in range(num)]
     )
     return times.astype(np.int32)[:, index]
+
+
+def few_clusters(clusters: Int[np.ndarray, " n"] | None, keys: Collection[str]) -> dict[str, str]:
+    """The note of every number where one cluster holds all images, whose resamples are all equal."""
+    if clusters is None or len(np.unique(clusters)) > 1:
+        return {}
+    return dict.fromkeys(keys, f"{NOT_ENOUGH}: 1 cluster")
 
 
 def nan_mean(values: np.ndarray) -> float:

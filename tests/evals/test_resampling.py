@@ -105,6 +105,19 @@ def test_kinds_have_the_interval_of_their_items():
     assert found.low == pytest.approx(other.low, abs=0.01)
 
 
+def test_kinds_of_clusters_have_the_interval_of_the_clusters():
+    def value(counts):
+        return {"acc": counts[:, 1] / counts.sum(axis=1)}
+
+    clusters = np.arange(len(HITS)) // 3
+    hits = HITS[3 * clusters]  # equal inside a cluster
+    draws = kind_draws(hits.astype(int), value, num_kinds=2, num=4000, clusters=clusters)
+    other = interval(accuracy(hits, GROUPS, num=4000, clusters=clusters), "acc")
+    assert draws.units == other.num_items == 100
+    assert interval(draws, "acc").low == pytest.approx(other.low, abs=0.01)
+    assert interval(draws, "acc").high == pytest.approx(other.high, abs=0.01)
+
+
 def test_both_is_wider_than_each_and_centers_on_the_value():
     words = mean_draws({"acc": RNG.normal(0.4, 0.1, 20)}, num=400)
     items = accuracy(HITS, GROUPS, num=400)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from bias_clip.evals.audit.baselines import Baselines, judge_baselines
 from bias_clip.evals.audit.model import AuditModel, Say, audit_encode
 from bias_clip.evals.audit.numbers import Number, correct, part_numbers, resample
@@ -44,7 +46,7 @@ class Part(NamedTuple):
 
 
 class Audited(NamedTuple):
-    """One suite of all models."""
+    """One suite of all models; `clusters` says what was resampled as a whole, if not single images."""
 
     name: str
     title: str
@@ -54,6 +56,7 @@ class Audited(NamedTuple):
     split: str
     ours: bool
     skipped: tuple[str, ...]
+    clusters: str
     parts: tuple[Part, ...]
 
 
@@ -181,8 +184,17 @@ def _audited(
         suite.split,
         suite.ours,
         tuple(f"{name}: {why}" for name, why in skipped),
+        _clusters_said(item.data),
         tuple(Part(*part, tuple(own)) for part, own in zip(parts, corrected, strict=True)),
     )
+
+
+def _clusters_said(data: Any) -> str:
+    clusters = getattr(data, "clusters", None)
+    if clusters is None:
+        return ""
+    number = len(np.unique(clusters))
+    return f"{len(clusters):,} images of {number:,} values of {data.cluster!r}, resampled together"
 
 
 def group_counts(result: Any) -> tuple[tuple[str, int], ...]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def own_items(
     *,
     by: str,
     label: str | None = None,
+    cluster: str | None = None,
     words: Sequence[str] = (),
     templates: Sequence[str] = PHOTO,
 ) -> list[Item]:
@@ -86,6 +88,7 @@ def own_items(
       about: what identifies the source.
       by: column of the groups.
       label: column of class names.
+      cluster: column of what several images may share, such as a person or a scene.
       words: to search for; the ten occupations of `association` if empty.
       templates: of prompts.
 
@@ -100,6 +103,9 @@ def own_items(
         )
     codes = {by: groups.of_record}
     names = {by: groups.names}
+    data = SuiteData(
+        source, codes, names, clusters=_clusters(source, cluster), cluster=cluster or ""
+    )
     plain: dict[str, Any] = dict(
         source="prompts and words of this project", licence="of the data: as its owner says", ours=True,
         split=f"{len(source):,} records",
@@ -118,9 +124,9 @@ def own_items(
         options={"ks": ks},
         **plain,
     )
-    items = [Item(search, SuiteData(source, codes, names), {}, about)]
+    items = [Item(search, data, {}, about)]
     if label is not None:
-        items += _labelled(source, about, by, label, codes, names, templates, plain)
+        items += _labelled(data, about, by, label, templates, plain)
     if source[0].get("captions"):
         retrieval = Suite(
             name="retrieval",
@@ -130,7 +136,7 @@ def own_items(
             options={"ks": [1, 5, 10]},
             **plain,
         )
-        items.append(Item(retrieval, SuiteData(source, codes, names), {}, about))
+        items.append(Item(retrieval, data, {}, about))
     if len(groups.names) == 2:
         pairs = Suite(
             name="association",
@@ -143,22 +149,30 @@ def own_items(
             options={"by": by},
             **plain,
         )
-        items.append(Item(pairs, SuiteData(source, codes, names), {}, about))
+        items.append(Item(pairs, data, {}, about))
     return items
 
 
+def _clusters(source: Source, name: str | None) -> np.ndarray | None:
+    """The cluster of each record; each record without one is its own."""
+    if name is None:
+        return None
+    values = column(source, name)
+    there, own = known(values), np.arange(len(source))
+    found = np.unique(values.astype(str), return_inverse=True)[1]
+    return np.where(there, found, len(source) + own)
+
+
 def _labelled(
-    source: Source,
+    data: SuiteData,
     about: Mapping[str, Any],
     by: str,
     label: str,
-    codes: Mapping[str, np.ndarray],
-    names: Mapping[str, tuple[str, ...]],
     templates: Sequence[str],
     plain: dict[str, Any],
 ) -> list[Item]:
     """Accuracy among the distinct values of the label, in all and by group."""
-    values = column(source, label)
+    values = column(data.source, label)
     there = known(values)
     if not there.all():
         raise ValueError(
@@ -167,15 +181,18 @@ def _labelled(
         )
     classes = tuple(np.unique(values.astype(str)).tolist())
     labels = np.searchsorted(classes, values.astype(str))
-    data = SuiteData(
-        source, {**codes, "label": labels}, names, {"": classes}, {"": tuple(templates)}
+    data = replace(
+        data,
+        codes={**data.codes, "label": labels},
+        classes={"": classes},
+        templates={"": tuple(templates)},
     )
     worst = Suite(
         name="by_group",
         title=f"Accuracy of {label} by {by}",
         family="worst_group",
         metric=f"accuracy among {len(classes)} names, by {by}",
-        groups={by: names[by]},
+        groups={by: data.names[by]},
         options={"by": by},
         **plain,
     )

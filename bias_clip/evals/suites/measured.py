@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from bias_clip.evals.encode import Encode
 from bias_clip.evals.resampling import Draws, interval
@@ -38,6 +38,13 @@ class Measured:
 
 
 Evaluate = Callable[[Encode], dict[str, Measured]]
+
+
+def exact_hits(
+    hits: Mapping[str, Bool[np.ndarray, " n"]], clusters: Int[np.ndarray, " n"] | None
+) -> Mapping[str, Bool[np.ndarray, " n"]]:
+    """The hits for an exact test, which takes images as independent: none where they have clusters."""
+    return hits if clusters is None else {}
 
 
 def with_intervals(measured: Measured, *, num: int = 1000, seed: int = 0) -> EvalResult:

@@ -20,18 +20,22 @@ class Scores(NamedTuple):
     Attributes:
       one: scores of his, her, their for images of one person.
       one_gender: of that person, 0 masculine, 1 feminine.
+      one_image: rows of one address are one image.
       two: the same for images of two people, the occupation first in the sentence.
       two_gender: of the person in the occupation.
       other_gender: of the other person.
+      two_image: as `one_image`.
       by_occupation: for each occupation the scores of its images of two people for its sentence with
         "their", and the genders of the people in the occupation.
     """
 
     one: Float[np.ndarray, "n 3"]
     one_gender: Int[np.ndarray, " n"]
+    one_image: Int[np.ndarray, " n"]
     two: Float[np.ndarray, "m 3"]
     two_gender: Int[np.ndarray, " m"]
     other_gender: Int[np.ndarray, " m"]
+    two_image: Int[np.ndarray, " m"]
     by_occupation: list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -62,8 +66,17 @@ def make_visogender(suite: Suite, path: Path) -> Callable[[Encode], Scores]:
             # [2] is "their", the third pronoun.
             query = encode.texts([sentences[1][own[0]][2]])[0]
             rows.append((z[own] @ query, two.codes[gender][own]))
+        assert one.clusters is not None
+        assert two.clusters is not None
         return Scores(
-            scores[0], one.codes[gender], scores[1], two.codes[gender], two.codes[other], rows
+            scores[0],
+            one.codes[gender],
+            one.clusters,
+            scores[1],
+            two.codes[gender],
+            two.codes[other],
+            two.clusters,
+            rows,
         )
 
     return read

@@ -96,5 +96,7 @@ def _files(layout: str, rules: Mapping[str, Any], vocabulary: Vocabulary) -> dic
         "unk_token": "<unk>",
         # Else transformers takes "</s>" inside a caption for the end; SentencePiece reads it as text.
         "split_special_tokens": True,
+        # SigLIP reads padding as text: a mask of it, which transformers would make, gives other embeddings.
+        "model_input_names": ["input_ids"],
     }
     return {**files, _CONFIG: config}

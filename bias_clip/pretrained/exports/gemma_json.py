@@ -37,6 +37,8 @@ def gemma_files(files: Mapping[str, bytes], length: int) -> dict[str, Any]:
     special = {token["content"] for token in own}
     config = {
         "tokenizer_class": "Siglip2Tokenizer",
+        # As for SigLIP: padding is read as text.
+        "model_input_names": ["input_ids"],
         "model_max_length": length,
         "padding_side": "right",
         "split_special_tokens": bool(kept),

@@ -46,7 +46,9 @@ def audit_functions(
         not one row per input.
     """
     given = dict.fromkeys(EMOJI) if suites is None else suites
-    items = [suite_item(suite, path, (files or {}).get(suite, {}), {}) for suite, path in given.items()]
+    items = [
+        suite_item(suite, path, (files or {}).get(suite, {}), {}) for suite, path in given.items()
+    ]
     model = functions_model(
         name,
         encode_images,

@@ -1,13 +1,15 @@
 """An audit of models whose knowledge and bias are built in finds both, and says how sure it is."""
 
 import json
+import zlib
 
 import numpy as np
 import pytest
 
-from bias_clip.evals.audit import list_texts, run_audit, to_json
+from bias_clip.evals.audit import AuditModel, list_texts, run_audit, to_json
 from bias_clip.evals.audit.baselines import fit_rows
 from bias_clip.evals.audit.own_data import own_items
+from bias_clip.evals.ranking import unit
 from tests.evals.audit.people import LABELS, People, model
 
 SETTINGS = dict(num=200, seed=0)
@@ -127,3 +129,63 @@ def test_an_attribute_that_no_data_have_is_named():
 def test_two_models_of_one_name_are_refused():
     with pytest.raises(ValueError, match="each name once"):
         run_audit([model(), model()], items(), **SETTINGS)
+
+
+COPIES = 4
+
+
+def hashed():
+    """Random embeddings by id and by text: every number is somewhere inside its range."""
+
+    def drawn(words):
+        seeds = [zlib.crc32(word.encode()) for word in words]
+        return unit(np.stack([np.random.default_rng(seed).normal(size=8) for seed in seeds]))
+
+    return AuditModel("m", lambda source, about: drawn(source.columns["id"]), drawn, {}, [])
+
+
+def test_copies_of_a_person_narrow_no_interval_where_they_are_one_cluster():
+    source = People(60)
+    source.columns = {k: np.repeat(v, COPIES) for k, v in source.columns.items()}
+    source.columns["person"] = source.columns["id"]
+    widths = {}
+    for cluster in (None, "person"):
+        chosen = items(source, cluster=cluster)
+        audit = run_audit([hashed()], chosen, baselines=False, num=400)
+        widths[cluster] = {
+            (suite.name, key): number.values[0].high - number.values[0].low
+            for suite in audit.suites
+            for part in suite.parts
+            for key, number in numbers_of(audit, suite.name, part.name).items()
+            if number.values[0].low is not None
+        }
+        said = {suite.clusters for suite in audit.suites}
+    assert said == {"240 images of 60 values of 'person', resampled together"}
+    checked = {
+        "zeroshot": "acc1",
+        "by_group": "acc_of_man",
+        "search": "bias_10",
+        "association": "pairs_signed",
+    }
+    for found in checked.items():
+        ratio = widths["person"][found] / widths[None][found]
+        assert ratio == pytest.approx(np.sqrt(COPIES), rel=0.25), found
+
+
+def test_images_of_a_cluster_are_not_tested_as_independent():
+    audit = run_audit(
+        [model(), model("b", bias=1.0)], items(cluster="label"), baselines=False, **SETTINGS
+    )
+    assert numbers_of(audit, "zeroshot")["acc1"].contrasts[0].test == "bootstrap"
+
+
+def test_one_cluster_has_no_interval():
+    source = People(60)
+    source.columns["place"] = np.full(60, "here")
+    audit = run_audit([model()], items(source, cluster="place"), baselines=False, **SETTINGS)
+    for name in ("search", "zeroshot", "by_group", "association"):
+        (part,) = next(s for s in audit.suites if s.name == name).parts
+        for number in part.numbers:
+            assert number.values[0].low is None
+            note = number.values[0].note
+            assert "not enough items: 1" in note or "not defined" in note

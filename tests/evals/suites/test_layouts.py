@@ -130,6 +130,8 @@ def test_visogender_leaves_out_rows_without_an_address_or_image(tmp_path: Path) 
     assert [name for name, _ in two.skipped] == ["OP_3", "OP_7"]
     assert two.codes["Participant_perceived_gender"].tolist() == [1, 0, 1, 1, 0, 1]
     assert two.names["Occupation"] == ("teacher", "guard")
+    assert two.cluster == "address"
+    assert len(two.clusters) == len(two.source)
 
 
 def test_captions_of_a_split_and_of_its_cut(tmp_path: Path) -> None:
@@ -165,6 +167,14 @@ def test_celeba(tmp_path: Path, form) -> None:
     codes, groups = group_product(data, "Blond_Hair", "Male")
     assert [groups[c] for c in codes] == ["blond, female", "not blond, male"]
     assert data.source[1]["image"] == PNG
+    assert data.clusters is None
+    (tmp_path / "identity_CelebA.txt").write_text("000001.jpg 7\n000002.jpg 7\n000003.jpg 7\n")
+    data = read_layout("celeba", tmp_path)
+    assert (data.clusters.tolist(), data.cluster) == ([0, 0], "person")
+    (tmp_path / "identity_CelebA.txt").write_text("000001.jpg 7\n")
+    with pytest.raises(ValueError, match=r"has no person of 000003\.jpg"):
+        read_layout("celeba", tmp_path)
+    (tmp_path / "identity_CelebA.txt").unlink()
     (tmp_path / "img_align_celeba").rename(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="folder of CelebA's images"):
         read_layout("celeba", tmp_path)

@@ -8,9 +8,10 @@ import pytest
 
 from bias_clip.evals.encode import Encode
 from bias_clip.evals.headlines import find_metric
+from bias_clip.evals.quality.zeroshot import class_embeddings
 from bias_clip.evals.resampling import difference, interval
 from bias_clip.evals.suites import SUITES, load_suite
-from bias_clip.evals.suites.families import measure, parts_of
+from bias_clip.evals.suites.families import classified, measure, parts_of
 from bias_clip.evals.suites.run import read_suite
 from tests.evals.suites.test_run import ENCODE, _files, _folder, _vectors
 
@@ -66,3 +67,28 @@ def test_intervals_of_hashed_embeddings_hold_the_value() -> None:
     for key in ("pairs_signed", "pairs_probability_mean"):
         found = interval(draws, key)
         assert found.low < found.value < found.high
+
+
+def test_resampled_templates_are_classifiers_of_repeated_prompts() -> None:
+    rng = np.random.default_rng(0)
+    prompts, often = 3 * rng.normal(size=(7, 5, 6)), rng.multinomial(5, np.full(5, 0.2), size=23)
+    prompts[2, 1] = 0  # a zero stays zero
+    found = list(classified._resampled_classes(prompts.astype(np.float32), often / 5))
+    assert len(found) == 23
+    for times, zcls in zip(often, found, strict=True):
+        repeated = np.repeat(prompts, times, axis=1)
+        np.testing.assert_allclose(zcls, class_embeddings(repeated), atol=1e-6)
+
+
+def test_images_scored_in_parts_have_the_ranks_of_all(monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    images, prompts, labels = (
+        rng.normal(size=(50, 6)),
+        rng.normal(size=(7, 2, 6)),
+        rng.integers(0, 7, 50),
+    )
+    whole = classified.measure_zeroshot(images, prompts, labels)
+    monkeypatch.setattr(classified, "ROWS_TOGETHER", 8)
+    parts = classified.measure_zeroshot(images, prompts, labels)
+    assert parts.result.metrics == whole.result.metrics
+    np.testing.assert_array_equal(parts.hits["acc1"], whole.hits["acc1"])

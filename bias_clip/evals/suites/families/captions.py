@@ -11,7 +11,7 @@ from bias_clip.evals.resampling import Draws, Named, centered, image_times, nan_
 from bias_clip.evals.suites.clip_benchmark import retrieve
 from bias_clip.evals.suites.families.rankings import affordable, first_counts, take_first
 from bias_clip.evals.suites.layouts.data import SuiteData
-from bias_clip.evals.suites.measured import Draw, Evaluate, Measured
+from bias_clip.evals.suites.measured import Draw, Evaluate, Measured, exact_hits
 from bias_clip.evals.suites.neutral import (
     GenderWords,
     caption_gender,
@@ -40,7 +40,9 @@ def retrieval_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) ->
         # Ranks once: resamples need only whether each query hit.
         ranks = retrieval_ranks(images, found, index)
         hits = {f"i2t_r{k}": ranks[0] < k for k in ks}  # of images; captions of one image cluster
-        return {"all": Measured(own, _recall_draws(*ranks, index, ks), official=theirs, hits=hits)}
+        draw = _recall_draws(*ranks, index, ks, data.clusters)
+        tested = exact_hits(hits, data.clusters)
+        return {"all": Measured(own, draw, official=theirs, hits=tested)}
 
     return evaluate
 
@@ -87,6 +89,7 @@ def _recall_draws(
     of_texts: Int[np.ndarray, " m"],
     text_images: Int[np.ndarray, " m"],
     ks: Sequence[int],
+    clusters: Int[np.ndarray, " n"] | None,
 ) -> Draw:
     n, m = len(of_images), len(of_texts)
     number = np.bincount(text_images, minlength=n)
@@ -105,7 +108,7 @@ def _recall_draws(
             found[f"i2t_r{k}"] = t[f"i2t_r{k}"] / t["captioned"] * missing["i2t"]
         return found
 
-    return lambda num, seed: sum_draws(columns, value, num=num, seed=seed)
+    return lambda num, seed: sum_draws(columns, value, num=num, seed=seed, clusters=clusters)
 
 
 def _neutral_draws(

@@ -22,7 +22,7 @@ from bias_clip.evals.suites.fairness import (
 from bias_clip.evals.suites.families.multilabel import multilabel_draws
 from bias_clip.evals.suites.layouts.data import SuiteData
 from bias_clip.evals.suites.layouts.tables import group_product
-from bias_clip.evals.suites.measured import Draw, Evaluate, Measured
+from bias_clip.evals.suites.measured import Draw, Evaluate, Measured, exact_hits
 from bias_clip.evals.suites.spec import Suite
 from bias_clip.evals.suites.worst_group import worst_group
 
@@ -46,7 +46,8 @@ def zeroshot_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> 
         flat = encode.texts([text for own in texts for text in own])
         prompts = flat.reshape(len(texts), len(texts[0]), -1)
         if data.labels is None:
-            return {"all": measure_zeroshot(images, prompts, data.codes["label"])}
+            labels = data.codes["label"]
+            return {"all": measure_zeroshot(images, prompts, labels, clusters=data.clusters)}
         own, theirs = (
             classify_multilabel(images, prompts, data.labels, official=official)
             for official in (False, True)
@@ -61,6 +62,8 @@ def measure_zeroshot(
     images: Float[np.ndarray, "n d"],
     prompts: Float[np.ndarray, "c t d"],
     labels: Int[np.ndarray, " n"],
+    *,
+    clusters: Int[np.ndarray, " n"] | None = None,
 ) -> Measured:
     """Accuracy at 1 and 5 and recall by class, with draws over images and over templates.
 
@@ -73,7 +76,9 @@ def measure_zeroshot(
     zcls = np.concatenate(parts)
     ranks = np.concatenate(
         [
-            best_ranks(unit(images[b], dtype=np.float64), zcls, np.arange(len(labels[b])), labels[b])
+            best_ranks(
+                unit(images[b], dtype=np.float64), zcls, np.arange(len(labels[b])), labels[b]
+            )
             for b in row_blocks(len(images), c, ROWS_TOGETHER)
         ]
     )
@@ -85,7 +90,7 @@ def measure_zeroshot(
         return _shares(counts.reshape(len(counts), c, 3), c)
 
     def draw(num: int, seed: int) -> Draws:
-        return kind_draws(kinds, value, num_kinds=3 * c, num=num, seed=seed)
+        return kind_draws(kinds, value, num_kinds=3 * c, num=num, seed=seed, clusters=clusters)
 
     def draw_texts(num: int, seed: int) -> Draws:
         return _template_draws(images, prompts, labels, result.metrics, num, seed)
@@ -95,7 +100,7 @@ def measure_zeroshot(
         draw,
         draw_texts if t > 1 else None,
         "templates",
-        hits={"acc1": ranks == 0} | ({"acc5": ranks < 5} if c >= 5 else {}),
+        hits=exact_hits({"acc1": ranks == 0} | ({"acc5": ranks < 5} if c >= 5 else {}), clusters),
     )
 
 
@@ -117,8 +122,9 @@ def fairness_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> 
         hits = fairness_outcomes(found, metadata)
         right = {key: hits[key] for key in ("race", "gender", "age")}
         sizes = _sizes(own.metrics)
-        draw = _fairness_draws(hits, metadata, races)
-        return {"all": Measured(own, draw, official=theirs, hits=right, sizes=sizes)}
+        draw = _fairness_draws(hits, metadata, races, data.clusters)
+        tested = exact_hits(right, data.clusters)
+        return {"all": Measured(own, draw, official=theirs, hits=tested, sizes=sizes)}
 
     return evaluate
 
@@ -148,9 +154,9 @@ def worst_group_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) 
         hits = best_ranks(z, zcls, np.arange(len(labels)), labels) < top
         own = worst_group(hits, groups, **arguments)
         theirs = worst_group(hits, groups, **arguments, official=True)
-        draw = _group_draws(hits, groups, names, options.get("train_counts"))
-        sizes = _sizes(own.metrics)
-        return {"all": Measured(own, draw, official=theirs, hits={"acc": hits}, sizes=sizes)}
+        draw = _group_draws(hits, groups, names, options.get("train_counts"), data.clusters)
+        sizes, tested = _sizes(own.metrics), exact_hits({"acc": hits}, data.clusters)
+        return {"all": Measured(own, draw, official=theirs, hits=tested, sizes=sizes)}
 
     return evaluate
 
@@ -216,6 +222,7 @@ def _fairness_draws(
     outcomes: Mapping[str, Bool[np.ndarray, " n"]],
     metadata: Int[np.ndarray, "n 4"],
     races: Sequence[str],
+    clusters: Int[np.ndarray, " n"] | None,
 ) -> Draw:
     gender, race, binary = metadata[:, 1], metadata[:, 2], metadata[:, 3]
     cells = [f"{r}_{g}" for r in races for g in GENDERS]
@@ -244,7 +251,9 @@ def _fairness_draws(
         return found
 
     worst = [f"{name}_worst" for name in splits]
-    return lambda num, seed: reflected(sum_draws(columns, value, num=num, seed=seed), worst)
+    return lambda num, seed: reflected(
+        sum_draws(columns, value, num=num, seed=seed, clusters=clusters), worst
+    )
 
 
 def _group_draws(
@@ -252,6 +261,7 @@ def _group_draws(
     groups: Int[np.ndarray, " n"],
     names: Sequence[str],
     train_counts: Sequence[int] | None,
+    clusters: Int[np.ndarray, " n"] | None,
 ) -> Draw:
     columns: dict[str, np.ndarray] = {"hit": hits, "all": np.ones(len(hits))}
     for i, name in enumerate(names):
@@ -268,7 +278,9 @@ def _group_draws(
         return found | {f"acc_of_{n}": m for n, m in zip(names, means, strict=True)}
 
     folded = ("acc_worst", "acc_range")
-    return lambda num, seed: reflected(sum_draws(columns, value, num=num, seed=seed), folded)
+    return lambda num, seed: reflected(
+        sum_draws(columns, value, num=num, seed=seed, clusters=clusters), folded
+    )
 
 
 def _extreme(means: Float[np.ndarray, "g b"], *, highest: bool) -> Float[np.ndarray, " b"]:

@@ -13,6 +13,7 @@ from bias_clip.evals.resampling import (
     NOT_ENOUGH,
     Draws,
     centered,
+    few_clusters,
     image_times,
     mean_draws,
     nan_mean,
@@ -47,7 +48,7 @@ def sobit_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> Eva
             codes = data.codes[field]
             arguments = dict(names=names, categories=words.categories, k=k)
             result = sobit(images, texts, codes, **arguments)
-            draw = _sobit_draws(scores, codes, names, words.categories, k)
+            draw = _sobit_draws(scores, codes, names, words.categories, k, data.clusters)
             rows = result.details["words"]
             by_word = _by_category([row["entropy"] for row in rows], words.categories)
             casc = np.array([row["casc"] for row in rows], np.float64).reshape(len(rows), -1)
@@ -75,7 +76,7 @@ def berg_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> Eval
             by_query = query_skews(scores, codes, ks=ks)
             counts = np.bincount(codes[codes >= 0])
             least = int(min(counts[counts > 0], default=0))
-            draw = _berg_draws(scores, codes, by_query, ks)
+            draw = _berg_draws(scores, codes, by_query, ks, data.clusters)
             sizes = dict.fromkeys(by_query, least)
             found[field] = Measured(own, draw, _over(by_query), "prompts", theirs, sizes=sizes)
         return found
@@ -105,12 +106,13 @@ def _sobit_draws(
     names: Sequence[str],
     categories: Sequence[str],
     k: int,
+    clusters: Int[np.ndarray, " n"] | None,
 ) -> Draw:
     def draw(num: int, seed: int) -> Draws:
         w, n = scores.shape
         # Fewer resamples for many words, so that an audit stays at about ten seconds here.
         size = affordable(num, queries=w, k=k)
-        times = image_times(n, num=size, seed=seed)
+        times = image_times(n, num=size, seed=seed, clusters=clusters)
         entropy = np.full((size + 1, w), np.nan)
         every = np.ones((1, n), np.int32)
         for i, row in enumerate(scores):
@@ -125,7 +127,9 @@ def _sobit_draws(
             notes = dict.fromkeys(whole, f"{NOT_ENOUGH}: {n} images for a cut-off of {k}")
         result = centered(Draws(whole, drawn, n, notes))
         casc_whole, casc_drawn = _split(_casc_means(scores, codes, times, names))
-        both = Draws(result.whole | casc_whole, result.drawn | casc_drawn, n, notes)
+        every_whole = result.whole | casc_whole
+        notes |= few_clusters(clusters, every_whole)
+        both = Draws(every_whole, result.drawn | casc_drawn, n, notes)
         return reflected(both, ("casc_max",))
 
     return draw
@@ -177,19 +181,24 @@ def _berg_draws(
     codes: Int[np.ndarray, " n"],
     by_query: Mapping[str, Float[np.ndarray, " q"]],
     ks: Sequence[int],
+    clusters: Int[np.ndarray, " n"] | None,
 ) -> Draw:
     known = codes >= 0
+    own_clusters = None if clusters is None else clusters[known]
     names, groups = np.unique(codes[known], return_inverse=True)
     candidates, n = scores[:, known], int(known.sum())
 
     def draw(num: int, seed: int) -> Draws:
         fit = [k for k in ks if k <= n and len(names) > 1]
         size = affordable(num, queries=len(scores), k=max(fit, default=1))
-        times = image_times(n, num=size, seed=seed)
+        times = image_times(n, num=size, seed=seed, clusters=own_clusters)
         own = (groups[:, None] == np.arange(len(names))).astype(np.float64)
         even = target_shares(groups, "uniform") if n else np.zeros(1)
         # The shares of the data change with each resample; even shares do not.
-        targets = {"even": np.tile(even, (size, 1)), "share": times @ own / max(n, 1)}
+        targets = {
+            "even": np.tile(even, (size, 1)),
+            "share": times @ own / np.maximum(times.sum(axis=1, keepdims=True), 1),
+        }
         sums: dict[str, list[np.ndarray]] = {}
         for row in candidates:
             for k in fit:
@@ -212,6 +221,7 @@ def _berg_draws(
             for k in ks
             if key.endswith(f"_{k}") and n < 2 * k
         }
+        notes |= few_clusters(own_clusters, whole)
         return centered(Draws(whole, drawn, n, notes))
 
     return draw

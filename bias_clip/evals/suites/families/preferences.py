@@ -20,7 +20,7 @@ from bias_clip.evals.suites.association_tests import (
     effect_size,
 )
 from bias_clip.evals.suites.layouts.data import SuiteData, need
-from bias_clip.evals.suites.measured import Draw, Evaluate, Measured
+from bias_clip.evals.suites.measured import Draw, Evaluate, Measured, exact_hits
 from bias_clip.evals.suites.spec import Suite
 
 SCALE = 20.0  # of the softmax: fixed, so that models compare
@@ -54,9 +54,11 @@ def representation_family(suite: Suite, data: SuiteData, files: Mapping[str, str
         folded = ("representation", "representation_probability")
 
         def draw(num: int, seed: int) -> Draws:
-            return reflected(sum_draws(columns, value, num=num, seed=seed), folded)
+            draws = sum_draws(columns, value, num=num, seed=seed, clusters=data.clusters)
+            return reflected(draws, folded)
 
-        return {"all": Measured(result, draw, hits={"preference": won > 0.5})}
+        tested = exact_hits({"preference": won > 0.5}, data.clusters)
+        return {"all": Measured(result, draw, hits=tested)}
 
     return evaluate
 
@@ -101,7 +103,8 @@ def association_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) 
         sizes_of_gaps = [f"pairs{p}_{m}" for p in ("", "_probability") for m in ("mean", "max")]
 
         def draw(num: int, seed: int) -> Draws:
-            return reflected(sum_draws(columns, value, num=num, seed=seed), sizes_of_gaps)
+            draws = sum_draws(columns, value, num=num, seed=seed, clusters=data.clusters)
+            return reflected(draws, sizes_of_gaps)
 
         result = one(encode)
         sizes = {key: least for key in result.metrics if key.startswith("pairs_")}

@@ -134,23 +134,23 @@ def _resolution_draws(s: Scores) -> Draw:
     """Accuracy and gap of each part: the two sets of images are resampled each on its own."""
     same = s.two_gender == s.other_gender
     parts = {
-        "one_person": (s.one, s.one_gender),
-        "two_people": (s.two, s.two_gender),
-        "same_gender": (s.two[same], s.two_gender[same]),
-        "different_gender": (s.two[~same], s.two_gender[~same]),
+        "one_person": (s.one, s.one_gender, s.one_image),
+        "two_people": (s.two, s.two_gender, s.two_image),
+        "same_gender": (s.two[same], s.two_gender[same], s.two_image[same]),
+        "different_gender": (s.two[~same], s.two_gender[~same], s.two_image[~same]),
     }
 
     def draw(num: int, seed: int) -> Draws:
         whole: dict[str, float] = {}
         drawn: dict[str, np.ndarray] = {}
         notes: dict[str, str] = {}
-        for i, (name, (scores, genders)) in enumerate(parts.items()):
+        for i, (name, (scores, genders, images)) in enumerate(parts.items()):
             for pronouns, end in ((3, ""), (2, "_two_way")):
                 # Only the first two parts have a two-way form.
                 if pronouns == 2 and i > 1:
                     continue
                 columns, value = _pronoun_sums(scores, genders, f"{name}{end}", pronouns)
-                found = sum_draws(columns, value, num=num, seed=seed + i)
+                found = sum_draws(columns, value, num=num, seed=seed + i, clusters=images)
                 whole, drawn = whole | found.whole, drawn | found.drawn
                 notes |= found.notes
         both = [f"accuracy_of_{part}" for part in ("one_person", "two_people")]

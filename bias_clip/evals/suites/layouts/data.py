@@ -26,6 +26,9 @@ class SuiteData:
       templates: objective to templates with "{}".
       labels: 0/1 table of images and classes, for data sets with several labels.
       skipped: file or row, and why it was left out.
+      clusters: of each image, where one person, scene or concept has several; None where each stands
+        for itself. Clusters are resampled as a whole.
+      cluster: what the images of a cluster share, such as "person".
     """
 
     source: Source
@@ -35,6 +38,8 @@ class SuiteData:
     templates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     labels: Int[np.ndarray, "n c"] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    clusters: Int[np.ndarray, " n"] | None = None
+    cluster: str = ""
 
 
 class Rows:
@@ -67,6 +72,7 @@ def take(data: SuiteData, rows: Int[np.ndarray, " m"]) -> SuiteData:
         source=source,
         codes={key: values[rows] for key, values in data.codes.items()},
         labels=None if data.labels is None else data.labels[rows],
+        clusters=None if data.clusters is None else data.clusters[rows],
     )
 
 

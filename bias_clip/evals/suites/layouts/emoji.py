@@ -52,5 +52,8 @@ def read_emoji(
         {"gender": GENDERS},
         {"": classes},
         {"": ("{}", "a drawing of {}", "a picture of {}", "an emoji of {}")},
+        # The genders and tones of a concept are one drawing in other colours.
+        clusters=np.unique(concept, return_inverse=True)[1],
+        cluster="concept",
     )
     return data if part == "all" else take(data, rows)

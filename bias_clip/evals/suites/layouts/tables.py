@@ -91,7 +91,7 @@ def read_visogender(path: Path, *, people: int = 1) -> SuiteData:
             skipped.append((row["IDX"], f"there is no images/{image.name}"))
         else:
             # Only rows with an image: the suite publishes addresses, some of which are dead.
-            kept.append({**row, "image_file": f"images/{image.name}"})
+            kept.append({**row, "image_file": f"images/{image.name}", "address": address})
     source = rows_source(path, kept, image="image_file", identity="{IDX}")
     codes: dict[str, np.ndarray] = {}
     names: dict[str, tuple[str, ...]] = {}
@@ -103,7 +103,10 @@ def read_visogender(path: Path, *, people: int = 1) -> SuiteData:
     codes["Occupation"] = coded(
         [row["Occupation"] for row in kept], occupations, where=str(files[0]), what="Occupation"
     )
-    return SuiteData(source, codes, names, skipped=tuple(skipped))
+    addresses = np.unique([row["address"] for row in kept], return_inverse=True)[1]
+    return SuiteData(
+        source, codes, names, skipped=tuple(skipped), clusters=addresses, cluster="address"
+    )
 
 
 def read_captions(path: Path, *, split: str | Sequence[str] | None = "test") -> SuiteData:
@@ -129,6 +132,8 @@ def read_captions(path: Path, *, split: str | Sequence[str] | None = "test") -> 
 
 def read_celeba(path: Path, *, split: str = "test", images: str | None = None) -> SuiteData:
     """Reads list_attr_celeba and list_eval_partition, as .txt or .csv.
+
+    Where identity_CelebA.txt lies beside them, images of a person are resampled together.
 
     Args:
       path: folder of the two lists.
@@ -158,7 +163,10 @@ def read_celeba(path: Path, *, split: str = "test", images: str | None = None) -
         name: coded([row[place] for row in kept], ("-1", "1"), where=str(path), what=name)
         for name, place in places.items()
     }
-    return SuiteData(source, codes, CELEBA)
+    people = _celeba_people(path, [row[0] for row in kept])
+    return SuiteData(
+        source, codes, CELEBA, clusters=people, cluster="" if people is None else "person"
+    )
 
 
 def read_waterbirds(path: Path, *, split: str = "test") -> SuiteData:
@@ -206,6 +214,18 @@ def _text_rows(file: Path, separator: str) -> list[dict[str, str]]:
     if not table:
         raise ValueError(f"{file} has no rows.")
     return [{key: value or "" for key, value in row.items()} for row in table]
+
+
+def _celeba_people(path: Path, files: Sequence[str]) -> np.ndarray | None:
+    """The number of the person on each image, from identity_CelebA.txt; None without that file."""
+    file = path / "identity_CelebA.txt"
+    if not file.is_file():
+        return None
+    person_of = dict(line.split() for line in file.read_text().splitlines() if line.strip())
+    missing = [name for name in files if name not in person_of]
+    if missing:
+        raise ValueError(f"{file} has no person of {missing[0]}, and {len(missing) - 1} more.")
+    return np.unique([person_of[name] for name in files], return_inverse=True)[1]
 
 
 def _celeba_table(path: Path, name: str) -> list[list[str]]:
