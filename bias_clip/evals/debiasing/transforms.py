@@ -68,12 +68,12 @@ def projections(
     """Projects the attribute's direction out of images, of texts, and of both.
 
     Reference: Bolukbasi et al.: Man is to Computer Programmer as Woman is to Homemaker? Debiasing
-    Word Embeddings, 2016, step 2a (neutralise): w - w_B, with B from means of image embeddings in
-    place of the principal components of pairs of words.
+    Word Embeddings, 2016, the step called neutralise: w - w_B, with B from means of image embeddings
+    in place of the principal components of pairs of words.
     """
     basis = group_basis(z, groups)
     source = (
-        "Bolukbasi et al., 2016, step 2a (neutralise); the direction is that of the groups' mean "
+        "Bolukbasi et al., 2016, neutralise; the direction is that of the groups' mean "
         "image embeddings"
     )
 
@@ -117,14 +117,14 @@ def feature_clipping(
     Args:
       z: image embeddings to fit on.
       groups: of the images, -1 for unknown.
-      share: of the features that is left out. The paper keeps 400 of 512.
+      share: of the features that is left out. A fifth is our choice; the paper's was not checked.
 
     Raises:
       ValueError: a share that leaves nothing out, or nothing.
 
     Reference: Wang, Liu, Wang: Are Gender-Neutral Queries Really Gender-Neutral? Mitigating Gender
-    Bias in Image Search, 2021, the post-processing CLIP-clip. Differs from the paper: mutual information
-    of features cut at their deciles, in place of an estimate from nearest neighbours.
+    Bias in Image Search, 2021, the post-processing by mutual information. Ours is of features cut at
+    their deciles; the paper's estimate was not checked.
     """
     number = round(share * z.shape[1])
     if not 0 < number < z.shape[1]:
@@ -138,7 +138,7 @@ def feature_clipping(
         return x[:, kept]
 
     name = f"feature clipping, {number} of {z.shape[1]}"
-    return Transform(name, clip, clip, "Wang, Liu, Wang, 2021, CLIP-clip; information from deciles")
+    return Transform(name, clip, clip, "Wang, Liu, Wang, 2021, feature clipping; information from deciles")
 
 
 def prompt_projection(prompts: Float[np.ndarray, "p d"]) -> Transform:
@@ -149,7 +149,7 @@ def prompt_projection(prompts: Float[np.ndarray, "p d"]) -> Transform:
         P = I - A (A^T A)^+ A^T,   the columns of A: embeddings of "a photo of a man", ...
 
     Reference: Chuang et al.: Debiasing Vision-Language Models via Biased Prompts, 2023, the
-    orthogonal projection P_0 (the matrix above), without the calibration that the paper adds.
+    orthogonal projection, without the calibration that the paper adds.
 
     Raises:
       ValueError: no prompt.
@@ -163,7 +163,7 @@ def prompt_projection(prompts: Float[np.ndarray, "p d"]) -> Transform:
         "prompt projection, texts",
         _same,
         lambda x: project_out(x, basis),
-        "Chuang et al., 2023, the projection P_0; not calibrated",
+        "Chuang et al., 2023, the orthogonal projection; not calibrated",
     )
 
 
