@@ -194,7 +194,7 @@ def _clusters_said(data: Any) -> str:
     if clusters is None:
         return ""
     number = len(np.unique(clusters))
-    return f"{len(clusters):,} images of {number:,} values of {data.cluster!r}, resampled together"
+    return f"Images of one {data.cluster} are resampled together: {number:,} of {len(clusters):,}"
 
 
 def group_counts(result: Any) -> tuple[tuple[str, int], ...]:

@@ -138,7 +138,9 @@ def feature_clipping(
         return x[:, kept]
 
     name = f"feature clipping, {number} of {z.shape[1]}"
-    return Transform(name, clip, clip, "Wang, Liu, Wang, 2021, feature clipping; information from deciles")
+    return Transform(
+        name, clip, clip, "Wang, Liu, Wang, 2021, feature clipping; information from deciles"
+    )
 
 
 def prompt_projection(prompts: Float[np.ndarray, "p d"]) -> Transform:

@@ -160,7 +160,7 @@ def test_copies_of_a_person_narrow_no_interval_where_they_are_one_cluster():
             if number.values[0].low is not None
         }
         said = {suite.clusters for suite in audit.suites}
-    assert said == {"240 images of 60 values of 'person', resampled together"}
+    assert said == {"Images of one person are resampled together: 60 of 240"}
     checked = {
         "zeroshot": "acc1",
         "by_group": "acc_of_man",
