@@ -106,7 +106,7 @@ def measure(
       flags: of XLA, by name.
 
     Returns:
-      What the compiler says, as `plan_report.make_record` takes it.
+      What the compiler says, as `report.plan.make_record` takes it.
 
     Raises:
       ValueError: a config that cannot be set up on so many devices, TPUs without `dump`, or a flag that

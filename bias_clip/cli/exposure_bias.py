@@ -67,11 +67,13 @@ def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float
     from bias_clip.core.json_object import read_object
     from bias_clip.core.storage import run_folder
     from bias_clip.data.sources import make_source
-    from bias_clip.data.stream import make_plan, plain_plan
+    from bias_clip.data.stream.batch import WEIGHTS
+    from bias_clip.data.stream.columns import make_columns
     from bias_clip.data.stream.exposure import count_exposure
     from bias_clip.evals.bias.data_bias import make_data_bias
     from bias_clip.train.config_io import from_plain
     from bias_clip.train.optim.schedule import parse_duration
+    from bias_clip.train.stream import plan_of
 
     path = run_folder(workdir) / "config.json"
     if not path.is_file():
@@ -82,18 +84,21 @@ def measure(workdir: Path, parts: int, **arguments: Any) -> list[dict[str, float
     total = parse_duration(config.total, **known)
     if not 1 <= parts <= total:
         raise ValueError(f"got {parts} parts; expected 1 to {total}, the steps of the run.")
-    plan, balance = plain_plan(source), config.data.balance
-    if balance is not None:
-        switch = balance.switch
-        # The config says a duration such as "10%"; the plan takes a step.
-        switch = None if switch is None else parse_duration(switch, total_steps=total, **known)
-        plan = make_plan(source, **{**balance.to_dict(), "switch": switch}, run_seed=config.seed)
+    balance, columns = config.data.balance, config.data.columns.to_dict()
+    switch = None if balance is None else balance.switch
+    if switch is not None:  # the config says a duration such as "10%"; the plan takes a step
+        switch = parse_duration(switch, total_steps=total, **known)
+    plan = plan_of(config, source, switch)
+    given = {key: how for key, how in columns.items() if key == WEIGHTS}
+    own = make_columns(source, given).get(
+        WEIGHTS, 1.0
+    )  # weights in the loss beside those of the plan
     # Rounded edges: parts differ by a step at most, and leave none out.
     rows, edges = [], np.linspace(0, total, parts + 1).round().astype(int).tolist()
     for start, stop in itertools.pairwise(edges):
         steps = {"start": start, "stop": stop}
         fed = count_exposure(source, plan, batch_size=config.batch_size, seed=config.seed, **steps)
-        evaluate = make_data_bias(source, weights=fed, **arguments)
+        evaluate = make_data_bias(source, weights=fed * own, **arguments)
         rows.append({**steps, **evaluate(cast(Any, None)).metrics})  # it needs no model
     return rows
 

@@ -122,10 +122,12 @@ def run_all(runs: list[Run], jobs: int) -> None:
         if failed:
             return
         share = shares.get()
-        # A single run at a time may use all cores, and is not pinned.
-        if _call(run, share if jobs > 1 else []):
-            failed.append(run)
-        shares.put(share)
+        try:
+            # A single run at a time may use all cores, and is not pinned.
+            if _call(run, share if jobs > 1 else []):
+                failed.append(run)
+        finally:  # also after an error of ours: another thread waits for a share
+            shares.put(share)
 
     with ThreadPoolExecutor(jobs) as pool:
         done = pool.map(one, left)

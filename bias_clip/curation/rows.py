@@ -39,7 +39,7 @@ class Fields(NamedTuple):
 
 
 class ColumnRule(NamedTuple):
-    """An attribute by a column of the input; see `annotate_given.annotate_column`."""
+    """An attribute by a column of the input; see `given.annotate_column`."""
 
     name: str
     column: str

@@ -170,7 +170,8 @@ def _own_source(words: str) -> Source:
 def _write_shard(source: Source, settings: _Settings, job: _Job) -> int:
     folder = Path(settings.folder)
     path = folder / f"{job.number:05d}.{settings.form}"
-    dropped: dict[str, str] = {}
+    # Pairs and not a dictionary: a row that is drawn several times is dropped as often.
+    dropped: list[tuple[str, str]] = []
     written = 0
     with whole_file(path) as partial, _writer(settings.form, partial) as write:
         for start in range(0, len(job.rows), _CHUNK):
@@ -183,7 +184,7 @@ def _write_shard(source: Source, settings: _Settings, job: _Job) -> int:
                 try:
                     write(written, _checked(record, settings, copy))
                 except ValueError as error:
-                    dropped[str(row)] = str(error)
+                    dropped.append((str(row), str(error)))
                     continue
                 written += 1
     found = {"rows": len(job.rows), "written": written, "dropped": dropped}
@@ -287,7 +288,7 @@ def _report(folder: Path, shards: int) -> dict[str, Any]:
     for number in range(shards):
         found = read_object(folder / f"{number:05d}.json", advice="write the shards again")
         totals = {name: total + found[name] for name, total in totals.items()}
-        for row, reason in found["dropped"].items():
+        for row, reason in found["dropped"]:
             # Reasons are "kind: details", see `_checked`; whole messages nearly all differ.
             kind = reason.partition(":")[0]
             reasons[kind] = reasons.get(kind, 0) + 1

@@ -41,11 +41,12 @@ def open_stream(
         max_bad_share=data.max_bad_share,
         first_caption=data.first_caption,
         columns=data.columns.to_dict(),
-        plan=_plan_of(config, source, switch),
+        plan=plan_of(config, source, switch),
     )
 
 
-def _plan_of(config: ml_collections.ConfigDict, source: Source, switch: int | None) -> Plan:
+def plan_of(config: ml_collections.ConfigDict, source: Source, switch: int | None) -> Plan:
+    """Which record stands at each position of a run; arguments and errors as of `open_stream`."""
     cells, balance = config.data.cells, config.data.balance
     if cells is not None:
         given = {"batch_size": config.batch_size, "seed": config.seed}

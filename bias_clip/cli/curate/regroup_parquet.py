@@ -49,6 +49,7 @@ def regroup(path: str | Path, target: str | Path, *, rows: int = ROWS) -> int:
     """
     import pyarrow.parquet as pq
 
+    from bias_clip.core.write import whole_file
     from bias_clip.data.bad_records import file_fault
 
     with file_fault(path):
@@ -60,15 +61,17 @@ def regroup(path: str | Path, target: str | Path, *, rows: int = ROWS) -> int:
     if target.exists() and pq.read_metadata(target).num_rows == count:
         return count
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
     # Images are compressed already; page checksums let a damaged file be told.
     options = {"compression": "none", "write_page_checksum": True}
-    with file_fault(path), pq.ParquetWriter(partial, source.schema_arrow, **options) as writer:
+    with (
+        file_fault(path),
+        whole_file(target) as partial,
+        pq.ParquetWriter(partial, source.schema_arrow, **options) as writer,
+    ):
         for batch in source.iter_batches(batch_size=rows):
             # A damaged offset would be written again, and end the process that reads it.
             batch.validate(full=True)
             writer.write_batch(batch, row_group_size=rows)
-    partial.replace(target)
     return count
 
 

@@ -108,13 +108,13 @@ def emoji_source(
       split: "train", "images", "style", "concepts" or "all"; see the top of this file.
       unit: "image" gives one record per image. "entry" gives one record per emoji with all its
         images in the split, so that no name occurs twice in an epoch.
-      variant: "balanced", "biased" or "uncorrelated"; see `emoji_splits.keep_entries`. Only training
+      variant: "balanced", "biased" or "uncorrelated"; see `splits.keep_entries`. Only training
         is thinned; the test splits are the same for all variants.
       styles: only these styles; None for all. The splits do not change.
       groups: only these Unicode groups, such as "people-body"; None for all nine.
       languages: languages of the captions; names in the first language come first.
       seed: seed of the thinning.
-      rates: rates of the thinning that differ from `emoji_splits.RATES`.
+      rates: rates of the thinning that differ from `splits.RATES`.
       thin: "entry" keeps or drops all images of an emoji together, "drawing" each image separately.
 
     Returns: records with id, image (uint8 RGBA of 64 x 64), captions, entry, style and `ATTRIBUTES`.

@@ -1,5 +1,6 @@
 """Operations on the colours of an image: background, jitter, grey, range."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,6 @@ def background(
 
     Raises: ValueError for another colour, or a probability that is not in [0, 1].
     """
-    check_number("background.probability", probability, 0, 1)
     check_number("background.probability", probability, 0, 1)
     # Draw first, so that later operations see the same random stream for every image.
     fill = _random_color(rng, probability) if color == "random" else parse_color(color)
@@ -159,11 +159,9 @@ def parse_color(color: str) -> tuple[int, ...]:
     """Returns the three bytes of "white", "black" or "#rrggbb"; raises ValueError for another."""
     if color in _COLORS:
         return _COLORS[color]
-    try:
-        if color[0] == "#" and len(color) == 7:
-            return tuple(bytes.fromhex(color[1:]))
-    except ValueError:
-        pass
+    # Not `bytes.fromhex` alone, which skips blanks.
+    if re.fullmatch("#[0-9a-fA-F]{6}", color):
+        return tuple(bytes.fromhex(color[1:]))
     raise ValueError(
         f"got the colour {color!r}, expected 'white', 'black', 'random' (background only), "
         "'corner' (affine only) or '#rrggbb'."

@@ -20,7 +20,7 @@ def suite_result(
     """Returns the metrics, with `details["not_enough"]`: metric to reason, one for each NaN.
 
     Args:
-      kind: name of the family of suites, a key of `DESCRIPTIONS`.
+      kind: name of the family of suites, a key of `SUITE_DESCRIPTIONS`.
       metrics: NaN where a number does not exist.
       reasons: of some of them; the others have `NOT_ENOUGH` alone.
       details: what else there is, as JSON can hold it.

@@ -370,6 +370,8 @@ def test_wrong_op_strings_say_where_and_what_is_valid(ops, message):
 @pytest.mark.parametrize(
     ("ops", "message"),
     [
+        ("background('')", "got the colour ''"),
+        ("background('#12 34 ')", "got the colour '#12 34 '"),
         ("resize(0)", "positive int"),
         ("resize_inside(0)", "positive int"),
         ("resize_small(-1)", "positive int"),

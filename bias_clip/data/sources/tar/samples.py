@@ -30,7 +30,7 @@ class Shard(NamedTuple):
 
     Attributes:
       keys: of each sample; a repeated key has NUL and a number appended.
-      layout: uint16, each sample's entry in `layouts`.
+      layout: uint32, each sample's entry in `layouts`.
       offset, size: uint64, of all members in order; a sample has as many as its layout.
       layouts: fields of a sample, in the order of its members.
       troubles: number of each kind of trouble.
