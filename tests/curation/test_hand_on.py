@@ -72,6 +72,14 @@ def test_prepared_shards_hold_the_same_records_and_name_what_was_dropped(folder,
         prepare.main([*given, "--shard-rows", "8", "--max-dropped", "1"])
 
 
+def test_a_row_that_is_drawn_three_times_and_dropped_counts_three_times(folder):
+    report = write_record_shards(
+        words(folder), folder / "out", np.array([3, 20, 20, 20]), form="tar"
+    )
+    assert report["dropped"] == {"broken image": 3}
+    assert report["rows"] - report["written"] == 3
+
+
 @pytest.mark.parametrize("form", ["tar", "array_record"])
 def test_an_interrupted_run_continues_with_the_same_bytes(folder, form, monkeypatch):
     rows = np.array([3, 3, 1, 0, 19, 7, 7, 7, 2])

@@ -1,10 +1,12 @@
 """Many runs from one line: which are started, and what happens when one fails."""
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from bias_clip.cli import sweep
 from bias_clip.cli.sweep import Run, is_finished, plan, run_all
 
 
@@ -72,3 +74,23 @@ def test_runs_side_by_side_have_their_own_cores(tmp_path):
     assert all(map(is_finished, runs))
     with pytest.raises(ValueError, match="the cores at hand"):
         run_all(runs, jobs=1000)
+
+
+def test_an_error_of_ours_ends_the_sweep_and_leaves_no_thread_waiting(monkeypatch, tmp_path):
+    def full(_run, _cores):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(sweep, "_call", full)
+    runs = [Run("a", ["true"], tmp_path / str(i)) for i in range(3)]
+    errors = []
+
+    def attempt():
+        try:
+            run_all(runs, 1)
+        except OSError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert errors == ["no space left"]
