@@ -85,6 +85,8 @@ def make_gradient(
 def split_rows(tree: Any, steps: int, mesh: Mesh) -> Any:
     """Returns `[b, ...]` as `[steps, b / steps, ...]`, each device dividing its own rows."""
     whole, parts = PartitionSpec(BATCH_AXES), PartitionSpec(None, BATCH_AXES)
+    # Inside of shard_map the reshape is local. Outside, the first of `steps` parts would be the rows of the
+    # first devices, and every part would have to move.
     return jax.shard_map(
         lambda local: jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), local),
         mesh=mesh,
@@ -129,6 +131,7 @@ def _microbatches(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient
         def add(grads, part):
             one = at_once(params, part)
             # The scan stacks what it returns, so the gradients must travel in the carry.
+            # A gradient as large as the parameters stays once in memory, not once per microbatch.
             return _add(grads, one.grads), one._replace(grads=None)
 
         start = _hold(jax.tree.map(jnp.zeros_like, params), pieces.layout)
@@ -137,7 +140,9 @@ def _microbatches(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient
         # Microbatches are equally large, so the mean of their means is the mean over all rows.
         mean = jax.tree.map(jnp.mean, (each.loss, each.parts))
         zimg, ztxt = merge_rows((each.outputs.zimg, each.outputs.ztxt), pieces.mesh)
+        # Scale and bias are the same in all microbatches.
         outputs = Outputs(zimg, ztxt, each.outputs.scale[0], each.outputs.bias[0])
+        # Sums over microbatches; each has the mean loss of its own rows.
         return Gradient(*mean, outputs, jax.tree.map(lambda g: g / pieces.steps, grads))
 
     return gradient
@@ -154,6 +159,7 @@ def _cached(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient]:
 
     def gradient(params, batch):
         params = _use(params, pieces.layout)
+        # The objective reads the other columns from the whole batch.
         inputs = {name: batch[name] for name in ("image", "text")}
         inputs = split_rows(inputs, pieces.steps, pieces.mesh)
         # First pass: embeddings alone. Nothing is differentiated, so no activations are kept.
@@ -165,14 +171,17 @@ def _cached(pieces: _Pieces) -> Callable[[Any, dict[str, Array]], Gradient]:
         # towers, one microbatch at a time: the activations of only one are ever in memory.
         value_fn = jax.value_and_grad(pieces.objective, has_aux=True)
         (loss, parts), cotangents = value_fn(outputs, batch)
+        # The sum over microbatches starts with the part of scale and bias.
         (start,) = numbers_vjp((cotangents.scale, cotangents.bias))
 
         def add(grads, part):
             inputs, cotangents = part
+            # The towers run again for each microbatch: this is the second forward pass of the table above.
             _, towers_vjp = jax.vjp(lambda params: towers(params, inputs), params)
             (more,) = towers_vjp(cotangents)
             return _add(grads, _hold(more, pieces.layout)), None
 
+        # Divided exactly as the inputs were, so that each embedding's gradient meets its own rows.
         split = split_rows((cotangents.zimg, cotangents.ztxt), pieces.steps, pieces.mesh)
         grads, _ = jax.lax.scan(add, _hold(start, pieces.layout), (inputs, split))
         return Gradient(loss, parts, outputs, grads)
@@ -199,15 +208,18 @@ def _of_trained(
         whole, form = jax.tree.flatten(like)
         return form.unflatten([x if f else next(rest) for x, f in zip(whole, frozen, strict=True)])
 
+    # The layout of the trained leaves alone, as lists, in which `_use` and `_hold` take them.
     layout = Layout(*map(trained, pieces.layout))
 
     def gradient(params, batch):
+        # All parameters are gathered here, the frozen ones too, which `make` does not see.
         used = _use(params, pieces.layout)
 
         def apply(leaves, image, text):
             return pieces.apply(joined(leaves, used), image, text)
 
         found = make(pieces._replace(apply=apply, layout=layout))(trained(params), batch)
+        # The optimiser takes a tree of all parameters; a frozen leaf has no state that zeros could change.
         zeros = jax.tree.map(jnp.zeros_like, params)
         return found._replace(grads=joined(found.grads, zeros))
 

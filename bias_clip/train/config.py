@@ -57,6 +57,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         contradict each other. The message says what was got and what is valid.
     """
     schema = default_config()
+    # First: a renamed key would otherwise be refused as unknown, without its new name.
     refuse_renamed(_leaves(config))
     _check_keys("config", config, schema)
     for name in _OWN_KEYS:
@@ -74,6 +75,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _check_objective(config)
     for name in config.evals:
         _check_evaluator(config, ("evals", name))
+    # Last, because they compare sections that must each be right by now.
     _check_agreement(config)
     check_ranges(config)
 
@@ -156,6 +158,7 @@ def _check_balance(data: ml_collections.ConfigDict) -> None:
         refuse_unknown(f"{where}.draw", [balance.draw], DRAWS)
     if "switch" in balance and balance.switch is not None:
         with named("config.data.balance.switch"):
+            # Only whether it can be read; how long it is, is known with the data.
             parse_duration(balance.switch, total_steps=1, batch_size=1, examples_per_epoch=1)
 
 
@@ -210,6 +213,7 @@ def _check_agreement(config: ml_collections.ConfigDict) -> None:
             "the text tower takes what the tokeniser makes: set both to the same value."
         )
     pieces = vocab_size(config.data.text.tokenizer)
+    # A larger vocabulary only wastes rows; a smaller one would give tokens without a row.
     if config.model.text.vocab_size < pieces:
         raise ValueError(
             f"config.model.text.vocab_size is {config.model.text.vocab_size}, but the tokenizer "

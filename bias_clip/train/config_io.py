@@ -25,6 +25,7 @@ def load_config(path: Path, *arguments: str) -> ml_collections.ConfigDict:
     path = Path(path).resolve()
     if not path.is_file():
         raise ValueError(f"there is no config file {path}; --config takes FILE or FILE:ARGUMENT.")
+    # A config is a program of its own; `sys.path` is put back after it.
     # The folder itself goes last: a config named json.py must not hide the standard library's.
     before = list(sys.path)
     _offer_examples(path.parent)
@@ -59,6 +60,7 @@ def to_plain(value: Any) -> Any:
 
 def from_plain(value: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Returns the config that `to_plain` turned into `value`."""
+    # Through JSON, so that a loaded config has the same types as one that was saved and read.
     return ml_collections.ConfigDict(json.loads(json.dumps(value)))
 
 

@@ -46,6 +46,7 @@ def make_evaluation(
       batch_size: images or texts embedded at a time.
     """
     rows = batch_sharding(mesh)
+    # Every host gets all embeddings, because each computes all scores.
     embed_image = jax.jit(
         lambda params, image: model.apply(params, image=image).zimg, out_shardings=replicated(mesh)
     )
@@ -63,6 +64,7 @@ def make_evaluation(
     evaluators = make_evaluators(evals)
 
     def evaluate(params):
+        # Once for all batches: otherwise each would gather the split parameters again.
         params = gather(params)
         logit = model.apply(params)  # no tower runs: only scale and bias
         encode = encoder(params, float(logit.scale), float(logit.bias))
@@ -94,6 +96,7 @@ def write_results(directory: Path, step: int, results: Mapping[str, EvalResult])
         directory.mkdir(parents=True, exist_ok=True)
     for name, result in results.items():
         record = {"step": step, "metrics": result.metrics, "details": result.details}
+        # Whole or not at all: another program may be reading the results of a run at work.
         write_whole(directory / f"{name}.json", to_json(record))
 
 
@@ -108,6 +111,7 @@ def make_evaluators(
     sources: dict[str, Any] = {}
 
     def shared_source(arguments):
+        # As JSON with sorted keys: equal arguments in another order are the same source.
         key = json.dumps(to_plain(arguments), sort_keys=True)
         if key not in sources:
             sources[key] = make_source(**arguments)
@@ -146,4 +150,5 @@ def _placed(batch: np.ndarray, sharding: NamedSharding) -> jax.Array:
 def _own_rows(batch_size: int, sharding: NamedSharding) -> list[int]:
     """Rows of a batch that belong to this host's devices, wherever the mesh puts those."""
     places = sharding.addressable_devices_indices_map((batch_size,)).values()
+    # A set, because every device of a "tensor" group holds the same rows.
     return sorted({row for place in places if place for row in range(batch_size)[place[0]]})

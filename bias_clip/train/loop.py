@@ -77,6 +77,7 @@ def train(
         before is intact.
       Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
+    # Before the data is read, which counts as part of the start.
     began = time.time()
     workdir = run_folder(workdir)
     with waiting("reading the data") as found:
@@ -186,6 +187,7 @@ def _steps(
         return result
 
     def write(step, values):
+        # Another run may have taken the workdir over while this one was silent.
         run.check_lock()
         writer.write(step, values)
         for sink in run.sinks:
@@ -215,6 +217,8 @@ def _steps(
             if step % setup.log_every == 0 or step == total:
                 values = jax.device_get(metrics)
                 _check_health(run, state, step, values)
+                # A save in the background may have failed meanwhile; the loop reports that within one log
+                # interval.
                 checkpoint.check(run.manager)
                 elapsed, parts = clock.report()
                 seconds += elapsed
@@ -234,13 +238,17 @@ def _steps(
             if step % setup.save_every == 0 or step == total or stop:
                 writer.flush()  # before the checkpoint: a continued run then has all lines up to it
                 timed("save", _save, run, state, step, seconds)
+                # The time up to the save belongs to it: a restart continues there, and counts the rest as
+                # lost.
                 now = goodput.mark_saved(goodput.add(spent, *clock.passed()), step)
                 goodput.write(run.workdir, now)
                 spent = spent._replace(saved=now.saved)
             if stop:
+                # The save must be on disk before the process ends.
                 checkpoint.wait(run.manager)
                 raise Interrupted(f"stopped by signal {stop[0]} after step {step}; state saved.")
         if logged > start:  # the last evaluation and save came after the last line
+            # The time of the last evaluation and save is not in any line yet.
             spent = goodput.add(spent, *clock.report())
             goodput.write(run.workdir, spent)
             write(total, goodput.line(spent))
@@ -273,6 +281,7 @@ def _save(run: _Run, state: TrainState, step: int, seconds: float) -> None:
 
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, Any]:
+    # The average if there is one: it is what a user of the model loads.
     results = run.evaluate(state.params if state.ema is None else state.ema)
     write_results(run.workdir / "evals", step, results)
     return results
@@ -282,6 +291,7 @@ def _log_line(run: _Run, step: int, seconds: float, values: dict[str, Any]) -> d
     line = {
         "examples": step * run.config.batch_size,
         "seconds": seconds,
+        # `step` counts from 1; the schedule counts updates from 0.
         "lr": run.config.optimizer.lr * float(run.setup.schedule(step - 1)),
         "replaced_records": run.iterator.stats().replaced,
     }

@@ -35,6 +35,7 @@ def health(outputs: Outputs, batch: Mapping[str, Array]) -> dict[str, Float[Arra
     Non-pairs with an equal caption (`text_id`) are left out. The first 1024 rows are anchors, the
     whole batch are candidates, so that the cost grows linearly with the batch.
     """
+    # Logits in float32, as in the losses.
     zimg, ztxt = (jnp.asarray(z, jnp.float32) for z in (outputs.zimg, outputs.ztxt))
     anchors = min(len(zimg), HEALTH_ANCHORS)
     rows = jnp.arange(anchors)
@@ -44,7 +45,9 @@ def health(outputs: Outputs, batch: Mapping[str, Array]) -> dict[str, Float[Arra
         other &= batch["text_id"][:anchors, None] != batch["text_id"]
     by_image = outputs.scale * zimg[:anchors] @ ztxt.T + outputs.bias
     by_text = outputs.scale * ztxt[:anchors] @ zimg.T + outputs.bias
+    # Selected by `own` from the logits of the anchors: one product serves pairs and non-pairs.
     positive = jnp.sum(jnp.where(own, by_image, 0.0), axis=1)
+    # -inf and not 0, because logits with a bias are mostly negative.
     hardest_text = jnp.max(jnp.where(other, by_image, -jnp.inf), axis=1)
     hardest_image = jnp.max(jnp.where(other, by_text, -jnp.inf), axis=1)
     return {
@@ -86,6 +89,7 @@ class MetricWriter:
         self._path = self._files.folder / "metrics.jsonl"
         self._folder = self._files.folder / "tensorboard"
         self._files.fetch("metrics.jsonl")
+        # Cut before the first event is written, so that a continued run has every step once.
         self._file: TextIO = _open_after(self._path, start_step)
         with writing(self._folder):
             self._folder.mkdir(exist_ok=True)
@@ -105,6 +109,7 @@ class MetricWriter:
         ]
         with writing(self._path):
             self._file.write(json.dumps({"step": step, **plain}) + "\n")
+            # Flushed line by line: a killed run then loses no line that it has said.
             self._file.flush()
         self._add_event(Event(step=step, summary=Summary(value=scalars)))
         self._files.upload(after=UPLOAD_SECONDS)

@@ -61,6 +61,7 @@ def abstract_params(model: Model, rules: Any, mesh: Mesh) -> Any:
       rules: `config.sharding`.
       mesh: from `make_mesh`.
     """
+    # Shapes only: nothing is drawn, so the key does not matter.
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return jax.tree.map(with_sharding, shapes, tree_shardings(shapes, rules, mesh))
 
@@ -113,6 +114,7 @@ def on_bytes(apply: Callable, ops: str) -> Callable:
     scale = to_range if isinstance(pixels, PixelRange) else to_normal
 
     def apply_to_pixels(params, image, text):
+        # By the dtype of the batch, which is known while tracing: a float32 image is already scaled.
         if image is not None and image.dtype == jnp.uint8:
             image = scale(image, *pixels)
         return apply(params, image, text)

@@ -107,6 +107,7 @@ def make_objective(
       mesh: from `make_mesh`.
     """
     rows = PartitionSpec(BATCH_AXES)
+    # Embeddings are split by rows; scale and bias are the same on every device.
     specs: Any = Outputs._make((rows, rows, PartitionSpec(), PartitionSpec()))
 
     def local_objective(outputs, batch):
@@ -114,6 +115,7 @@ def make_objective(
         for name, arguments in terms.items():
             plain = {key: value for key, value in arguments.items() if key != "coef"}
             parts[name] = TERMS[name](outputs, batch, axis_name=BATCH_AXES, **plain)
+        # The sum of terms is equal on all devices, since each term ends in `weighted_mean`.
         return sum(terms[name]["coef"] * value for name, value in parts.items()), parts
 
     def objective(outputs, batch):
@@ -153,6 +155,7 @@ def check_term(
     def of(shape: tuple[int, ...], dtype: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
 
+    # Width 4 stands for any: no check of a loss depends on it.
     z, one = of((batch_size, 4), jnp.float32), of((), jnp.float32)
     made = batch_columns(size=1, length=1, attributes=columns)
     batch = {key: of((batch_size,), c.dtype) for key, c in made.items() if key in ROW_KEYS}
@@ -208,6 +211,7 @@ def _compute(
         "scale": outputs.scale,
         "bias": outputs.bias,
     }
+    # A loss of views compares rows of one tower; `across` compares the two towers.
     if term.takes != "pairs" and not across:
         z, rows = _views(outputs, batch, tower)
         embeddings = (z,)
@@ -219,11 +223,13 @@ def _compute(
     keywords = _keywords(term)
     if "prior" in keywords:
         supplied["prior"] = rows["prior"] if prior is None else prior
+    # Each loss gets only what its signature names; the signature is the one list of what it takes.
     supplied = {key: value for key, value in supplied.items() if key in keywords}
     columns = (rows[key] for key in term.columns)
     values = term.loss(*embeddings, *columns, **{**term.defaults, **arguments}, **supplied)
     if term.takes == "number":
         return values
+    # Anchors are averaged with the weights of the batch, whether or not candidates have them.
     return losses.weighted_mean(values, rows.get("weights"), axis_name)
 
 
@@ -235,6 +241,7 @@ def _signature(term: Term) -> inspect.Signature:
         if name not in (*_SUPPLIED, *_NOT_PER_ROW):
             default = term.defaults.get(name, parameter.default)
             made[name] = (_plain_type(parameter.annotation), default)
+            # None stands for the batch's own column or for a loss's default, so the config may say it.
             if default is None:
                 made[name] = (made[name][0] | None, None)
     if "prior" in keywords:
@@ -279,6 +286,7 @@ def _views(outputs: Outputs, batch: Batch, tower: str) -> tuple[Array, Batch]:
     zimg, ztxt = _pairs(outputs)
     if tower != "both":
         return (zimg if tower == "image" else ztxt), batch
+    # Row i and row b + i are two views of one example, so that every column is repeated.
     twice = {key: jnp.concatenate([value, value]) for key, value in batch.items()}
     return jnp.concatenate([zimg, ztxt]), twice
 

@@ -80,6 +80,7 @@ def make_setup(
     known = {"batch_size": config.batch_size, "examples_per_epoch": examples_per_epoch}
     total_steps = _total_steps(config.total, known)
 
+    # Durations in epochs or examples need the size of the data, which only the caller knows.
     def steps(key, duration):
         with named(f"config.{key}"):
             return parse_duration(duration, total_steps=total_steps, **known)
@@ -88,9 +89,11 @@ def make_setup(
         schedule = make_schedule(total_steps=total_steps, **known, **config.schedule.to_dict())
     with named("config.model"):
         model = make_model_on(config.model.to_dict(), mesh)
+    # Shapes only; the parameters are made when nothing is left that could be refused.
     params_shape = jax.eval_shape(model.init, jax.random.key(0))
     with named("config.optimizer"):
         tx = make_optimizer(params_shape, schedule=schedule, **config.optimizer.to_dict())
+    # A duration that rounds to 0 steps means every step.
     log_every, save_every = (
         max(1, steps("log_every", config.log_every)),
         max(1, steps("checkpoint.every", config.checkpoint.every)),
@@ -101,6 +104,7 @@ def make_setup(
     abstract_state = _with_shardings(init, config.sharding, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
     apply = on_bytes(model.apply, config.data.image)
+    # Before the gradient is made: a tower that is frozen whole needs no backward pass.
     frozen = frozen_leaves(params_shape, freeze=config.optimizer.get("freeze", ()))
     if has_frozen_tower(frozen):
         apply = towers_apart(apply)
@@ -139,6 +143,7 @@ def make_setup(
             train_step,
             in_shardings=(shardings, batch_sharding(mesh)),
             out_shardings=(shardings, replicated(mesh)),
+            # The old state's memory holds the new one: a step needs the state once and not twice.
             donate_argnums=0,
         ),
     )

@@ -99,6 +99,7 @@ def gather(params: Any) -> Any:
       params: arrays, as they are held between steps.
     """
     held = jax.tree.map(lambda x: x.sharding, params)
+    # Copies between shardings of one mesh; outside of jit, because an evaluation does it once.
     return jax.device_put(params, make_layout(held).used)
 
 
@@ -153,6 +154,8 @@ def state_shardings(state: Any, params: Any, shardings: Any) -> Any:
     def of_leaf(path, leaf):
         parts = path_name(path).split("/")
         for start in range(1, len(parts)):  # the longest end first
+            # Optimisers nest parameters at different depths, but a moment's path always ends in its
+            # parameter's.
             if (name := "/".join(parts[start:])) in known:
                 shape, sharding = known[name]
                 return NamedSharding(mesh, _spec_of_part(leaf.shape, shape, sharding.spec))
@@ -227,6 +230,7 @@ def _over_slices(sizes: dict[str, int], devices: list[jax.Device], slices: int) 
 
 def _gathered(sharding: NamedSharding) -> NamedSharding:
     kept = (None if axis in BATCH_AXES else axis for axis in sharding.spec)
+    # Every axis that splits the batch is gathered; "tensor" stays, because towers are computed with it.
     return NamedSharding(sharding.mesh, PartitionSpec(*kept))
 
 
@@ -234,6 +238,7 @@ def _spec_of_part(
     part: tuple[int, ...], whole: tuple[int, ...], spec: PartitionSpec
 ) -> PartitionSpec:
     axes = (*spec, *(None,) * (len(whole) - len(spec)))
+    # Only if one dimension alone can be missing is it known which; otherwise the moment is held whole.
     if part == whole:
         return spec
     found = {
@@ -258,6 +263,7 @@ def _leaf_spec(name: str, leaf: Any, rules: Sequence, mesh: Mesh) -> PartitionSp
         return _named_spec(where, spec, name, leaf.shape, mesh)
     if not isinstance(spec, tuple | list):
         raise ValueError(f"{where} is neither a text nor a tuple with an entry per dimension.")
+    # A rule for another rank: a norm's scale may match the regex of a kernel.
     if len(spec) != leaf.ndim:
         return PartitionSpec()
     for size, axis in zip(leaf.shape, spec, strict=True):
@@ -275,6 +281,7 @@ def _named_spec(
     """The spec of "fsdp", "tensor@-2" or "tensor@-2,fsdp"."""
     axes: list[str | None] = [None] * len(shape)
     terms = [_TERM.fullmatch(term.strip()) for term in spec.split(",")]
+    # Named dimensions first, so that fsdp then takes the largest that is left.
     for term in sorted(terms, key=lambda term: term is None or term["dimension"] is None):
         if term is None or term["axis"] not in mesh.shape:
             raise ValueError(
@@ -322,4 +329,5 @@ def _largest(shape: tuple[int, ...], axes: list[str | None], parts: int) -> int 
     free = [i for i, size in enumerate(shape) if axes[i] is None and size % parts == 0]
     if parts == 1 or not free or np.prod(shape) < MIN_FSDP_SIZE:
         return None
+    # Ties go to the last dimension.
     return max(free, key=lambda i: (shape[i], i))

@@ -49,7 +49,9 @@ def make_train_step(
 
     def train_step(state, batch):
         loss, parts, outputs, grads = gradient(state.params, batch)
+        # Of the raw gradient: the guard and the log see what the clipping hides.
         norm = optax.tree.norm(grads)
+        # The schedule counts in the optimiser's state, so a step that is skipped does not advance it.
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
@@ -83,12 +85,15 @@ def _keep_if(
 ) -> TrainState:
     """`after`; or `before`, with the step and the counters advanced."""
     # A select and not a `cond`: XLA fuses it into the loops that write the new values.
+    # Also of the optimiser's state, which a NaN would spoil for good.
     kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
     bad = 1 - good.astype(jnp.int32)
+    # in_row falls back to 0 with a good step.
     skipped = Skipped(counts.total + bad, (counts.in_row + 1) * bad)
     return kept._replace(step=after.step, skipped=skipped)
 
 
 def _sometimes(condition: jax.Array, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     zeros = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), jax.eval_shape(compute))
+    # A cond and not a select: the health of a batch costs a product of the batch, which most steps skip.
     return jax.lax.cond(condition, compute, lambda: zeros)

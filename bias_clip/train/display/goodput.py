@@ -58,8 +58,10 @@ def start(workdir: Path, *, step: int, began: float) -> Goodput:
     if before is None:
         return Goodput(_zeros() | {"start": max(0.0, now - began)}, {}, now)
     seconds = dict(before.seconds)
+    # Of a step whose sums were dropped nothing is known to be lost.
     kept = _zeros() if step == 0 else before.saved.get(step, seconds)
     for part in _REDONE:
+        # At least 0: clocks of hosts may differ, and files may be copied.
         seconds["lost"] += max(0.0, seconds[part] - kept[part])
         seconds[part] = min(seconds[part], kept[part])
     seconds["waiting"] += max(0.0, began - before.alive)

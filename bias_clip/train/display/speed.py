@@ -22,6 +22,7 @@ def make_speed(setup: Setup) -> Callable[[int, float, Mapping[str, float]], dict
       setup: of the run.
     """
     batch, size, peak = setup.abstract_batch, batch_size(setup), peak_flops()
+    # Backward takes twice the products of forward.
     # A training step is counted as three forward passes: recomputation is not useful work.
     forward = (setup.apply, setup.abstract_state.params, batch["image"], batch["text"])
     flops = 0.0 if peak is None else 3 * count_flops(*forward)
@@ -29,6 +30,7 @@ def make_speed(setup: Setup) -> Callable[[int, float, Mapping[str, float]], dict
     def speed(steps, seconds, parts):
         useful = seconds - sum(parts.get(part, 0.0) for part in WAITS)
         steps -= "compile" in parts  # the first step runs within "compile", whose time is excluded
+        # The floor is for intervals that were all compiling or saving.
         per_second = steps / max(useful, 1e-9)
         line = {
             "examples_per_second": per_second * size,

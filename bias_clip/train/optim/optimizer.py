@@ -140,6 +140,7 @@ def first_match(tree: PyTree, rules: Sequence[tuple[str, Any]], *, default: Any,
     decided: set[int] = set()
 
     def value(path, _):
+        # All rules are tried, not only the first hit, so that one which never decides can be named.
         hits = [i for i, (regex, _) in enumerate(compiled) if regex.search(path_name(path))]
         touched.update(hits)
         decided.update(hits[:1])
@@ -197,6 +198,7 @@ def update_ema(ema: PyTree, params: PyTree, *, decay: float, step: int | Int[Arr
 
 def _add_decay(weight_decay: float, decays: PyTree) -> optax.GradientTransformation:
     def add(updates, params):
+        # m 0: no multiplication in the compiled step over parameters that do not decay.
         return jax.tree.map(
             lambda u, p, m: u + weight_decay * m * p if m else u, updates, params, decays
         )

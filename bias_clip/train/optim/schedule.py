@@ -81,6 +81,7 @@ def _split(duration: Duration) -> tuple[Fraction, str]:
             f"Cannot read the duration {duration!r}; expected an integer (steps) or a text like "
             "'500 steps', '40 epochs', '9e9 examples' or '10%'."
         )
+    # A fraction and not a float: 0.1 of 1e9 examples is exact, so rounding is the same everywhere.
     return Fraction(match[1]), match[2].removesuffix("s")
 
 
@@ -143,6 +144,7 @@ def _constant(*, total_steps: int, warmup: Duration = 0, cooldown: Duration = 0)
     """1, then down to 0 in a straight line over the last `cooldown`: warm-up, stable, decay."""
 
     def stay(t):
+        # Made from t, so that the schedule has a value for arrays of steps too.
         return jnp.ones_like(t, jnp.float32)
 
     return _assemble(stay, total_steps, warmup, cooldown)
@@ -165,6 +167,7 @@ def _rsqrt(
         raise ValueError(f"timescale must be at least one step, got {timescale!r}.")
 
     def decay(t):
+        # `maximum` keeps the warm-up's negative t out of the root.
         return jnp.sqrt(scale / (scale + jnp.maximum(t, 0.0)))
 
     return _assemble(decay, total_steps, warmup, cooldown)
@@ -191,10 +194,12 @@ def _assemble(
             f"{total_steps} steps; shorten them, for example by giving them in percent."
         )
     if rise:
+        # `join_schedules` gives `decay` the steps since the warm-up.
         decay = optax.join_schedules([optax.linear_schedule(0.0, 1.0, rise), decay], [rise])
     end = optax.linear_schedule(1.0, 0.0, fall, total_steps - fall) if fall else None
 
     def schedule(step):
+        # The last value stays after the end, also for schedules that would go on.
         step = jnp.minimum(step, total_steps)
         value = decay(step) if end is None else decay(step) * end(step)
         # Compiled, `1 - fall / fall` may come out as -1e-8.

@@ -58,16 +58,19 @@ def adafactor(
     **Differs from the authors' code:** their default cap b2 is 0.999, though the papers use 0.95; and
     here layers that are stacked along a first axis never share a factor.
     """
+    # Every transform has one signature; this one does not need the parameters.
     del params
     _check_shares(b1=b1, b2=b2)
     _check_positive(exponent=exponent, min_size=min_size, eps=eps)
 
     def beta(step, exponent):
+        # step + 1: at step 0 the exponent gives 0, so that the first gradient alone is the average.
         return jnp.minimum(b2, 1.0 - (step + 1.0) ** -exponent)
 
     rms = optax.scale_by_factored_rms(
         decay_rate=exponent, min_dim_size_to_factor=min_size, epsilon=eps, decay_rate_fn=beta
     )
+    # No bias correction, as in the ViT recipes; see above what it does to the first steps.
     momentum = optax.ema(b1, debias=False, accumulator_dtype=_dtype(mu_dtype))
     return optax.chain(_layer_by_layer(rms, stacked), momentum)
 
@@ -157,6 +160,8 @@ def muon(
 
     def size(name: str) -> float:
         fan_in, fan_out = (math.prod(shapes[name][i] for i in group) for group in axes[name])
+        # Without `rms` the factor of Muon's authors, sqrt(max(1, rows / columns)). With it the update's root
+        # mean square is `rms`, like Adam's, so one lr serves both.
         return math.sqrt(max(1, fan_out / fan_in) if rms is None else rms**2 * max(fan_in, fan_out))
 
     dtype = _dtype(mu_dtype)
@@ -204,6 +209,7 @@ def _layer_by_layer(
         )
 
     def update(grads, state, params=None):
+        # Layers are mapped over, the count is not: all layers are at the same step.
         one = jax.vmap(rms.update, in_axes=(0, axes, 0), out_axes=(0, axes))
 
         def leaf(grad, v_row, v_col, v, param, s):
@@ -224,6 +230,7 @@ def _unzip(tree: PyTree, outer: PyTree, inner: Any) -> Any:
 
 def _matrix_axes(params: PyTree, stacked: PyTree) -> dict[str, optax.contrib.MuonDimensionNumbers]:
     """Input and output axes of every leaf that Muon takes, by path."""
+    # A stacked leaf has the axis of layers besides those of its matrix.
     ranks = jax.tree.map(lambda x, s: x.ndim - s, params, stacked)
     rank = {path_name(path): r for path, r in jax.tree_util.tree_leaves_with_path(ranks)}
     found = {}
@@ -233,6 +240,7 @@ def _matrix_axes(params: PyTree, stacked: PyTree) -> dict[str, optax.contrib.Muo
         outputs = rank.get(re.sub("kernel$", "bias", name), 1 if rank[name] == 2 else 0)
         if re.search(KERNEL, name) and 0 < outputs < rank[name]:
             axes = range(leaf.ndim - rank[name], leaf.ndim)
+            # Counted from the end, so that the axis of layers stays outside.
             found[name] = optax.contrib.MuonDimensionNumbers(
                 reduction_axis=tuple(axes[:-outputs]), output_axis=tuple(axes[-outputs:])
             )

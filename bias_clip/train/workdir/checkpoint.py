@@ -81,9 +81,11 @@ def save(
     Raises:
       NotSavedError: if it, or the save before it, failed.
     """
+    # A finished run that is started again saves nothing new.
     if step in manager.all_steps():
         return
     fields = _saved_fields(state)
+    # Before the save starts: the next step will take the state's memory.
     shapes, sums = _shapes(fields), checksums(fields)
     arrays = {name: {"shape": list(shapes[name]), "sum": sums[name]} for name in sums}
     content: dict[str, Any] = {"format": FORMAT, "step": step, "data": data_state, "arrays": arrays}
@@ -136,9 +138,11 @@ def restore(
         another step, and copied or renamed since. Never takes another
         checkpoint instead; the message names the newest whole one before it.
     """
+    # None has no arrays, so fields that are None are neither saved nor expected.
     expected = _saved_fields(abstract_state)
     with _reading(manager, step, abstract_state):
         saved = _read_saved(manager, step)
+    # Shapes before arrays: orbax would fail in its own words, and late.
     _check_same(saved.shapes, _shapes(expected), manager.directory / str(step))
     with _reading(manager, step, abstract_state):
         fields = _read_state(manager, step, expected, saved.sums)
@@ -170,6 +174,7 @@ def restore_part(manager: ocp.CheckpointManager, step: int, abstract: Any) -> An
     args = ocp.args.PyTreeRestore(
         abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        # Arrays that `abstract` lacks, such as the optimiser's state, are not read.
         partial_restore=True,
     )
     with (
@@ -233,6 +238,7 @@ def _reading(
 ) -> Iterator[None]:
     try:
         yield
+    # Out of memory or a lost device would call every checkpoint damaged.
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # says nothing about the files
     except Exception as error:  # a broken file shows in as many ways as there are layers to read it
@@ -273,6 +279,7 @@ def _saved_fields(state: TrainState) -> dict[str, Any]:
 
 def _check_same(saved: Shapes, expected: Shapes, where: Any) -> None:
     lines = [
+        # Both ways: what only one of them has differs too.
         f"  {path}: saved {saved.get(path, 'nothing')}, this config makes {expected.get(path, 'nothing')}"
         for path in sorted(saved.keys() | expected.keys())
         if saved.get(path) != expected.get(path)
@@ -288,5 +295,6 @@ def _check_same(saved: Shapes, expected: Shapes, where: Any) -> None:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    # Shapes also of what has no data yet, ShapeDtypeStructs.
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
     return {path_name(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}

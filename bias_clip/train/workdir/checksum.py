@@ -48,7 +48,9 @@ def checksums(tree: Any) -> dict[str, str]:
 
 def text_checksum(value: Any) -> int:
     """Returns the CRC of what JSON holds of `value`, whatever the order of keys and the spacing."""
+    # Through JSON first, so that a tuple and a list, or 1 and "1" as a key, are what the file will hold.
     plain = json.loads(json.dumps(value))
+    # Sorted keys: the sum must not depend on the order in which they were written.
     return zlib.crc32(json.dumps(plain, sort_keys=True).encode())
 
 
@@ -93,5 +95,6 @@ def _bits(x: Array) -> UInt32[Array, "..."]:
         return x.astype(jnp.uint32)
     if x.dtype.itemsize == 8:
         return jax.lax.bitcast_convert_type(x, jnp.uint32)  # two per element, in a last axis
+    # The bits and not the values: NaN has a sum, and 0 differs from -0.
     kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     return jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)

@@ -42,9 +42,11 @@ def first_state(
     Raises:
       ValueError: if the checkpoint cannot be used, see `checkpoint.restore`; as `load_params`.
     """
+    # The run's own checkpoint goes before init_from, which only says how it began.
     step = manager.latest_step()
     if step is not None:
         state, data = checkpoint.restore(manager, step, setup.abstract_state)
+        # State and data must be at the same step: else examples would be seen twice, or never.
         places = {int(jax.device_get(state.step)), data["iterator"]["step"]}
         if places != {step}:
             raise ValueError(
@@ -61,12 +63,14 @@ def first_state(
     else:
         loaded, report = load_params(setup.abstract_state.params, **init_from)
         origin = {"path": str(init_from["path"]), "family": "run", "said": [report]}
+    # Before any step: if the process dies here, the next start begins in the same way.
     on_start(origin)
     if is_main():
         log(report)
     params = jax.tree_util.tree_map_with_path(
         lambda path, x: loaded.get(path_name(path), x), state.params
     )
+    # The average starts from what was loaded, not from what was drawn.
     ema = None if state.ema is None else init_ema(params)
     return state._replace(params=params, ema=ema), 0, 0.0
 
@@ -115,6 +119,7 @@ def load_params(
         step = manager.latest_step() if step is None else step
         if step is None or step not in there:
             raise ValueError(f"init_from: {directory} has no checkpoint {step}; it has {there}.")
+        # Shapes first: a model that does not fit is refused before any array is read.
         saved = checkpoint.saved_shapes(manager, step)
         part = "ema" if any(name.startswith("ema/") for name in saved) else "params"
         found = [name for name in wanted if f"{part}/{name}" in saved]

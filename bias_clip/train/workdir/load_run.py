@@ -83,6 +83,7 @@ def load_run(workdir: str | Path, step: int | None = None) -> Trained:
         raise ValueError(f"{workdir} holds no run: there is no {path}.")
     config = from_plain(read_object(path, advice="restore it from a copy"))
     mesh = _mesh_of(config)
+    # How attention is computed is not part of the function: another device may use another kernel.
     arguments = config.model.to_dict()
     kernel = arguments.pop("attention", "xla")
     if has_kernel(kernel, mesh.devices.flat[0].platform):
@@ -93,6 +94,7 @@ def load_run(workdir: str | Path, step: int | None = None) -> Trained:
         step = saved.latest_step() if step is None else step
         if step not in steps:
             raise ValueError(f"{workdir} has no checkpoint of step {step}; it has {steps}.")
+        # The average where there is one, as in the evaluations of the run.
         part = "params" if config.ema_decay is None else "ema"
         abstract = {part: abstract_params(model, config.sharding, mesh)}
         params = checkpoint.restore_part(saved, step, abstract)[part]
@@ -120,6 +122,7 @@ def probabilities(
         raise ValueError(f"got sentences={sentences!r}; expected a list of at least one text.")
     pixels = Path(image).read_bytes() if isinstance(image, str | Path) else image
     config = run.config
+    # The operations of an evaluation draw nothing, so the generator does not matter.
     x = _image_fn(config.evaluation.image)(pixels, np.random.default_rng(0))
     text_fn = text_fn_for(run)
     text = np.stack([text_fn(sentence) for sentence in sentences])
@@ -171,6 +174,7 @@ def identity(trained: Trained) -> dict[str, Any]:
     config = json.dumps(_stated(trained), sort_keys=True).encode()
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(trained.params):
+        # With name, dtype and shape: equal bytes of another tree are another model.
         array = np.asarray(leaf)
         digest.update(f"{path_name(path)}:{array.dtype}{array.shape},".encode())
         digest.update(np.ascontiguousarray(array).tobytes())

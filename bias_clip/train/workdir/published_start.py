@@ -70,6 +70,7 @@ def load_published(
     if step is not None:
         raise ValueError(f"init_from: got step={step}, but {path} is not a run; leave it out.")
     given = {"image": dict(image or {}), "text": dict(text or {})}
+    # Read without its arrays, to learn how it differs; the sizes of the config are then asked for.
     stated = inspect_pretrained(path, image=given["image"], text=given["text"], tokenizer=tokenizer)
     for tower, (_, length) in _TOWERS.items():
         if stated.config[tower] is not None and config.model[tower] is not None:
@@ -81,6 +82,7 @@ def load_published(
         image=given["image"],
         text=given["text"],
         tokenizer=tokenizer,
+        # Read straight into the run's layout: no host holds the whole model twice.
         shardings=lambda tree: tree_shardings(tree, config.sharding, mesh),
         fingerprint=True,
     )
