@@ -25,7 +25,6 @@ def load_config(path: Path, *arguments: str) -> ml_collections.ConfigDict:
     path = Path(path).resolve()
     if not path.is_file():
         raise ValueError(f"there is no config file {path}; --config takes FILE or FILE:ARGUMENT.")
-    # A config is a program of its own; `sys.path` is put back after it.
     # The folder itself goes last: a config named json.py must not hide the standard library's.
     before = list(sys.path)
     _offer_examples(path.parent)

@@ -99,7 +99,6 @@ def gather(params: Any) -> Any:
       params: arrays, as they are held between steps.
     """
     held = jax.tree.map(lambda x: x.sharding, params)
-    # Copies between shardings of one mesh; outside of jit, because an evaluation does it once.
     return jax.device_put(params, make_layout(held).used)
 
 
@@ -238,9 +237,9 @@ def _spec_of_part(
     part: tuple[int, ...], whole: tuple[int, ...], spec: PartitionSpec
 ) -> PartitionSpec:
     axes = (*spec, *(None,) * (len(whole) - len(spec)))
-    # Only if one dimension alone can be missing is it known which; otherwise the moment is held whole.
     if part == whole:
         return spec
+    # Only if one dimension alone can be missing is it known which; otherwise the moment is held whole.
     found = {
         axes[:i] + axes[i + 1 :] for i in range(len(whole)) if whole[:i] + whole[i + 1 :] == part
     }

@@ -61,7 +61,6 @@ def start(workdir: Path, *, step: int, began: float) -> Goodput:
     # Of a step whose sums were dropped nothing is known to be lost.
     kept = _zeros() if step == 0 else before.saved.get(step, seconds)
     for part in _REDONE:
-        # At least 0: clocks of hosts may differ, and files may be copied.
         seconds["lost"] += max(0.0, seconds[part] - kept[part])
         seconds[part] = min(seconds[part], kept[part])
     seconds["waiting"] += max(0.0, began - before.alive)

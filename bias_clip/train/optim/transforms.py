@@ -160,7 +160,7 @@ def muon(
 
     def size(name: str) -> float:
         fan_in, fan_out = (math.prod(shapes[name][i] for i in group) for group in axes[name])
-        # Without `rms` the factor of Muon's authors, sqrt(max(1, rows / columns)). With it the update's root
+        # Without `rms` the factor of Muon's authors, sqrt(max(1, outputs / inputs)). With it the update's root
         # mean square is `rms`, like Adam's, so one lr serves both.
         return math.sqrt(max(1, fan_out / fan_in) if rms is None else rms**2 * max(fan_in, fan_out))
 

@@ -82,7 +82,6 @@ def load_published(
         image=given["image"],
         text=given["text"],
         tokenizer=tokenizer,
-        # Read straight into the run's layout: no host holds the whole model twice.
         shardings=lambda tree: tree_shardings(tree, config.sharding, mesh),
         fingerprint=True,
     )
