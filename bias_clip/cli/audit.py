@@ -74,15 +74,15 @@ def read_items(args: argparse.Namespace) -> list:
     """
     from bias_clip.data.sources import make_source
     from bias_clip.evals.audit.own_data import EMOJI, own_items, suite_item
+    from bias_clip.evals.suites.layouts.data import read_lines
 
     if args.source:
         if args.suite or not args.by:
             raise ValueError("--source needs --by COLUMN, and goes without --suite.")
         name, arguments = read_call(args.source, flag="--source")
-        words = Path(args.words).read_text("utf-8").splitlines() if args.words else []
+        queries = read_lines(Path(args.words), "a word per line") if args.words else []
         source = make_source(name=name, **arguments)
         about = {"source": {"name": name, **{k: repr(v) for k, v in arguments.items()}}}
-        queries = [word.strip() for word in words if word.strip()]
         return own_items(
             source, about, by=args.by, label=args.label, cluster=args.cluster, words=queries
         )

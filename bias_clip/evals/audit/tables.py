@@ -15,6 +15,7 @@ from bias_clip.data.records import Source, column
 from bias_clip.data.tables.table import file_sha256
 from bias_clip.evals.audit.model import AuditModel
 from bias_clip.evals.ranking import unit
+from bias_clip.evals.suites.layouts.data import read_text
 
 SHOWN = 3
 TOLERANCE = 1e-3  # of a length of 1: half precision has 5e-4
@@ -135,7 +136,9 @@ def _read_npy(path: Path, default: str) -> dict[str, tuple[list[str], np.ndarray
         return {default: ([str(key) for key in keys], rows)}
     if not lines.is_file():
         raise ValueError(f"{path} has neither {lines.name} nor {listed.name} beside it, its keys.")
-    return {default: (lines.read_text("utf-8").splitlines(), rows)}
+    # Not stripped, and no line left out: the n-th key is that of the n-th row.
+    keys = read_text(lines, "a key per line").removesuffix("\n").split("\n")
+    return {default: (keys, rows)}
 
 
 def _read_parquet(path: Path, default: str) -> dict[str, tuple[list[str], np.ndarray]]:

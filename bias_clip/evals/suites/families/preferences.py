@@ -19,7 +19,7 @@ from bias_clip.evals.suites.association_tests import (
     differential_association,
     effect_size,
 )
-from bias_clip.evals.suites.layouts.data import SuiteData, need
+from bias_clip.evals.suites.layouts.data import SuiteData, read_lines
 from bias_clip.evals.suites.measured import Draw, Evaluate, Measured, exact_hits
 from bias_clip.evals.suites.spec import Suite
 
@@ -115,7 +115,7 @@ def association_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) 
 
 def association_test_family(suite: Suite, data: None, files: Mapping[str, str]) -> Evaluate:
     """Effect size of two sets of words; targets and attributes are resampled, each set on its own."""
-    words = {role: read_lines(Path(files[role])) for role in suite.needs}
+    words = {role: read_lines(Path(files[role]), "a word per line") for role in suite.needs}
 
     def evaluate(encode: Encode) -> dict[str, Measured]:
         x, y, a, b = (encode.texts(words[role]) for role in "xyab")
@@ -123,19 +123,6 @@ def association_test_family(suite: Suite, data: None, files: Mapping[str, str]) 
         return {"all": Measured(result, _effect_draws(x, y, a, b))}
 
     return evaluate
-
-
-def read_lines(path: Path) -> list[str]:
-    """The words of a text file, one per line.
-
-    Raises:
-      ValueError: no such file, or no word in it.
-    """
-    found = [line.strip() for line in need(path, "a word per line").read_text("utf-8").splitlines()]
-    words = [line for line in found if line]
-    if not words:
-        raise ValueError(f"{path} is empty; expected a word per line.")
-    return words
 
 
 def _effect_draws(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from bias_clip.data.bad_records import file_fault
 from bias_clip.data.records import LazyColumns, Record, Source, column
 from bias_clip.data.sources.tabular.contained import make_roots
 from bias_clip.data.sources.tabular.json_rows import JsonRows
@@ -81,6 +82,28 @@ def need(path: Path, what: str) -> Path:
     if not path.exists():
         raise ValueError(f"there is no {path}: expected {what}, as published; give its folder.")
     return path
+
+
+def read_text(path: Path, what: str) -> str:
+    """Returns the text of a file in UTF-8; ValueError, which names it, if it is absent or damaged."""
+    with file_fault(need(path, what), advice="download it again"):
+        return path.read_text("utf-8-sig")  # programs of Windows begin a file with a mark
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Returns the lines of a text file without blanks around them, empty ones left out.
+
+    Only line feeds end a line, also after a carriage return: `str.splitlines` would cut a caption at
+    each of Unicode's other separators.
+
+    Raises:
+      ValueError: no such file, a damaged one, or one without a line; names it.
+    """
+    found = [line.strip() for line in read_text(path, what).split("\n")]
+    lines = [line for line in found if line]
+    if not lines:
+        raise ValueError(f"{path} is empty; expected {what}.")
+    return lines
 
 
 def rows_source(

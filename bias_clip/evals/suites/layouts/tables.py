@@ -10,7 +10,14 @@ from bias_clip.data.records import Source, column
 from bias_clip.data.sources.table import table_source
 from bias_clip.data.sources.tabular.caption_files import find_images
 from bias_clip.data.sources.tabular.delimited import Form, read_delimited
-from bias_clip.evals.suites.layouts.data import SuiteData, coded, need, rows_source
+from bias_clip.evals.suites.layouts.data import (
+    SuiteData,
+    coded,
+    need,
+    read_lines,
+    read_text,
+    rows_source,
+)
 
 # The order of the codes in the edition that So-B-IT uses; Berg et al. and DataComp have others, which
 # is why codes are read by name.
@@ -194,7 +201,7 @@ def group_product(data: SuiteData, first: str, second: str) -> tuple[np.ndarray,
 def _flickr_cut(path: Path) -> Source:
     """A header, then name.jpg,caption; a caption may hold commas, so a line is split at ".jpg,"."""
     captions: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines()[1:], 2):
+    for number, line in enumerate(read_text(path, "captions").split("\n")[1:], 2):
         name, comma, text = line.partition(".jpg,")
         if not comma and line.strip():
             raise ValueError(
@@ -221,7 +228,7 @@ def _celeba_people(path: Path, files: Sequence[str]) -> np.ndarray | None:
     file = path / "identity_CelebA.txt"
     if not file.is_file():
         return None
-    person_of = dict(line.split() for line in file.read_text().splitlines() if line.strip())
+    person_of = dict(line.split() for line in read_lines(file, "an image and a person per line"))
     missing = [name for name in files if name not in person_of]
     if missing:
         raise ValueError(f"{file} has no person of {missing[0]}, and {len(missing) - 1} more.")
@@ -232,9 +239,8 @@ def _celeba_table(path: Path, name: str) -> list[list[str]]:
     """Header and rows; the .txt of the attributes has a count before them, that of the parts neither."""
     comma = path / f"{name}.csv"
     if comma.is_file():
-        return [line.split(",") for line in comma.read_text().splitlines() if line.strip()]
-    lines = need(path / f"{name}.txt", f"{name}.txt or .csv").read_text().splitlines()
-    cells = [line.split() for line in lines if line.strip()]
+        return [line.split(",") for line in read_lines(comma, "a row per image")]
+    cells = [line.split() for line in read_lines(path / f"{name}.txt", f"{name}.txt or .csv")]
     if name == "list_eval_partition":
         return [["image_id", "partition"], *cells]
     # The count shows a download that was cut off.

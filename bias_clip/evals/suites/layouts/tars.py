@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from bias_clip.data.records import Record, Source, column, read_many
 from bias_clip.data.sources.webdataset import webdataset_source
-from bias_clip.evals.suites.layouts.data import SuiteData, need
+from bias_clip.evals.suites.layouts.data import SuiteData, need, read_lines, read_text
 
 TYPES = ("classification", "multilabel", "retrieval")
 CLASSES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -70,21 +70,21 @@ class _CaptionLines:
 
     def __getitem__(self, index: int) -> Record:
         record = self._source[index]
-        lines = [line.strip() for text in record["captions"] for line in text.splitlines()]
+        lines = [line.strip() for text in record["captions"] for line in text.split("\n")]
         return {**record, "captions": tuple(line for line in lines if line)}
 
 
 def _dataset_type(path: Path) -> str:
     """What dataset_type.txt says; without it the layout means classification."""
     file = need(path, "a folder in the tar layout") / "dataset_type.txt"
-    kind = file.read_text().strip() if file.exists() else "classification"
+    kind = read_text(file, "a type").strip() if file.exists() else "classification"
     if kind not in TYPES:
         raise ValueError(f"{file} says {kind!r}; expected one of {list(TYPES)}.")
     return kind
 
 
 def _shards(path: Path, split: str) -> list[str]:
-    number = need(path / split / "nshards.txt", "the number of shards").read_text().strip()
+    number = read_text(path / split / "nshards.txt", "the number of shards").strip()
     if not number.isdigit() or int(number) < 1:
         raise ValueError(f"{path / split / 'nshards.txt'} holds {number!r}; expected a number.")
     names = [path / split / f"{i}.tar" for i in range(int(number))]
@@ -100,9 +100,7 @@ def _shards(path: Path, split: str) -> list[str]:
 
 def _objectives(path: Path) -> dict[str, tuple[str, ...]]:
     """Objective to its lines, in the order of the file; one objective "" if lines have none."""
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{path} is empty; expected a line per class or template.")
+    lines = read_lines(path, "a line per class or template")
     # Only if all lines are marked: a class name may hold a colon itself.
     marked = all(line.split(":")[0] in ("race", "gender", "age", "toxic") for line in lines)
     if not marked:

@@ -1,11 +1,13 @@
 """Word lists and prompts that are not ours to ship, read from the user's copy of the official files."""
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bias_clip.evals.suites.layouts.data import need
+from bias_clip.data.bad_records import file_fault
+from bias_clip.evals.suites.layouts.data import read_lines, read_text
 
 KINDS = {
     "ADJECTIVE": "a photo of a/an {} person",  # "a/an" is literal in the published prompts
@@ -52,8 +54,9 @@ def read_berg_prompts(path: Path) -> Words:
       ValueError: no such file, or columns of another name.
     """
     # newline="", as the csv module asks: it splits lines itself.
-    with need(path, "prompt_templates.csv of debias-vision-lang").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    text = read_text(path, "prompt_templates.csv of debias-vision-lang")
+    with file_fault(path):
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
     if not rows or {"template", "concept"} - rows[0].keys():
         raise ValueError(
             f"{path} has columns {list(rows[0]) if rows else []}; expected template, concept."
@@ -75,18 +78,12 @@ def read_professions(path: Path) -> tuple[str, ...]:
     Raises:
       ValueError: no such file, or no line.
     """
-    lines = [
-        line.strip() for line in need(path, "professions, one per line").read_text().splitlines()
-    ]
-    found = tuple(dict.fromkeys(line for line in lines if line))
-    if not found:
-        raise ValueError(f"{path} is empty; expected a profession per line.")
-    return found
+    return tuple(dict.fromkeys(read_lines(path, "a profession per line")))
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(need(path, "So-B-IT's words").read_text("utf-8"))
+        found = json.loads(read_text(path, "So-B-IT's words"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}; download it again.") from error
     if not isinstance(found, dict):
