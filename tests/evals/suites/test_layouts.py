@@ -60,9 +60,13 @@ def test_tars_of_several_labels_and_of_metadata(tmp_path: Path) -> None:
 
 
 def test_tars_of_captions_have_one_per_line(tmp_path: Path) -> None:
-    samples = [{"png": PNG, "txt": b"A circle.\nA red one.\n"}, {"png": PNG, "txt": b"A square."}]
+    samples = [
+        {"png": PNG, "txt": b"A circle.\nA red one.\n"},
+        {"png": PNG, "txt": "A\u2028square.".encode()},
+    ]
     data = read_layout("wds", tars(tmp_path, samples, texts={"dataset_type.txt": "retrieval"}))
     assert data.source[0]["captions"] == ("A circle.", "A red one.")
+    assert data.source[1]["captions"] == ("A\u2028square.",)  # only line feeds end a line
     assert len(data.source) == 2
 
 
@@ -140,10 +144,10 @@ def test_captions_of_a_split_and_of_its_cut(tmp_path: Path) -> None:
     assert [len(data.source[i]["captions"]) for i in range(len(data.source))] == [5, 6, 5]
     cut = folder / "flickr30k_test_karpathy.txt"
     cut.write_text(
-        "image,caption\n0.jpg,A circle, red.\n0.jpg,Another\n2.jpg,A square.jpg, he said\n"
+        "image,caption\n0.jpg,A circle, red.\n0.jpg,An\u2028other\n2.jpg,A square.jpg, he said\n"
     )
     data = read_layout("captions", cut)
-    assert data.source[0]["captions"] == ("A circle, red.", "Another")
+    assert data.source[0]["captions"] == ("A circle, red.", "An\u2028other")
     assert data.source[1]["captions"] == ("A square.jpg, he said",)
     assert data.source[1]["image"] == PNG
 
@@ -228,3 +232,11 @@ def test_prompts_of_unequal_columns(tmp_path: Path) -> None:
 def test_professions_once_each(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("cook\n\nguard\ncook\n")
     assert read_professions(tmp_path / "p.txt") == ("cook", "guard")
+
+
+@pytest.mark.parametrize("read", [read_berg_prompts, read_professions])
+def test_words_that_are_not_utf_8_are_an_error_that_names_the_file(read, tmp_path: Path) -> None:
+    path = tmp_path / "words"
+    path.write_bytes(b"caf\xe9,nurse\n")
+    with pytest.raises(ValueError, match=str(path)):
+        read(path)
