@@ -11,7 +11,9 @@ from bias_clip.data.records import Record, Source, read_record
 from bias_clip.data.tables.embeddings_writer import Shard
 from bias_clip.evals.results import first_image
 
-DECODE = "decode|background(white)"  # whatever the file holds, three channels of uint8
+# Three channels of uint8, whatever the file holds. Transparency is dropped, as the processors of
+# published models do, so that a model has the same numbers from its functions and from its weights.
+DECODE = "decode|drop_alpha"
 
 
 class Strings:

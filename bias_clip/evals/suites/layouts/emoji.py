@@ -1,16 +1,38 @@
 """The embedded emoji as a suite's data: they need no download, and say nothing about real people."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bias_clip.data.emoji.source import emoji_source
 from bias_clip.data.emoji.splits import MEN_ROLES, WOMEN_ROLES
-from bias_clip.data.records import column
+from bias_clip.data.image import make_image_fn
+from bias_clip.data.records import Record, column
 from bias_clip.evals.suites.layouts.data import SuiteData, take
 
+WHITE = make_image_fn("decode|background(white)")
 PARTS = ("all", "roles", "nobody")
 GENDERS = ("woman", "man")
+
+
+class OnWhite:
+    """A source of images without transparency, so that every model sees the same.
+
+    Processors of published models drop the alpha channel, and what colour lies under it is an accident
+    of the file.
+    """
+
+    def __init__(self, source: Any):  # that of the emoji, which has its columns as arrays
+        self._source = source
+        self.columns = source.columns
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._source[index]
+        return {**record, "image": WHITE(record["image"], np.random.default_rng(0))}
 
 
 def read_emoji(
@@ -30,7 +52,7 @@ def read_emoji(
     """
     if part not in PARTS:
         raise ValueError(f"part={part!r}; expected one of {list(PARTS)}.")
-    source = emoji_source(split=split)
+    source = OnWhite(emoji_source(split=split))
     gender, concept = column(source, "gender"), column(source, "concept")
     codes = np.array([GENDERS.index(g) if g in GENDERS else -1 for g in gender])
     rows = np.arange(len(source))
