@@ -27,6 +27,7 @@ MANIFEST = "manifest.json"
 KIND, VERSION = "columns", 1
 ID_HASH = "id_hash"
 _BLOCKS, _BLOCK = 64, 4096  # what opening reads of each file
+_LONGEST = 200  # bytes of an array's name; file systems allow 255 with the ending
 _PROBES = 16  # records whose ids are compared when a run starts
 
 
@@ -185,7 +186,10 @@ def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     kinds = {"bytes": int, "sha256": str, "sample": str, "dtype": str, "length": int}
     for name, about in arrays.items() if isinstance(arrays, dict) else ():
         known = about if isinstance(about, dict) else {}
-        wrong += [f"{name}.{k}" for k, kind in kinds.items() if type(known.get(k)) is not kind]
+        # A name is that of a file in this folder.
+        if Path(name).name != name or not 0 < len(name.encode()) <= _LONGEST:
+            wrong.append(name[:80])
+        wrong += [f"{name[:80]}.{k}" for k, kind in kinds.items() if type(known.get(k)) is not kind]
     if wrong:
         raise ValueError(
             f"{path}: {wrong[:3]} are missing or of another type; write the columns again."

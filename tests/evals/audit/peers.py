@@ -24,7 +24,7 @@ from bias_clip.evals.audit import functions_model, run_audit, to_json
 from bias_clip.evals.audit.own_data import own_items
 from tests.evals.audit.people import LABELS, People
 
-MODELS = ("whole_hf_siglip", "whole_hf_siglip_2", "whole_hf_clip")
+MODELS = ("whole_hf_siglip", "whole_hf_clip")
 DOCS = Path(__file__).parents[3] / "docs" / "audit.md"
 SIZE = 48  # of the models: nothing is resized, so both read the same pixels
 SAME = 1e-5  # of every number where the pixels are the same

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -42,6 +42,7 @@ def open_shard(path: str) -> Shard:
     with file_fault(path, advice=advice, passing=(RemoteError,)):
         file = _open(path)
         if isinstance(file, pa.Table):
+            _check_names(file.schema)
             return Shard(path, file.schema, tuple(map(len, file.to_batches())), 0)
         groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
         most = max((group.total_byte_size for group in groups), default=0)
@@ -49,7 +50,18 @@ def open_shard(path: str) -> Shard:
         # A damaged footer may contradict itself; later a wrong offset would end the process.
         if sum(rows) != file.metadata.num_rows or min(rows, default=0) < 0:
             raise ValueError(f"{file.metadata.num_rows} rows in groups of {rows[:5]}")
+        _check_names(file.schema_arrow)
         return Shard(path, file.schema_arrow, rows, most)
+
+
+def _check_names(fields: Iterable[pa.Field]) -> None:
+    """Raises UnicodeDecodeError for a name that a flipped bit made unreadable, inside a struct too.
+
+    pyarrow decodes a name when it is asked for, which would be far from the file.
+    """
+    for field in fields:
+        _ = field.name
+        _check_names(field.type.field(i) for i in range(field.type.num_fields))
 
 
 class RemoteBytes:
