@@ -247,6 +247,7 @@ def get_config():
     assert {name.split("/")[1] for name in metrics} == {"other"}
 
 
+@pytest.mark.slow
 def test_the_compilation_of_the_first_step_is_no_part_of_the_speed(monkeypatch, tmp_path):
     timed = []
     original = Clock.timed

@@ -43,7 +43,9 @@ def one_device():
     return run(make_mesh(devices=jax.devices()[:1]), ema_decay=0.9)
 
 
-@pytest.mark.parametrize("axes", [{}, {"fsdp": 8}, {"fsdp": 4}])
+@pytest.mark.parametrize(
+    "axes", [{}, {"fsdp": 8}, pytest.param({"fsdp": 4}, marks=pytest.mark.slow)]
+)
 def test_eight_devices_equal_one(one_device, axes, monkeypatch):
     monkeypatch.setattr("bias_clip.train.sharding.MIN_FSDP_SIZE", 64)
     mesh = make_mesh(**axes)

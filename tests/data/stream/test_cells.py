@@ -154,6 +154,7 @@ def run(monkeypatch, tmp_path):
 SQUARES = [f"square/{i}" for i in range(40)]
 
 
+@pytest.mark.slow
 def test_training_on_one_cell_is_plain_training_bit_for_bit(run):
     plain, one, mask = run(), run(np.zeros(40, int)), run(np.arange(40) % 4, mode="mask")
     for a, b in zip(plain, one, strict=True):

@@ -19,6 +19,7 @@ def arguments(*words):
     return parser.parse_args([*TOY, "--keep-pages", "0", *words])
 
 
+@pytest.mark.slow
 def test_bare_step_has_the_same_number_of_parameters_and_is_compared():
     record = step.bench(arguments("--peers", "bare JAX"))
     assert record["ratio"]["bare JAX"] > 0
