@@ -274,3 +274,13 @@ def test_a_data_set_that_names_files_elsewhere_or_is_damaged_is_refused(tmp_path
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / file))) as caught:
         make_source(name="parquet", path=str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_column_name_that_is_not_utf_8_is_an_error_that_names_the_file(tmp_path):
+    path = tmp_path / "t.arrow"
+    table = pa.table({"image": [b"x"], "caption": ["a"], "names": ["b"]})
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    path.write_bytes(path.read_bytes().replace(b"names", b"n\xefmes"))
+    with pytest.raises(ValueError, match=r"t\.arrow cannot be read: 'utf-8' codec"):
+        make_source(name="parquet", path=str(path))

@@ -138,6 +138,16 @@ def test_files_that_changed_are_refused(made, capsys):
         open_mapped(folder)
 
 
+@pytest.mark.parametrize("name", ["../weight", "a/b", "[" * 4000, ""])
+def test_a_manifest_whose_arrays_are_no_files_of_the_folder_is_refused(made, name):
+    path = made / "columns" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["arrays"][name] = manifest["arrays"]["weight"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"manifest.json: .* are missing or of another type"):
+        open_mapped(made / "columns")
+
+
 def test_what_a_folder_cannot_give_is_refused(made):
     source, folder = source_of(made), str(made / "columns")
     with pytest.raises(ValueError, match=r"holds the draw .*'seed': 3.* got seed=4"):

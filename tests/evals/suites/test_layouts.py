@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bias_clip.data.sources import make_source
 from bias_clip.evals.suites.layouts import LAYOUTS, read_layout
 from bias_clip.evals.suites.layouts.tables import group_product
 from bias_clip.evals.suites.layouts.word_files import (
@@ -240,3 +241,15 @@ def test_words_that_are_not_utf_8_are_an_error_that_names_the_file(read, tmp_pat
     path.write_bytes(b"caf\xe9,nurse\n")
     with pytest.raises(ValueError, match=str(path)):
         read(path)
+
+
+def test_every_model_sees_the_emoji_on_white() -> None:
+    source = read_layout("emoji", Path("not used"), part="roles").source
+    plain = make_source(name="emoji", split="style")
+    pixels = {record["id"]: record["image"] for record in (plain[i] for i in range(len(plain)))}
+    for i in range(3):
+        image, original = source[i]["image"], pixels[source[i]["id"]]
+        assert image.shape == (*original.shape[:2], 3)
+        assert (image[original[..., 3] == 0] == 255).all()
+        opaque = original[..., 3] == 255
+        np.testing.assert_array_equal(image[opaque], original[opaque][:, :3])
