@@ -180,4 +180,4 @@ def test_a_killed_runs_lock_is_taken_over_and_a_signal_before_the_loop_ends_with
     second.send_signal(signal.SIGTERM)
     said = second.communicate(timeout=300)[1]
     assert second.returncode == 75, said
-    assert "taken over" in said
+    assert "taking it over" in said

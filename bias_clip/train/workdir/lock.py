@@ -90,8 +90,11 @@ def take(workdir: Path, *, patience: float = PATIENCE) -> Lock:
             owner = _read(path)
         except FileNotFoundError:
             continue  # let go in between
-        if _is_gone(owner, path, patience) and _replace(path, owner, token, patience):
-            log(f"{path} was left by {_described(owner)}: taken over.")
+        if not _is_gone(owner, path, patience):
+            continue
+        # Said before it is done: a signal may end this process between the two.
+        log(f"{path} was left by {_described(owner)}: taking it over.")
+        if _replace(path, owner, token, patience):
             break
     return Lock(path, token)
 

@@ -44,7 +44,7 @@ def test_an_owner_here_that_has_ended_is_replaced_at_once(tmp_path, capsys):
     start = time.monotonic()
     lock.take(tmp_path).close()
     assert time.monotonic() - start < 5
-    assert "taken over" in capsys.readouterr().err
+    assert "taking it over" in capsys.readouterr().err
 
 
 def test_a_number_of_a_process_that_came_later_does_not_keep_the_lock(tmp_path):
