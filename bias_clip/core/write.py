@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PARTIAL = ".partial"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # errors of file systems without fsync for folders
 
 
@@ -27,13 +28,17 @@ def whole_file(path: str | Path, *, suffix: str = PARTIAL) -> Iterator[Path]:
       suffix: end of the temporary name. Concurrent writers of the same file need different suffixes.
 
     Raises:
-      OSError: the file cannot be written.
+      ValueError: the path is a device, a pipe or a socket.
+      OSError: the file cannot be written; it names the file where the disk is full.
 
     Example:
       with whole_file("rows.parquet") as partial:
           pq.write_table(table, partial)
     """
     path = Path(path)
+    # A rename would put a file in its place: of /dev/null for all programs of this machine.
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path} is a device or a pipe; expected the name of a file to write.")
     # In the same folder: a rename is atomic only within a file system.
     partial = path.with_name(path.name + suffix)
     try:
@@ -41,6 +46,12 @@ def whole_file(path: str | Path, *, suffix: str = PARTIAL) -> Iterator[Path]:
         # The bytes must be on disk before the name: else a power failure can leave an empty file.
         _sync(partial)
         partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        # The system names a file that it cannot open, but not one that it cannot write on.
+        if error.errno in _FULL and error.filename is None:
+            error.filename = str(path)
+        raise
     # BaseException: Ctrl-C must not leave a partial file either.
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -212,8 +212,12 @@ def _checked(record: Record | ValueError, settings: _Settings, copy: int) -> Rec
 @contextlib.contextmanager
 def _writer(form: str, path: Path) -> Iterator[Callable[[int, Record], None]]:
     if form == "array_record":
-        with contextlib.closing(ArrayRecordWriter(str(path), "group_size:1")) as records:
-            yield lambda number, record: records.write(pack_record(record))
+        try:
+            with contextlib.closing(ArrayRecordWriter(str(path), "group_size:1")) as records:
+                yield lambda number, record: records.write(pack_record(record))
+        # Of its writer every error is this one, such as that of a full disk; it names the file.
+        except RuntimeError as error:
+            raise OSError(f"{error}. Make room, and start the same line again.") from error
         return
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         yield lambda number, record: _add(tar, f"{number:09d}", record)

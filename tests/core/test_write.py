@@ -44,6 +44,25 @@ def test_an_error_in_between_leaves_the_former_file_and_nothing_else(path, error
     assert (path.read_bytes(), names(path)) == (b"old", [path.name])
 
 
+def test_a_full_disk_names_the_file(path):
+    def write_half():
+        with whole_file(path) as partial, partial.open("wb") as file:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")  # as of `write`, without a name
+
+    with pytest.raises(OSError, match=r"No space left.*file\.json"):
+        write_half()
+    assert (path.read_bytes(), names(path)) == (b"old", [path.name])
+
+
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match="pipe is a device or a pipe"):
+        write_file(pipe, "text")
+    assert names(pipe) == ["pipe"]
+
+
 @pytest.mark.parametrize("before", [b"old", None])
 def test_a_kill_in_between_leaves_the_former_file_and_a_part_of_another_name(path, before):
     if before is None:

@@ -104,8 +104,29 @@ def test_an_interrupted_run_continues_with_the_same_bytes(folder, form, monkeypa
     (folder / "parts" / f"00001.{form}").write_bytes(b"cut")
     write_record_shards(words(folder), folder / "parts", rows, **options)
     assert sums(folder / "once") == sums(folder / "parts")
+    # Cut short beside its whole report, as a full disk or a broken copy leaves it.
+    shard = folder / "parts" / f"00001.{form}"
+    shard.write_bytes(shard.read_bytes()[:-7])
+    write_record_shards(words(folder), folder / "parts", rows, **options)
+    assert sums(folder / "once") == sums(folder / "parts")
     with pytest.raises(ValueError, match="shards of another plan"):
         write_record_shards(words(folder), folder / "parts", rows[::-1], **options)
+
+
+def test_a_full_disk_is_an_error_of_storage_that_names_the_shard(folder, monkeypatch):
+    class Full(record_shards.ArrayRecordWriter):
+        def __init__(self, path, options):
+            super().__init__(path, options)
+            self.path = path
+
+        def close(self):
+            super().close()
+            raise RuntimeError(f"No space left on device; writing {self.path}")
+
+    monkeypatch.setattr(record_shards, "ArrayRecordWriter", Full)
+    with pytest.raises(OSError, match=r"No space left.*00000\.array_record.*start the same line"):
+        write_record_shards(words(folder), folder / "o", np.arange(3), form="array_record")
+    assert [p.name for p in (folder / "o").iterdir()] == ["plan.json"]
 
 
 @pytest.mark.slow

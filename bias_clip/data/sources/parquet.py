@@ -6,24 +6,34 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bias_clip.core.remote import is_remote
 from bias_clip.data.records import Source, as_array, is_missing
+from bias_clip.data.sources.arrow.checks import (
+    check_columns,
+    table_names,
+    warn_of_equal_ids,
+    warn_of_large_groups,
+)
 from bias_clip.data.sources.arrow.column_types import class_names, kind_of, reconcile
 from bias_clip.data.sources.arrow.shard_files import find_shards
 from bias_clip.data.sources.arrow.shards import CACHE_BYTES, Shard, ShardReader, open_shard
-from bias_clip.data.sources.table import table_name
 from bias_clip.data.sources.tabular.contained import make_roots
 from bias_clip.data.sources.tabular.places import OWN, Places
-from bias_clip.data.sources.tabular.rows import RowRecords, columns_of, make_layout, plain
+from bias_clip.data.sources.tabular.rows import (
+    RowRecords,
+    columns_of,
+    make_layout,
+    plain,
+)
 
-# A random record reads its whole row group; above this many bytes a warning says how slow that is.
-LARGE_GROUP = 2**22
+# Local rows whose ids are compared at the start; more would delay it, and tools that join compare all.
+COMPARED_IDS = 10_000_000
 _FOOTERS = 16  # read at the same time
 _SCALARS = ("text", "integer", "number", "boolean", "time", "decimal")
 _STATUS, _SUCCESS = "status", "success"  # of img2dataset, whose failed rows have no image
@@ -46,7 +56,7 @@ def parquet_source(
     Images are bytes, {bytes, path} of Hugging Face data sets, lists of those, or paths of files. A
     class label becomes its name. Rows that img2dataset marks as failed are left out, and counted in
     the log. Files may differ in the order of columns, in how they store text, in whether a column has
-    integers or fractions, and in which columns they have.
+    integers or fractions, and in which further columns they have.
 
     Args:
       path: a file, a folder, a pattern, or a list of those; `save_to_disk` folders, and addresses of
@@ -58,15 +68,15 @@ def parquet_source(
       cache_bytes: of recent row groups that each thread keeps.
 
     Raises: ValueError if nothing is found, a file cannot be read, a column does not exist or has
-      different types in the files, or there are no rows. A row without an image raises ValueError
-      when it is read.
+      different types in the files, a file lacks the columns of images, captions or ids, or there are
+      no rows. A row without an image raises ValueError when it is read.
 
         parquet_source(path="data", split="train", captions=("text",))
     """
     files = find_shards(path, split)
     with ThreadPoolExecutor(_FOOTERS) as pool:  # a remote footer takes three requests
         shards = list(pool.map(open_shard, files))
-    rows = ShardRows(shards, [table_name(Path(file)) for file in files], cache_bytes)
+    rows = ShardRows(shards, table_names(files), cache_bytes)
     if not len(rows):
         raise ValueError(f"{files[:3]} have no rows to read.")
     layout = make_layout(
@@ -85,7 +95,10 @@ def parquet_source(
         layout = layout._replace(attributes=scalars)
     texts = (*layout.image, *layout.captions, layout.identity, *layout.attributes)
     rows.use(name for text in texts for name in columns_of(text))
-    _warn_of_large_groups(shards)
+    check_columns(layout, shards)
+    warn_of_large_groups(shards)
+    if len(rows) <= COMPARED_IDS and not any(map(is_remote, files)):
+        warn_of_equal_ids(files[0], *rows.twice(layout.identity))
     return RowRecords(rows, layout)
 
 
@@ -142,6 +155,22 @@ class ShardRows:
                     f"{twice[0]} has the column {name!r} twice; write it again with one."
                 )
             reconcile(name, self._shards)
+
+    def twice(self, identity: str) -> tuple[int, list[str]]:
+        """How many ids occur more than once, and the first of them; of templates of one column only."""
+        name = identity.strip("{}")
+        # Others would have to be filled for each row.
+        alone = name in self._names and identity == f"{{{name}}}"
+        if not alone or not self.kinds[name] <= {"text", "integer"}:
+            return 0, []
+        parts = [part.cast(pa.large_string()) for part in self._column(name)]
+        values = pa.chunked_array([c for part in parts for c in part.chunks], pa.large_string())
+        # Nearly always none: this counts without a table of the values.
+        if pc.count_distinct(values).as_py() == len(values) - values.null_count:
+            return 0, []
+        counts = pc.value_counts(values.drop_null())
+        found = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+        return len(found), sorted(found.to_pylist())[:3]
 
     def row(self, index: int, names: Sequence[str]) -> dict[str, Any]:
         """Returns some columns of a row."""
@@ -221,18 +250,3 @@ class ShardRows:
 
 def _once(shard: Shard, name: str) -> bool:
     return shard.schema.names.count(name) == 1
-
-
-def _warn_of_large_groups(shards: Sequence[Shard]) -> None:
-    worst = max(shards, key=lambda shard: shard.most_bytes)
-    if worst.most_bytes > LARGE_GROUP and max(worst.groups) > 1:
-        rows = max(worst.groups)
-        logging.getLogger(__name__).warning(
-            "%s: a record at random reads its row group of up to %d rows, %.0f MB. Rewrite the files once: "
-            "bias-clip regroup-parquet %s --out regrouped --rows %d",
-            worst.path,
-            rows,
-            worst.most_bytes / 1e6,
-            worst.path,
-            max(1, min(rows, rows * LARGE_GROUP // worst.most_bytes // 4)),
-        )

@@ -1,5 +1,6 @@
 """Tar shards of the webdataset library with random access: from img2dataset, DataComp and others."""
 
+import errno
 import functools
 import logging
 import os
@@ -82,7 +83,7 @@ def webdataset_source(
         raise ValueError(f"got damaged={damaged!r}; expected one of {DAMAGED}.")
     files = find_files(path, endings=ENDINGS)
     folder = _index_folder(files, cache)
-    index = open_index(files, folder)
+    index = _open_index(files, folder)
     _tell(describe_troubles(index), damaged)
     wanted = {"image": image, "captions": captions, "attributes": attributes}
     lists = {name: (one,) if isinstance(one, str) else one for name, one in wanted.items()}
@@ -249,6 +250,18 @@ def _tell(troubles: str, damaged: str) -> None:
         raise ValueError(f"the shards are not whole, and damaged='refuse':\n{troubles}")
     if troubles:
         logging.getLogger(__name__).warning("the shards are not all sound:\n%s", troubles)
+
+
+def _open_index(files: Sequence[File], folder: Path) -> Index:
+    try:
+        return open_index(files, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            f"the disk of the index is full: {error}. Make room, or give another folder as `cache`; the "
+            "shards that are done are not read again."
+        ) from error
 
 
 def _index_folder(files: Sequence[File], cache: str | None) -> Path:

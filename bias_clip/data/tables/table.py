@@ -245,7 +245,10 @@ def _check_new(ids: Sequence[str], seen: set[str]) -> None:
 
 
 def _twice(count: int, ids: Sequence[str]) -> str:
-    return f"{count} ids come twice, such as {list(ids[:SHOWN])}; every example needs its own id."
+    return (
+        f"{count} ids come twice, such as {list(ids[:SHOWN])}; every example needs its own id. Of tables and "
+        "Parquet files, identity='{table}/{row}' makes one of each row."
+    )
 
 
 def check_ids(ids: Sequence[str] | np.ndarray) -> np.ndarray:

@@ -153,6 +153,48 @@ def test_types_that_cannot_be_one_are_named_with_their_files(tmp_path):
     assert len(read(tmp_path, attributes=())) == 2
 
 
+@pytest.mark.parametrize(
+    ("lacking", "what"), [("image", "images"), ("text", "captions"), ("uid", "ids")]
+)
+def test_a_shard_without_a_column_that_counts_is_named(tmp_path, lacking, what):
+    """Its rows would all be bad records, which only the log of the run would say."""
+    whole = {"image": struct(IMAGES[:2]), "text": TEXTS[:2], "uid": ["a", "b"]}
+    pq.write_table(pa.table(whole), tmp_path / "a.parquet")
+    other = {"other" if name == lacking else name: value for name, value in whole.items()}
+    pq.write_table(
+        pa.table({**other, "uid": ["c", "d"]} if lacking != "uid" else other),
+        tmp_path / "b.parquet",
+    )
+    with pytest.raises(ValueError, match=rf"b\.parquet has no column \['{lacking}'\] for {what}"):
+        read(tmp_path)
+    pq.write_table(pa.table(other).slice(0, 0), tmp_path / "b.parquet")  # no rows, nothing to miss
+    assert len(read(tmp_path)) == 2
+
+
+def test_captions_of_two_names_can_be_named_both(tmp_path):
+    for name, image in (("text", 0), ("title", 1)):
+        table = pa.table({"image": struct(IMAGES[image : image + 1]), name: TEXTS[:1]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    assert found(read(tmp_path, captions=("text", "title"))) == [
+        (IMAGES[0], (TEXTS[0],)),
+        (IMAGES[1], (TEXTS[0],)),
+    ]
+
+
+def test_ids_that_come_twice_are_counted_and_named(tmp_path, caplog):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        table = pa.table({"image": struct(IMAGES[:2]), "text": TEXTS[:2], "uid": ["x", name]})
+        pq.write_table(table, tmp_path / name / "0.parquet")
+    assert len(read(tmp_path)) == 4
+    assert "1 ids come twice or more, such as ['x']" in caplog.text
+    caplog.clear()
+    # Files of one name in two folders are told apart.
+    source = read(tmp_path, identity="{table}/{row}")
+    assert column(source, "id").tolist() == ["one/0/0", "one/0/1", "two/0/0", "two/0/1"]
+    assert not caplog.text
+
+
 def test_splits_are_not_mixed_by_accident(tmp_path):
     for name in ("train-00000-of-00001", "validation-00000-of-00001"):
         pq.write_table(pa.table({"image": struct(), "text": TEXTS}), tmp_path / f"{name}.parquet")

@@ -1,5 +1,6 @@
 """Tar shards as a source: grouping, choice of members, the index, and the same batches as ArrayRecord."""
 
+import errno
 import gzip
 import io
 import json
@@ -303,6 +304,19 @@ def test_counts_beside_the_shards_are_compared(tmp_path, caplog):
     assert "sizes.json says 2" not in caplog.text
 
 
+def test_a_cut_shard_is_compared_with_what_img2dataset_wrote(tmp_path, caplog):
+    """The cut leaves no trace in the tar itself: between two samples, with an end mark behind."""
+    whole = pack(pairs("abc"))
+    about = {"count": 4, "successes": 3, "failed_to_download": 1, "status_dict": {"success": 3}}
+    (tmp_path / "00000_stats.json").write_text(json.dumps(about))
+    (tmp_path / "00000.tar").write_bytes(whole)
+    assert ids(read(tmp_path)) == ["00000/a", "00000/b", "00000/c"]
+    assert not caplog.text
+    (tmp_path / "00000.tar").write_bytes(pack(pairs("ab")))
+    assert ids(read(tmp_path)) == ["00000/a", "00000/b"]
+    assert "00000.tar has 2 samples, 00000_stats.json says 3" in caplog.text
+
+
 def test_compressed_shards_are_refused_with_the_line_that_unpacks_them(tmp_path):
     plain = pack(pairs("ab"))
     half = len(pack(pairs("a"), end=False))
@@ -356,6 +370,23 @@ def test_a_killed_index_goes_on_behind_what_was_done(tmp_path, monkeypatch):
         read(tmp_path)
     assert len(read(tmp_path)) == 8
     assert len(scanned) == 5
+
+
+def test_a_full_disk_of_the_index_says_what_to_do(tmp_path, monkeypatch):
+    """Before the columns are mapped: writing to a map on a full disk would end the process by a signal."""
+    (tmp_path / "0.tar").write_bytes(pack(pairs("ab")))
+    asked = []
+
+    def full(handle, start, size):
+        asked.append(size)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"disk of the index is full.*member\.npy.*`cache`"):
+        read(tmp_path)
+    assert asked[0] > 128  # the header of the column and its values
+    monkeypatch.undo()
+    assert ids(read(tmp_path)) == ["0/a", "0/b"]
 
 
 def test_a_damaged_index_says_what_to_do(tmp_path):

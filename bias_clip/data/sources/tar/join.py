@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,12 +51,20 @@ def join(files: Sequence[File], parts: Path, place: Path) -> None:
             column = np.lib.format.open_memmap(
                 partial, "w+", np.min_scalar_type(largest), (length,)
             )
+            _allocate(partial)
             _fill(name, column, paths, [[layouts[f] for f in p.layouts] for p in about], counts)
             column.flush()
     lengths = {name: length for name, (length, _) in shapes.items()}
     manifest = _manifest(files, about, list(layouts)) | {"lengths": lengths}
     with whole(place / MANIFEST) as partial:
         partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def _allocate(path: Path) -> None:
+    """Takes the blocks of a file now: writing to a map on a full disk would end the process by a signal."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _fill(
