@@ -14,7 +14,7 @@ Writes index.html, audit.json, audit.csv and audit.tex to --out. docs/audit.md e
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bias_clip.cli.shared.flags import (
@@ -92,22 +92,37 @@ def read_items(args: argparse.Namespace) -> list:
         )
     files = read_pairs(args.file, flag="--file", example="sobit.words=folder")
     arguments = read_pairs(args.argument, flag="--argument", example="retrieval_coco.split=test")
+    paths = {name: path for name, _, path in (w.partition("=") for w in args.suite or EMOJI)}
+    if len(paths) < len(args.suite):
+        raise ValueError(f"--suite is {args.suite}; expected each suite once.")
+    _check_owners([*files, *arguments], list(paths))
     items = []
-    for word in args.suite or EMOJI:
-        name, _, path = word.partition("=")
-        items.append(
-            suite_item(
-                name,
-                path or None,
-                {k.partition(".")[2]: v for k, v in files.items() if k.startswith(f"{name}.")},
-                {
-                    k.partition(".")[2]: read_value(v, flag="--argument")
-                    for k, v in arguments.items()
-                    if k.startswith(f"{name}.")
-                },
-            )
-        )
+    for name, path in paths.items():
+        given = {
+            key: read_value(value, flag="--argument")
+            for key, value in _own(arguments, name).items()
+        }
+        items.append(suite_item(name, path or None, _own(files, name), given))
     return items
+
+
+def _own(pairs: Mapping[str, str], suite: str) -> dict[str, str]:
+    """The pairs SUITE.KEY=VALUE of one suite, by KEY."""
+    return {
+        key.partition(".")[2]: value
+        for key, value in pairs.items()
+        if key.partition(".")[0] == suite
+    }
+
+
+def _check_owners(keys: Sequence[str], suites: Sequence[str]) -> None:
+    """Raises ValueError for a key of a suite that is not audited: it would have no effect."""
+    others = [key for key in keys if key.partition(".")[0] not in suites]
+    if others:
+        raise ValueError(
+            f"--file or --argument has {others}, of none of the suites {list(suites)}; correct the "
+            "name before the dot, or add the suite."
+        )
 
 
 def read_models(args: argparse.Namespace) -> list:
@@ -233,7 +248,7 @@ def make_parser() -> Parser:
     add("--batch-size", type=int, default=128, help="images or texts embedded at a time")
     add("--resamples", type=int, default=2000, help="behind each interval; rankings take fewer")
     add("--seed", type=int, default=0, help="of the resamples")
-    add("--min-items", type=int, default=5, help="smallest group of which a number is given")
+    add("--min-items", type=int, default=5, help="images a number needs, or clusters of them")
     add("--attribute", help="column that the baselines remove; default: gender where there is one")
     add("--no-baselines", action="store_true", help="leave out projections and feature clipping")
     return parser

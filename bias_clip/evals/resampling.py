@@ -278,6 +278,11 @@ def image_times(
     return times.astype(np.int32)[:, index]
 
 
+def num_units(n: int, clusters: Int[np.ndarray, " n"] | None) -> int:
+    """Independent items: n images, or the clusters that they form."""
+    return n if clusters is None else len(np.unique(clusters))
+
+
 def few_clusters(clusters: Int[np.ndarray, " n"] | None, keys: Collection[str]) -> dict[str, str]:
     """The note of every number where one cluster holds all images, whose resamples are all equal."""
     if clusters is None or len(np.unique(clusters)) > 1:

@@ -1,12 +1,13 @@
 """Audits models on suites: embeds, scores, resamples, compares; the result is JSON as it stands."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bias_clip.evals.audit.baselines import Baselines, judge_baselines
+from bias_clip.evals.audit.baselines import NO_ATTRIBUTE, Baselines, judge_baselines
 from bias_clip.evals.audit.model import AuditModel, Say, audit_encode
 from bias_clip.evals.audit.numbers import Number, correct, part_numbers, resample
 from bias_clip.evals.encode import Encode
@@ -93,17 +94,19 @@ def run_audit(
     Args:
       models: with different names.
       items: suites and their data.
-      num: resamples; rankings of many images take fewer, at least 200.
+      num: resamples, at least 2 / (1 - level); rankings of many images take fewer, at least 200.
       seed: of the resamples, the same for all models.
       level: of the intervals.
-      min_items: smallest group of which a number is given.
+      min_items: independent items (images, or clusters of them) that a number needs.
       attribute: column that the baselines remove; None for gender, or what the suites group by.
       baselines: whether to fit them.
       say: is told of progress.
 
     Raises:
-      ValueError: no model, or two of one name; whatever a suite or a model raises.
+      ValueError: no model, or two of one name; too few resamples for the level, or min_items below 1;
+        whatever a suite or a model raises.
     """
+    _check_settings(num, level, min_items)
     names = [model.name for model in models]
     if not models or len(set(names)) < len(names):
         raise ValueError(f"models are named {names}; expected at least one, each name once.")
@@ -123,7 +126,10 @@ def run_audit(
             level=level,
             min_items=min_items,
         )
-        fitted += [found] if found else []
+        if found:
+            fitted.append(found)
+        else:
+            say(f"{model.name}: no baselines, as {NO_ATTRIBUTE}")
     return Audit(
         tuple((m.name, m.identity, tuple(m.notes)) for m in models),
         tuple(suites),
@@ -158,6 +164,18 @@ def to_json(audit: Any) -> Any:
     if isinstance(audit, list | tuple):
         return [to_json(value) for value in audit]
     return audit
+
+
+def _check_settings(num: int, level: float, min_items: int) -> None:
+    # Each end of an interval needs a resample beyond it.
+    least = math.ceil(2 / (1 - level) - 1e-9)
+    if num < least:
+        raise ValueError(
+            f"got {num} resamples; an interval of {level:.0%} needs at least {least}, and 1,000 or "
+            "more to be steady."
+        )
+    if min_items < 1:
+        raise ValueError(f"min_items is {min_items}; expected 1 or more.")
 
 
 def _audited(

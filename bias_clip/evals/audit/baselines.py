@@ -21,11 +21,13 @@ from bias_clip.evals.encode import Encode
 from bias_clip.evals.ranking import unit
 from bias_clip.evals.suites.families import measure
 from bias_clip.evals.suites.layouts.data import SuiteData, take
+from bias_clip.evals.suites.measured import group_units
 from bias_clip.evals.suites.spec import Suite
 
 Given = tuple[Suite, SuiteData | Path | None, Mapping[str, str], Mapping[str, Any]]
 ATTRIBUTES = ("gender", "Male", "group", "background")  # the first that some data have
-MIN_FIT = 20  # images of known group in the part that is fitted on
+MIN_GROUP = 10  # images of a group, or clusters of them: five to fit on, and five to judge
+NO_ATTRIBUTE = f"no data have two groups with {MIN_GROUP} images each"
 MAX_DRAWS = 500
 
 
@@ -84,13 +86,15 @@ def judge_baselines(
     index, name = place
     _, data, _, about = items[index]
     assert isinstance(data, SuiteData)
-    rows = fit_rows(data.codes[name], seed=seed)
-    z = audit_encode(model, about).images(data.source)[rows]
-    groups = data.codes[name][rows]
+    codes = large_groups(data.codes[name], data.clusters)
+    rows = fit_rows(codes, data.clusters, seed=seed)
+    z, groups = audit_encode(model, about).images(data.source)[rows], codes[rows]
     names = data.names.get(name) or tuple(map(str, range(int(groups.max()) + 1)))
     made: list[Transform] = [*projections(z, groups), feature_clipping(z, groups)]
     made.append(prompt_projection(model.texts(group_prompts(names))))
-    used = set(column(data.source, "id")[rows].astype(str).tolist())
+    # All images of the clusters that were fitted on are left out of the judgement.
+    seen = rows if data.clusters is None else np.isin(data.clusters, data.clusters[rows])
+    used = set(column(data.source, "id")[seen].astype(str).tolist())
     suites: list[BaselineSuite] = []
     for item in items:
         suites += _judged(model, item, about, used, made, (num, seed, level, min_items))
@@ -105,30 +109,51 @@ def judge_baselines(
     )
 
 
-def fit_rows(codes: Int[np.ndarray, " n"], *, seed: int) -> Int[np.ndarray, " m"]:
-    """Half of the rows of each known group, at random."""
-    rng, rows = np.random.default_rng(seed), []
-    for group in np.unique(codes[codes >= 0]):
-        own = rng.permutation(np.flatnonzero(codes == group))
-        rows.append(own[: len(own) // 2])
-    return np.sort(np.concatenate(rows))
+def large_groups(
+    codes: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " n"] | None
+) -> Int[np.ndarray, " n"]:
+    """The codes, with -1 for groups of which there are too few items to fit on some and judge others."""
+    units = group_units(codes, clusters, num_groups=int(codes.max(initial=-1)) + 1)
+    return np.where(np.isin(codes, np.flatnonzero(units >= MIN_GROUP)), codes, -1)
+
+
+def fit_rows(
+    codes: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " n"] | None = None, *, seed: int
+) -> Int[np.ndarray, " m"]:
+    """The rows of half of the images of each known group, at random; a cluster is taken as a whole.
+
+    So no person or concept is both fitted on and judged. Half of the clusters that have the same groups
+    are taken, which leaves the groups in proportion.
+    """
+    known = np.flatnonzero(codes >= 0)
+    units = known if clusters is None else clusters[known]
+    groups_of: dict[int, set[int]] = {}
+    for one, code in zip(units.tolist(), codes[known].tolist(), strict=True):
+        groups_of.setdefault(one, set()).add(code)
+    # Clusters with the same groups stand together, in random order: every other one is half of each kind.
+    names = np.random.default_rng(seed).permutation(np.array(sorted(groups_of), np.int64))
+    alike = sorted(names.tolist(), key=lambda one: tuple(sorted(groups_of[one])))
+    return known[np.isin(units, alike[::2])]
 
 
 def find_attribute(items: Sequence[Given], attribute: str | None) -> tuple[int, str] | None:
-    """The place of the data with most images of known attribute, and the attribute."""
+    """The place of the data with most images of the attribute's groups, and the attribute."""
     wanted = ATTRIBUTES if attribute is None else (attribute,)
     for name in wanted:
         sizes = []
         for i, (_, data, _, _) in enumerate(items):
-            codes = data.codes.get(name) if isinstance(data, SuiteData) else None
-            if codes is not None and len(np.unique(codes[codes >= 0])) > 1:
-                sizes.append((int((codes >= 0).sum()), -i))
-        if sizes and max(sizes)[0] >= 2 * MIN_FIT:
+            if not isinstance(data, SuiteData) or name not in data.codes:
+                continue
+            large = large_groups(data.codes[name], data.clusters)
+            if len(np.unique(large[large >= 0])) > 1:
+                sizes.append((int((large >= 0).sum()), -i))
+        if sizes:
             return -max(sizes)[1], name
     if attribute is not None:
         has = sorted({k for _, d, _, _ in items if isinstance(d, SuiteData) for k in d.codes})
         raise ValueError(
-            f"no data have {attribute!r} with {2 * MIN_FIT} images of two groups; they have {has}."
+            f"attribute {attribute!r}: {NO_ATTRIBUTE}; they have the columns {has}. Choose another "
+            "--attribute, or --no-baselines."
         )
     return None
 

@@ -14,7 +14,7 @@ from bias_clip.evals.resampling import (
     difference,
     interval,
 )
-from bias_clip.evals.suites.measured import Measured
+from bias_clip.evals.suites.measured import Measured, bounded
 from bias_clip.evals.uncertainty import Estimate, holm, mcnemar
 
 _CONTEXT = ("_chance", "_low", "_high", "_deviation", "_base")  # shown beside other numbers
@@ -165,23 +165,23 @@ def _even(key: str, metric: Metric, metrics: Mapping[str, float]) -> float | Non
 
 
 def _items(model: Resampled, key: str) -> int:
-    metrics = model.measured.result.metrics
-    return model.measured.sizes.get(key, int(metrics.get("images", model.images.units)))
+    """Independent items behind a number: of its smallest group, or of all."""
+    return model.measured.sizes.get(key, model.images.units)
 
 
 def _value(model: Resampled, key: str, level: float, min_items: int) -> Value:
     measured = model.measured
-    unit = find_metric(key, measured.result.details).unit
+    metric = find_metric(key, measured.result.details)
     whole, items = measured.result.metrics[key], _items(model, key)
     missing = measured.result.details.get("not_enough", {}).get(key, "")
     if items < min_items or np.isnan(whole):
         note = missing or f"{NOT_ENOUGH}: {items} where {min_items} are needed"
         return Value(None, None, None, None, None, None, None, None, note)
-    own = _interval(model.images, key, level, unit)
-    texts = _interval(model.texts, key, level, unit) if model.texts else None
+    own = _interval(model.images, key, level, metric, items)
+    texts = _interval(model.texts, key, level, metric) if model.texts else None
     both = None
     if model.texts and key in model.texts.drawn and key in model.images.drawn:
-        both = _interval(both_draws(model.images, model.texts), key, level, unit)
+        both = _interval(both_draws(model.images, model.texts), key, level, metric)
     official = None if measured.official is None else measured.official.metrics.get(key)
     if official is not None and abs(official - whole) <= 1e-9:
         official = None
@@ -196,15 +196,10 @@ def _value(model: Resampled, key: str, level: float, min_items: int) -> Value:
     )
 
 
-def _interval(draws: Draws, key: str, level: float, unit: str) -> Estimate:
-    """The interval, inside the values that the unit has: shares and sizes of gaps are 0 to 1."""
+def _interval(draws: Draws, key: str, level: float, metric: Metric, items: int = 0) -> Estimate:
     if key not in draws.drawn:
         return Estimate(np.nan, np.nan, np.nan, 0, "no interval: not a number of these items")
-    found = interval(draws, key, level=level)
-    if unit not in ("share", "points"):
-        return found
-    low, high = np.clip([found.low, found.high], 0, 1)
-    return found._replace(low=float(low), high=float(high))
+    return bounded(interval(draws, key, level=level), metric, items=items, level=level)
 
 
 def _contrast(

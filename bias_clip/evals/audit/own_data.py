@@ -51,6 +51,11 @@ def suite_item(
             f"the suite {name!r} needs a file: {suite.needs[missing[0]]}. Give --file "
             f"{name}.{missing[0]}=PATH of your copy."
         )
+    unknown = sorted(files.keys() - suite.needs.keys())
+    if unknown:
+        raise ValueError(
+            f"the suite {name!r} takes no file {unknown[0]!r}; it takes {sorted(suite.needs)}."
+        )
     data = read_suite(suite, path, **arguments)
     about: dict[str, Any] = {"layout": suite.layout or suite.family, **arguments}
     if path is not None:

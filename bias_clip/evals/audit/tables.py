@@ -61,7 +61,10 @@ def table_model(name: str, paths: Sequence[Path]) -> AuditModel:
         )
     widths = {modality: table.rows.shape[1] for modality, table in found.items()}
     if len(set(widths.values())) > 1:
-        raise ValueError(f"embeddings have widths {widths}; expected one width for a cosine.")
+        raise ValueError(
+            f"{name}: embeddings of {[str(p) for p in paths]} have widths {widths}; expected one width "
+            "for a cosine. Take both from the same model."
+        )
     notes = [note for table in found.values() for note in table.notes]
     index = {m: {key: i for i, key in enumerate(table.keys)} for m, table in found.items()}
 

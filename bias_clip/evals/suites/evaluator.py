@@ -3,10 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from bias_clip.evals.encode import Encode
-from bias_clip.evals.results import EvalResult
+from bias_clip.evals.headlines import find_metric
+from bias_clip.evals.resampling import interval
+from bias_clip.evals.results import EvalResult, or_none
 from bias_clip.evals.suites.families import measure, parts_of
-from bias_clip.evals.suites.measured import Measured, with_intervals
+from bias_clip.evals.suites.measured import MIN_ITEMS, Measured, bounded
 from bias_clip.evals.suites.run import read_suite
 from bias_clip.evals.suites.spec import load_suite
 
@@ -51,3 +55,17 @@ def make_suite_parts(
         return lambda encode: with_intervals(found(encode)[part], num=resamples, seed=seed)
 
     return {part: evaluator(part) for part in parts_of(spec)}
+
+
+def with_intervals(measured: Measured, *, num: int = 1000, seed: int = 0) -> EvalResult:
+    """The numbers with `details["intervals"]`: number to its 95 % interval over images."""
+    draws = measured.draw(num, seed)
+    found = {}
+    for key in draws.whole:
+        metric = find_metric(key, measured.result.details)
+        items = measured.sizes.get(key, draws.units)
+        estimate = bounded(interval(draws, key), metric, items=items)
+        # A number without an interval has its reason in `note`, which an evaluator does not show.
+        if np.isfinite(estimate.low) and items >= MIN_ITEMS:
+            found[key] = [or_none(estimate.low), or_none(estimate.high)]
+    return measured.result._replace(details={**measured.result.details, "intervals": found})

@@ -69,9 +69,9 @@ def latex(text: str) -> str:
 
 
 def audit_lines(audit: Mapping[str, Any]) -> list[str]:
-    """The headline numbers of each suite, for a terminal."""
+    """What a reader should know of the models, and the headline numbers of each suite, for a terminal."""
     names = [name for name, _, _ in audit["models"]]
-    lines = []
+    lines = [f"{name}: {note}" for name, _, notes in audit["models"] for note in notes]
     for suite in audit["suites"]:
         lines.append(suite["title"])
         for part in suite["parts"]:

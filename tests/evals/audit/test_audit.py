@@ -122,7 +122,7 @@ def test_an_attribute_with_one_value_is_refused():
 
 
 def test_an_attribute_that_no_data_have_is_named():
-    with pytest.raises(ValueError, match=r"no data have 'tone'.*they have \['group', 'label'\]"):
+    with pytest.raises(ValueError, match=r"'tone': no data have .* columns \['group', 'label'\]"):
         run_audit([model()], items(), attribute="tone", **SETTINGS)
 
 
@@ -173,9 +173,10 @@ def test_copies_of_a_person_narrow_no_interval_where_they_are_one_cluster():
 
 
 def test_images_of_a_cluster_are_not_tested_as_independent():
-    audit = run_audit(
-        [model(), model("b", bias=1.0)], items(cluster="label"), baselines=False, **SETTINGS
-    )
+    source = People()
+    source.columns["person"] = np.array([f"q{i // 2}" for i in range(120)])
+    chosen = items(source, cluster="person")
+    audit = run_audit([model(), model("b", bias=1.0)], chosen, baselines=False, **SETTINGS)
     assert numbers_of(audit, "zeroshot")["acc1"].contrasts[0].test == "bootstrap"
 
 

@@ -22,7 +22,14 @@ from bias_clip.evals.suites.fairness import (
 from bias_clip.evals.suites.families.multilabel import multilabel_draws
 from bias_clip.evals.suites.layouts.data import SuiteData
 from bias_clip.evals.suites.layouts.tables import group_product
-from bias_clip.evals.suites.measured import Draw, Evaluate, Measured, exact_hits
+from bias_clip.evals.suites.measured import (
+    Draw,
+    Evaluate,
+    Measured,
+    exact_hits,
+    group_units,
+    smallest,
+)
 from bias_clip.evals.suites.spec import Suite
 from bias_clip.evals.suites.worst_group import worst_group
 
@@ -109,6 +116,7 @@ def fairness_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> 
     classes = data.classes or suite.classes
     metadata = np.stack([data.codes[c] for c in ("age", "gender", "race", "race_binary")], axis=1)
     races = suite.groups["race"]
+    sizes = _fairness_sizes(metadata, races, data.clusters)
 
     def evaluate(encode: Encode) -> dict[str, Measured]:
         texts = {
@@ -121,7 +129,6 @@ def fairness_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> 
         )
         hits = fairness_outcomes(found, metadata)
         right = {key: hits[key] for key in ("race", "gender", "age")}
-        sizes = _sizes(own.metrics)
         draw = _fairness_draws(hits, metadata, races, data.clusters)
         tested = exact_hits(right, data.clusters)
         return {"all": Measured(own, draw, official=theirs, hits=tested, sizes=sizes)}
@@ -145,6 +152,7 @@ def worst_group_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) 
         groups, names = group_product(data, first, second)
         classes, templates, labels = suite.classes[first], suite.templates, data.codes[first]
     prompts, top = word_prompts(classes, templates), options.get("top", 1)
+    sizes = _group_sizes("acc", names, groups, data.clusters)
     arguments = dict(
         names=names, chance=min(1.0, top / len(classes)), train_counts=options.get("train_counts")
     )
@@ -155,7 +163,7 @@ def worst_group_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) 
         own = worst_group(hits, groups, **arguments)
         theirs = worst_group(hits, groups, **arguments, official=True)
         draw = _group_draws(hits, groups, names, options.get("train_counts"), data.clusters)
-        sizes, tested = _sizes(own.metrics), exact_hits({"acc": hits}, data.clusters)
+        tested = exact_hits({"acc": hits}, data.clusters)
         return {"all": Measured(own, draw, official=theirs, hits=tested, sizes=sizes)}
 
     return evaluate
@@ -224,22 +232,18 @@ def _fairness_draws(
     races: Sequence[str],
     clusters: Int[np.ndarray, " n"] | None,
 ) -> Draw:
-    gender, race, binary = metadata[:, 1], metadata[:, 2], metadata[:, 3]
-    cells = [f"{r}_{g}" for r in races for g in GENDERS]
-    splits = {
-        **{name: (RACE_BINARY, binary, outcomes[name]) for name in ("race", "gender", "age")},
-        "gender_by_race": (cells, 2 * race + gender, outcomes["gender"]),
-        **{name: (list(races), race, outcomes[name]) for name in ("crime", "nonhuman")},
-    }
+    splits = _fairness_splits(metadata, races)
     columns: dict[str, np.ndarray] = {}
-    for name, (groups, codes, values) in splits.items():
+    for name, (groups, codes) in splits.items():
+        # The gender is judged twice: by white and other, and by race and gender.
+        values = outcomes["gender" if name == "gender_by_race" else name]
         for i, group in enumerate(groups):
             columns[f"{name}/hit/{group}"] = (codes == i) & values
             columns[f"{name}/all/{group}"] = codes == i
 
     def value(t: Named) -> Named:
         found: dict[str, np.ndarray] = {}
-        for name, (groups, _, _) in splits.items():
+        for name, (groups, _) in splits.items():
             hits = np.stack([t[f"{name}/hit/{group}"] for group in groups])
             number = np.stack([t[f"{name}/all/{group}"] for group in groups])
             means = hits / number
@@ -254,6 +258,28 @@ def _fairness_draws(
     return lambda num, seed: reflected(
         sum_draws(columns, value, num=num, seed=seed, clusters=clusters), worst
     )
+
+
+def _fairness_splits(
+    metadata: Int[np.ndarray, "n 4"], races: Sequence[str]
+) -> dict[str, tuple[Sequence[str], Int[np.ndarray, " n"]]]:
+    """The groups by which each number of `fairness` is split: their names and the codes of the images."""
+    gender, race, binary = metadata[:, 1], metadata[:, 2], metadata[:, 3]
+    cells = [f"{r}_{g}" for r in races for g in GENDERS]
+    return {
+        **dict.fromkeys(("race", "gender", "age"), (RACE_BINARY, binary)),
+        "gender_by_race": (cells, 2 * race + gender),
+        **dict.fromkeys(("crime", "nonhuman"), (races, race)),
+    }
+
+
+def _fairness_sizes(
+    metadata: Int[np.ndarray, "n 4"], races: Sequence[str], clusters: Int[np.ndarray, " n"] | None
+) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, (groups, codes) in _fairness_splits(metadata, races).items():
+        found |= _group_sizes(name, groups, codes, clusters)
+    return found
 
 
 def _group_draws(
@@ -291,13 +317,13 @@ def _extreme(means: Float[np.ndarray, "g b"], *, highest: bool) -> Float[np.ndar
     return np.where(empty.all(axis=0), np.nan, found)
 
 
-def _sizes(metrics: Mapping[str, float]) -> dict[str, int]:
-    """The images of the smallest group with images, for numbers of the worst group and of a range."""
-    groups = {k: v for k, v in metrics.items() if k.startswith("images_of_") and v > 0}
-    least = int(min(groups.values(), default=0))
-    found = {k: least for k in metrics if k.endswith(("_worst", "_range"))}
-    for key in metrics:
-        part, of, group = key.partition("_of_")
-        if of and part != "images" and f"images_of_{group}" in metrics:
-            found[key] = int(metrics[f"images_of_{group}"])
-    return found
+def _group_sizes(
+    number: str,
+    names: Sequence[str],
+    groups: Int[np.ndarray, " n"],
+    clusters: Int[np.ndarray, " n"] | None,
+) -> dict[str, int]:
+    """Independent items behind a number of each group, its worst group and its range."""
+    units = group_units(groups, clusters, num_groups=len(names))
+    found = {f"{number}_of_{name}": int(u) for name, u in zip(names, units, strict=True)}
+    return found | dict.fromkeys((f"{number}_worst", f"{number}_range"), smallest(units))

@@ -17,6 +17,7 @@ from bias_clip.evals.resampling import (
     image_times,
     mean_draws,
     nan_mean,
+    num_units,
     reflected,
 )
 from bias_clip.evals.suites.berg import TARGETS, berg, query_skews
@@ -30,7 +31,7 @@ from bias_clip.evals.suites.families.rankings import (
 )
 from bias_clip.evals.suites.layouts.data import SuiteData
 from bias_clip.evals.suites.layouts.word_files import read_berg_prompts, read_sobit_words
-from bias_clip.evals.suites.measured import Draw, Evaluate, Measured
+from bias_clip.evals.suites.measured import Draw, Evaluate, Measured, group_units, smallest
 from bias_clip.evals.suites.sobit import sobit
 from bias_clip.evals.suites.spec import Suite
 from bias_clip.evals.suites.top_k import normalized_entropy
@@ -53,7 +54,8 @@ def sobit_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> Eva
             by_word = _by_category([row["entropy"] for row in rows], words.categories)
             casc = np.array([row["casc"] for row in rows], np.float64).reshape(len(rows), -1)
             by_word |= {f"casc_of_{n}": c for n, c in zip(names, casc.T, strict=True)}
-            found[field] = Measured(result, draw, _over(by_word), "words")
+            sizes = _casc_sizes(codes, names, data.clusters)
+            found[field] = Measured(result, draw, _over(by_word), "words", sizes=sizes)
         return found
 
     return evaluate
@@ -74,8 +76,8 @@ def berg_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> Eval
             codes = data.codes[field]
             own, theirs = (berg(scores, codes, ks=ks, official=o) for o in (False, True))
             by_query = query_skews(scores, codes, ks=ks)
-            counts = np.bincount(codes[codes >= 0])
-            least = int(min(counts[counts > 0], default=0))
+            number = int(codes.max(initial=-1)) + 1
+            least = smallest(group_units(codes, data.clusters, num_groups=number))
             draw = _berg_draws(scores, codes, by_query, ks, data.clusters)
             sizes = dict.fromkeys(by_query, least)
             found[field] = Measured(own, draw, _over(by_query), "prompts", theirs, sizes=sizes)
@@ -86,6 +88,20 @@ def berg_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> Eval
 
 def _over(values: Mapping[str, Float[np.ndarray, " q"]]) -> Draw:
     return lambda num, seed: mean_draws(values, num=num, seed=seed)
+
+
+def _casc_sizes(
+    codes: Int[np.ndarray, " n"],
+    names: Sequence[str],
+    clusters: Int[np.ndarray, " n"] | None,
+) -> dict[str, int]:
+    """Independent items behind C-ASC, which compares a group with all others."""
+    found = {}
+    for g, name in enumerate(names):
+        sides = np.where(codes < 0, -1, (codes == g).astype(np.int64))
+        # Without an image on one side C-ASC does not exist, which has a reason of its own.
+        found[f"casc_of_{name}"] = smallest(group_units(sides, clusters, num_groups=2))
+    return found | {"casc_max": min(found.values(), default=0)}
 
 
 def _by_category(
@@ -125,11 +141,12 @@ def _sobit_draws(
         if n < 2 * k:
             # Then the first k are most of the set, and its resamples say nothing of a larger one.
             notes = dict.fromkeys(whole, f"{NOT_ENOUGH}: {n} images for a cut-off of {k}")
-        result = centered(Draws(whole, drawn, n, notes))
+        units = num_units(n, clusters)
+        result = centered(Draws(whole, drawn, units, notes))
         casc_whole, casc_drawn = _split(_casc_means(scores, codes, times, names))
         every_whole = result.whole | casc_whole
         notes |= few_clusters(clusters, every_whole)
-        both = Draws(every_whole, result.drawn | casc_drawn, n, notes)
+        both = Draws(every_whole, result.drawn | casc_drawn, units, notes)
         return reflected(both, ("casc_max",))
 
     return draw
@@ -202,16 +219,8 @@ def _berg_draws(
         sums: dict[str, list[np.ndarray]] = {}
         for row in candidates:
             for k in fit:
-                taken = take_first(row, times, k=k)
-                counts = first_counts(taken, groups, num_names=len(names))
-                ranked = first_codes(taken, groups, k=k)
-                for target in TARGETS:
-                    high, low = skew_extremes(counts, targets[target])
-                    ndkl = ndkl_of_codes(ranked, targets[target])
-                    for key, v in (("maxskew", high), ("minskew", low), ("ndkl", ndkl)):
-                        sums.setdefault(f"{key}_{target}_{k}", []).append(v)
-                if len(names) == 2:
-                    sums.setdefault(f"bias_{k}", []).append((counts[:, 0] - counts[:, 1]) / k)
+                for key, v in _ranked_values(row, times, groups, targets, k).items():
+                    sums.setdefault(f"{key}_{k}", []).append(v)
         whole = {key: nan_mean(v) for key, v in by_query.items()}
         drawn = {key: _row_means(np.stack(v, axis=1)) for key, v in sums.items()}
         drawn |= {key: np.full(size, np.nan) for key in whole if key not in drawn}
@@ -222,9 +231,39 @@ def _berg_draws(
             if key.endswith(f"_{k}") and n < 2 * k
         }
         notes |= few_clusters(own_clusters, whole)
-        return centered(Draws(whole, drawn, n, notes))
+        return centered(Draws(whole, drawn, num_units(n, own_clusters), notes))
 
     return draw
+
+
+def _ranked_values(
+    scores: Float[np.ndarray, " n"],
+    times: Int[np.ndarray, "r n"],
+    groups: Int[np.ndarray, " n"],
+    targets: Mapping[str, Float[np.ndarray, "r g"]],
+    k: int,
+) -> dict[str, Float[np.ndarray, " r"]]:
+    """Skews, NDKL and Bias@k of one query in each resample; NaN in those with fewer than k images.
+
+    Clusters differ in size, so that a resample of the small ones may be too small for the cut-off.
+    """
+    full = times.sum(axis=1) >= k
+    num_names = int(groups.max()) + 1
+    taken = take_first(scores, times[full], k=k)
+    counts = first_counts(taken, groups, num_names=num_names)
+    ranked = first_codes(taken, groups, k=k)
+    found: dict[str, np.ndarray] = {}
+    for target in TARGETS:
+        shares = targets[target][full]
+        high, low = skew_extremes(counts, shares)
+        found |= {f"maxskew_{target}": high, f"minskew_{target}": low}
+        found[f"ndkl_{target}"] = ndkl_of_codes(ranked, shares)
+    if num_names == 2:
+        found["bias"] = (counts[:, 0] - counts[:, 1]) / k
+    every = {key: np.full(len(times), np.nan) for key in found}
+    for key, values in found.items():
+        every[key][full] = values
+    return every
 
 
 def _row_means(values: Float[np.ndarray, "r q"]) -> Float[np.ndarray, " r"]:

@@ -20,7 +20,13 @@ from bias_clip.evals.suites.association_tests import (
     effect_size,
 )
 from bias_clip.evals.suites.layouts.data import SuiteData, read_lines
-from bias_clip.evals.suites.measured import Draw, Evaluate, Measured, exact_hits
+from bias_clip.evals.suites.measured import (
+    Draw,
+    Evaluate,
+    Measured,
+    exact_hits,
+    group_units,
+)
 from bias_clip.evals.suites.spec import Suite
 
 SCALE = 20.0  # of the softmax: fixed, so that models compare
@@ -72,7 +78,7 @@ def association_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) 
         data.source, by=by, groups=names, pairs=pairs, templates=templates, scale=SCALE
     )
     prompts = word_prompts([word for a, b in pairs for word in (b, a)], templates)
-    least = min(int(np.sum(groups == g)) for g in (0, 1))
+    least = int(min(group_units(groups, data.clusters, num_groups=2)))
 
     def evaluate(encode: Encode) -> dict[str, Measured]:
         z = prompt_embeddings(encode, prompts).reshape(len(pairs), 2, -1)

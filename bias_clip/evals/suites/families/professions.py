@@ -12,7 +12,7 @@ from bias_clip.evals.resampling import Draws, Named, centered, mean_draws, nan_m
 from bias_clip.evals.suites.families.multilabel import weighted_precision
 from bias_clip.evals.suites.families.rankings import ndkl_of_codes, skew_extremes
 from bias_clip.evals.suites.layouts.data import SuiteData
-from bias_clip.evals.suites.measured import Draw, Evaluate, Measured
+from bias_clip.evals.suites.measured import Draw, Evaluate, Measured, group_units
 from bias_clip.evals.suites.sispi import ETHNICITIES, FIELDS, People, sispi
 from bias_clip.evals.suites.spec import Suite
 from bias_clip.evals.suites.visogender import (
@@ -60,13 +60,9 @@ def visogender_family(suite: Suite, path: Path) -> Evaluate:
         lists = [scores for scores, _ in s.by_occupation], [g for _, g in s.by_occupation]
         skews, official = (visogender_retrieval(*lists, ks=ks, official=o) for o in (False, True))
         by_name = _occupation_values(*lists, ks)
-        sizes = {
-            f"{key}_of_{part}": int(min(found.metrics[f"{g}_of_{part}"] for g in ("men", "women")))
-            for part in ("one_person", "two_people", "same_gender", "different_gender")
-            for key in ("accuracy", "gap")
-        }
+        draw, sizes = _resolution_draws(s), _resolution_sizes(s)
         return {
-            "resolution": Measured(found, _resolution_draws(s), official=theirs, sizes=sizes),
+            "resolution": Measured(found, draw, official=theirs, sizes=sizes),
             "retrieval": Measured(
                 skews,
                 _occupation_draws(*lists, by_name, ks),
@@ -132,13 +128,7 @@ def _weighted_dcg(
 
 def _resolution_draws(s: Scores) -> Draw:
     """Accuracy and gap of each part: the two sets of images are resampled each on its own."""
-    same = s.two_gender == s.other_gender
-    parts = {
-        "one_person": (s.one, s.one_gender, s.one_image),
-        "two_people": (s.two, s.two_gender, s.two_image),
-        "same_gender": (s.two[same], s.two_gender[same], s.two_image[same]),
-        "different_gender": (s.two[~same], s.two_gender[~same], s.two_image[~same]),
-    }
+    parts = _resolution_parts(s)
 
     def draw(num: int, seed: int) -> Draws:
         whole: dict[str, float] = {}
@@ -156,9 +146,33 @@ def _resolution_draws(s: Scores) -> Draw:
         both = [f"accuracy_of_{part}" for part in ("one_person", "two_people")]
         whole["accuracy"] = (whole[both[0]] + whole[both[1]]) / 2
         drawn["accuracy"] = (drawn[both[0]] + drawn[both[1]]) / 2
-        return Draws(whole, drawn, len(s.one) + len(s.two), notes)
+        units = len(np.unique(s.one_image)) + len(np.unique(s.two_image))
+        return Draws(whole, drawn, units, notes)
 
     return draw
+
+
+def _resolution_parts(s: Scores) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Scores, genders and addresses of the images behind each number."""
+    same = s.two_gender == s.other_gender
+    return {
+        "one_person": (s.one, s.one_gender, s.one_image),
+        "two_people": (s.two, s.two_gender, s.two_image),
+        "same_gender": (s.two[same], s.two_gender[same], s.two_image[same]),
+        "different_gender": (s.two[~same], s.two_gender[~same], s.two_image[~same]),
+    }
+
+
+def _resolution_sizes(s: Scores) -> dict[str, int]:
+    """Addresses of the rarer gender behind each number."""
+    found = {
+        part: int(min(group_units(genders, images, num_groups=2)))
+        for part, (_, genders, images) in _resolution_parts(s).items()
+    }
+    found |= {f"{part}_two_way": found[part] for part in ("one_person", "two_people")}
+    sizes = {f"{key}_of_{part}": n for part, n in found.items() for key in ("accuracy", "gap")}
+    # Accuracy in all is the mean of one and two people, so that it stands on the smaller part.
+    return sizes | {"accuracy": min(found["one_person"], found["two_people"])}
 
 
 def _pronoun_sums(

@@ -31,7 +31,7 @@ def take_first(scores: Float[np.ndarray, " n"], times: Int[np.ndarray, "r n"], *
     """
     order = top_of_scores(scores[None], len(scores))[0]
     reach = min(2 * k + 50, len(scores))  # ranks that nearly every resample needs to fill k
-    if times[:, order[:reach]].sum(axis=1).min() < k:
+    if times[:, order[:reach]].sum(axis=1).min(initial=k) < k:
         reach = len(scores)
     drawn = times[:, order[:reach]]
     return Taken(order[:reach], np.clip(k - (np.cumsum(drawn, axis=1) - drawn), 0, drawn))
