@@ -1,4 +1,4 @@
-"""Eight simulated devices, shape checking on, and the flags that grain's workers need."""
+"""Eight simulated devices, quick compiles, shape checking on, and the flags that grain's workers need."""
 
 import os
 
@@ -6,6 +6,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Programs of tests run for milliseconds and compile for seconds: without LLVM's costly passes the suite takes
+# two thirds of the time. `JAX_DISABLE_MOST_OPTIMIZATIONS=0` compiles as users do; so do the end-to-end runs.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 from jaxtyping import install_import_hook
 
@@ -54,3 +57,24 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+# Files whose tests take minutes. They run first: at the end one worker would wait for the other.
+_LONGEST = (
+    "train/test_kills.py",
+    "train/workdir/test_bucket.py",
+    "train/test_end_to_end.py",
+    "train/hosts/test_distributed.py",
+    "tools/test_multistage_run.py",
+    "cli/test_docs_commands.py",
+    "cli/test_wheel.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Moves slow tests of the longest files to the front."""
+
+    def is_long(item):
+        return item.get_closest_marker("slow") and str(item.path).endswith(_LONGEST)
+
+    items.sort(key=lambda item: not is_long(item))

@@ -7,4 +7,4 @@ ruff format --check .
 ruff check .
 lint-imports
 mypy
-python -m pytest -n "${TEST_WORKERS:-2}" -m "not slow" "$@"
+python -m pytest -n "${TEST_WORKERS:-2}" --dist worksteal -m "not slow" "$@"

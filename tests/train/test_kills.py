@@ -1,6 +1,10 @@
-"""The real command, killed at fifty random moments of every kind, ends as if it had never been."""
+"""The real command, killed at random moments of every kind, ends as if it had never been.
+
+`KILLS=50 pytest -m slow tests/train/test_kills.py` kills it more often than CI has time for.
+"""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -16,8 +20,8 @@ import pytest
 from bias_clip.train.display.goodput import PARTS as GOODPUT
 
 ROOT = Path(__file__).parents[2]
-KILLS = 50
-TOTAL = 110  # steps; more than the runs that are killed make together
+KILLS = int(os.environ.get("KILLS", 16))
+TOTAL = 20 + 2 * KILLS  # steps; more than the runs that are killed make together
 TIMED = {"seconds", "examples_per_second", "mfu", "input_wait", "goodput"}
 TIMED |= {f"goodput/{part}" for part in GOODPUT}
 # Which part of the work a kill waits for, and how long after its start it may come, in seconds.
@@ -158,7 +162,7 @@ def result(folder):
 
 
 @pytest.mark.slow
-def test_fifty_kills_in_every_part_of_the_work_change_nothing(configs, tmp_path):
+def test_kills_in_every_part_of_the_work_change_nothing(configs, tmp_path):
     random_delay, hit = random.Random(0), Counter()
     finish(configs, tmp_path / "whole")  # fills the cache of compiled code, too
     for number in range(KILLS):
@@ -169,7 +173,7 @@ def test_fifty_kills_in_every_part_of_the_work_change_nothing(configs, tmp_path)
     finish(configs, tmp_path / "killed")
     print(f"kills: {dict(hit)}")
     for part in PARTS:
-        assert hit[part] >= 3, hit
+        assert hit[part] >= 2, hit
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert {step: ids for step, ids in examples(killed).items() if step <= TOTAL} == examples(whole)
     (metrics, state), (other_metrics, other) = result(whole), result(killed)

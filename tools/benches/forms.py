@@ -33,7 +33,7 @@ from bias_clip.data.text import make_text_fn
 from tools.benches.input import Photos
 
 Makers = dict[str, Callable[[], Iterator[Any]]]
-PEERS = ("torch", "torchvision", "webdataset", "datasets")
+PEERS = ("torch", "webdataset", "datasets")
 SHARD = 1_000  # samples of a tar
 
 
@@ -138,7 +138,7 @@ def _raw(source: Source) -> Iterator[Any]:
 
 
 def _stream(source: Source, args: argparse.Namespace, threads: int) -> Any:
-    ops = f"decode|resize({args.size})|value_range(-1,1)"
+    ops = f"decode|resize({args.size}, antialias=True)|value_range(-1,1)"
     return make_train_iterator(
         source,
         image_fn=make_pixel_fn(ops)[0],
@@ -176,24 +176,25 @@ def peers_raw(root: Path) -> Makers:
 
 
 def peers_batches(root: Path, args: argparse.Namespace) -> Makers:
-    """Both readers through torch's DataLoader, with the operations of torchvision and our tokenizer."""
+    """Both readers through torch's DataLoader, with our tokenizer.
+
+    Images take the steps of torchvision's Resize, ToTensor and Normalize, written out: these resize with
+    PIL too, and a torchvision that does not fit its torch cannot be imported.
+    """
     import datasets
     import torch
     import webdataset
-    from torchvision import transforms
 
-    steps: Any = transforms.Compose(
-        [
-            transforms.Resize((args.size, args.size)),
-            transforms.ToTensor(),
-            transforms.Normalize([0.5] * 3, [0.5] * 3),
-        ]
-    )
+    def pixels(image: Image.Image) -> Any:
+        resized = image.resize((args.size, args.size), Image.Resampling.BILINEAR)
+        whole = torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+        return whole.float().div_(255).sub_(0.5).div_(0.5)
+
     tokenize = make_text_fn(tokenizer="emoji", length=64)
 
     def prepare(image: bytes, caption: str) -> tuple[Any, Any]:
         decoded = Image.open(io.BytesIO(image)).convert("RGB")
-        return steps(decoded), torch.from_numpy(np.asarray(tokenize(caption)))
+        return pixels(decoded), torch.from_numpy(np.asarray(tokenize(caption)))
 
     def tar_sample(sample: Mapping[str, Any]) -> tuple[Any, Any]:
         return prepare(sample["jpg"], sample["txt"].decode())

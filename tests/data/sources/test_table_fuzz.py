@@ -99,7 +99,7 @@ def test_damaged_tables_are_read_or_refused_by_name(tmp_path, capsys):
     for name, content in bases.items():
         (tmp_path / name).write_bytes(content)
         assert read_all(tmp_path / name)[0] == ROWS
-    for _ in range(count_of(8_000)):
+    for _ in range(count_of(3_000)):
         name = rng.choice(list(bases))
         path = tmp_path / name
         path.write_bytes(damage(bases[name], rng))

@@ -70,7 +70,7 @@ def test_damaged_tables_embeddings_and_columns_are_whole_or_refused(tmp_path, ca
         (tmp_path / name).mkdir()
         make(tmp_path / name)
         read(tmp_path / name)
-    for _ in range(count_of(4_000)):
+    for _ in range(count_of(2_000)):
         name = rng.choice(list(KINDS))
         folder = tmp_path / "damaged" / name
         shutil.rmtree(folder, ignore_errors=True)

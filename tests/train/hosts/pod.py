@@ -64,6 +64,7 @@ def start(folder, workdir, *, devices, flags=(), environ=None):
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # several devices share no cache: compile quickly
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "POD_RECORD": str(folder),
             **(environ or {}),
