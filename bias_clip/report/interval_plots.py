@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bias_clip.core.formatting import format_unit, is_number
+from bias_clip.core.formatting import MINUS, format_unit, is_number
 from bias_clip.report.plots import BOTTOM, WIDTH, Tick, axis_labels, nice_ticks
 
 LEFT, RIGHT, TOP = 12, 16, 8  # room for half of the outermost tick's label
@@ -105,10 +105,25 @@ def format_value(own: Mapping[str, Any], unit: str) -> str:
     """ "44.1 % [42.0, 46.2]", or the reason why there is no number."""
     if not is_number(own["value"]):
         return str(own["note"])
-    value = format_unit(own["value"], unit)
+    value = format_plain(own["value"], unit)
     if not (is_number(own["low"]) and is_number(own["high"])):
         return f"{value} (no interval)"
     return f"{value} {format_interval(own['low'], own['high'], unit)}"
+
+
+def format_plain(value: float, unit: str) -> str:
+    """As `format_unit`, but plain numbers to three decimals: an interval shows how many digits count."""
+    # Integers, such as 0, and numbers that three decimals would lose stay as they are.
+    if unit in ("share", "points", "signed points") or not 0.0005 <= abs(value) < 1000:
+        return format_unit(value, unit)
+    return f"{value:.3f}".replace("-", MINUS)
+
+
+def format_difference(value: float, unit: str) -> str:
+    """A difference of two values of a unit, with its sign: shares and points in percentage points."""
+    if unit in ("share", "points", "signed points"):
+        return format_unit(value, "signed points")
+    return ("+" if value > 0 else "") + format_plain(value, unit)
 
 
 def format_interval(low: float | None, high: float | None, unit: str) -> str:
@@ -116,7 +131,7 @@ def format_interval(low: float | None, high: float | None, unit: str) -> str:
     if not (is_number(low) and is_number(high)):
         return ""
     # The value before the interval has the unit already.
-    ends = (format_unit(end, unit).partition("\u202f")[0] for end in (low, high))
+    ends = (format_plain(end, unit).partition("\u202f")[0] for end in (low, high))
     return f"[{', '.join(ends)}]"
 
 

@@ -11,7 +11,7 @@ import pytest
 from bias_clip.evals.audit import run_audit, to_json
 from bias_clip.report.audits.audit_page import render_audit, significant_lines
 from bias_clip.report.audits.audit_text import audit_csv, audit_latex, audit_lines, latex
-from bias_clip.report.interval_plots import format_value, interval_chart
+from bias_clip.report.interval_plots import format_difference, format_value, interval_chart
 from tests.evals.audit.people import model
 from tests.evals.audit.test_audit import SETTINGS, items
 
@@ -65,7 +65,10 @@ def test_the_page_loads_nothing_and_escapes_names(record):
 
 def test_differences_that_are_significant_are_said_in_words(record):
     lines = significant_lines(record)
-    assert len(lines) == len(record["suites"])
+    for suite in record["suites"]:
+        own = [line for line in lines[:-1] if line.startswith(suite["title"] + ":")]
+        assert len(own) + (suite["title"] in lines[-1].partition("numbers of: ")[2]) == 1
+    assert lines[-1].startswith("No difference of biased from fair <b> was found in the ")
     (search,) = [line for line in lines if line.startswith("Who is found")]
     assert re.search(r"biased differs from fair <b> in [1-9]\d* of \d+ numbers", search)
 
@@ -115,3 +118,19 @@ def test_a_chart_puts_values_inside_their_whiskers_and_the_box():
     )
     assert format_value(none, "share") == "not enough items"
     assert format_value(value, "share") == "40.0\u202f% [30.0, 50.0]"
+
+
+def test_plain_numbers_have_three_decimals_and_differences_a_sign():
+    skew = {"value": 0.27604, "low": 0.20999, "high": 0.3434, "note": ""}
+    assert format_value(skew, "nats") == "0.276 [0.210, 0.343]"
+    assert format_value({**skew, "low": -0.0012}, "nats") == "0.276 [−0.001, 0.343]"
+    assert format_difference(0.05496, "nats") == "+0.055"
+    assert format_difference(-0.05496, "number") == "−0.055"
+    assert format_difference(0.05496, "share") == "+5.5\u202fpp"
+
+
+def test_the_page_says_units_and_what_the_mark_is(record):
+    page = render_audit(record)
+    assert "max skew, first 10, target even, nats\u00a0↓" in page
+    assert "chance or even</li>" in page
+    assert "95\u202f% over images" in page.replace("&#8239;", "\u202f")

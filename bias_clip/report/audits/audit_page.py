@@ -7,7 +7,9 @@ from bias_clip.core.formatting import format_number, format_unit, is_number, spa
 from bias_clip.report.comparison import ARROWS, UNITS
 from bias_clip.report.interval_plots import (
     IntervalChart,
+    format_difference,
     format_interval,
+    format_plain,
     format_value,
     interval_chart,
     mark,
@@ -47,26 +49,36 @@ def render_audit(audit: Mapping[str, Any], *, limits: Sequence[str] = ()) -> str
 
 
 def significant_lines(audit: Mapping[str, Any]) -> list[str]:
-    """For each suite and each model after the first, how many numbers differ after correction."""
+    """For each model after the first: the suites with numbers that differ after correction, then the others."""
     names = [name for name, _, _ in audit["models"]]
     lines = []
     for i, name in enumerate(names[1:]):
+        same, number_same = [], 0
         for suite in audit["suites"]:
             numbers = [n for part in suite["parts"] for n in part["numbers"]]
             tested = [n for n in numbers if is_number(n["contrasts"][i]["corrected"])]
             differ = [n for n in tested if n["contrasts"][i]["corrected"] < LEVEL]
+            if not differ:
+                same.append(suite["title"])
+                number_same += len(tested)
+                continue
             which = "; ".join(_changed(n, i) for n in differ[:4])
             more = f"; and {len(differ) - 4} more" if len(differ) > 4 else ""
             lines.append(
                 f"{suite['title']}: {name} differs from {names[0]} in {len(differ)} of "
-                f"{len(tested)} numbers{f' ({which}{more})' if differ else ''}."
+                f"{len(tested)} numbers ({which}{more})."
+            )
+        if same:
+            lines.append(
+                f"No difference of {name} from {names[0]} was found in the {number_same} numbers of: "
+                f"{'; '.join(same)}."
             )
     return lines
 
 
 def _changed(number: Mapping[str, Any], i: int) -> str:
-    unit = {"share": "signed points", "points": "signed points"}.get(number["unit"], number["unit"])
-    return f"{number['name']}: {format_unit(number['contrasts'][i]['value'], unit)}"
+    text = format_difference(number["contrasts"][i]["value"], number["unit"])
+    return f"{number['name']}: {text}"
 
 
 def number_rows(
@@ -76,7 +88,7 @@ def number_rows(
     rows = []
     for number in numbers:
         unit = number["unit"]
-        cells = [Cell(number["name"] + ARROWS[number["better"]], strong=number["headline"])]
+        cells = [Cell(_named(number), strong=number["headline"])]
         cells += [_value_cell(own, unit, over_texts) for own in number["values"]]
         cells += [_contrast_cell(own, unit) for own in number["contrasts"]]
         against = mark(number)
@@ -84,6 +96,13 @@ def number_rows(
         cells.append(Cell(format_number(number["items"])))
         rows.append(cells)
     return rows
+
+
+def _named(number: Mapping[str, Any]) -> str:
+    """The name, the unit where its values have none, and an arrow in the better direction."""
+    unit = f", {number['unit']}" if number["unit"] in ("nats", "cosine") else ""
+    # The arrow stays with the last word.
+    return number["name"] + unit + ARROWS[number["better"]].replace(" ", "\u00a0")
 
 
 def _value_cell(own: Mapping[str, Any], unit: str, over_texts: str) -> Cell:
@@ -95,7 +114,7 @@ def _value_cell(own: Mapping[str, Any], unit: str, over_texts: str) -> Cell:
     if both:
         lines.append(f"both: {both}")
     if is_number(own["official"]):
-        lines.append(f"official code: {format_unit(own['official'], unit)}")
+        lines.append(f"official code: {format_plain(own['official'], unit)}")
     if is_number(own["value"]) and own["note"]:
         lines.append(own["note"])
     return Cell(format_value(own, unit), tuple(lines))
@@ -104,8 +123,9 @@ def _value_cell(own: Mapping[str, Any], unit: str, over_texts: str) -> Cell:
 def _contrast_cell(own: Mapping[str, Any], unit: str) -> Cell:
     if not is_number(own["value"]):
         return Cell(own["note"])
-    signed = {"share": "signed points", "points": "signed points"}.get(unit, unit)
-    text = f"{format_unit(own['value'], signed)} {format_interval(own['low'], own['high'], signed)}"
+    signed = "signed points" if unit in ("share", "points") else unit
+    text = format_difference(own["value"], unit)
+    text = f"{text} {format_interval(own['low'], own['high'], signed)}"
     if not is_number(own["p"]):
         return Cell(text, (own["note"],) if own["note"] else ())
     corrected = own["corrected"]
@@ -151,8 +171,7 @@ def _baselines(found: Mapping[str, Any]) -> dict[str, Any]:
         rows = []
         for number in suite["numbers"]:
             unit = number["unit"]
-            cells = [Cell(number["name"] + ARROWS[number["better"]])]
-            cells.append(_value_cell(number["values"][0], unit, ""))
+            cells = [Cell(_named(number)), Cell(format_value(number["values"][0], unit))]
             for own, contrast in zip(number["values"][1:], number["contrasts"], strict=True):
                 strong = is_number(contrast["corrected"]) and contrast["corrected"] < LEVEL
                 lines = (f"Holm {_p(contrast['corrected'])}",) if is_number(contrast["p"]) else ()
