@@ -84,7 +84,13 @@ def read_items(args: argparse.Namespace) -> list:
         source = make_source(name=name, **arguments)
         about = {"source": {"name": name, **{k: repr(v) for k, v in arguments.items()}}}
         return own_items(
-            source, about, by=args.by, label=args.label, cluster=args.cluster, words=queries
+            source,
+            about,
+            by=args.by,
+            label=args.label,
+            cluster=args.cluster,
+            words=queries,
+            least=args.min_items,
         )
     if args.by or args.label or args.words or args.cluster:
         raise ValueError(

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from bias_clip.data.bad_records import visible_captions
 from bias_clip.data.records import Source, column
 from bias_clip.evals.audit.audit import Item
 from bias_clip.evals.bias.association import PAIRS
-from bias_clip.evals.bias.group_columns import known, read_groups
+from bias_clip.evals.bias.group_columns import Groups, known, read_groups
 from bias_clip.evals.suites.layouts.data import SuiteData
 from bias_clip.evals.suites.run import read_suite
 from bias_clip.evals.suites.spec import Suite, load_suite
@@ -82,6 +83,7 @@ def own_items(
     cluster: str | None = None,
     words: Sequence[str] = (),
     templates: Sequence[str] = PHOTO,
+    least: int = 1,
 ) -> list[Item]:
     """What can be measured of a source by one column of groups.
 
@@ -96,11 +98,17 @@ def own_items(
       cluster: column of what several images may share, such as a person or a scene.
       words: to search for; the ten occupations of `association` if empty.
       templates: of prompts.
+      least: images of a group; a smaller one is left out, because it would leave no number of any group.
 
     Raises:
-      ValueError: an unknown column, or a column with one value.
+      ValueError: an unknown column, or a column with one value, or one group of enough images.
     """
-    groups = read_groups(source, by)
+    groups, small = _large_groups(read_groups(source, by), least)
+    if small and len(groups.names) < 2:
+        raise ValueError(
+            f"the column {by!r} has {len(groups.names)} group of {least} images or more; smaller are "
+            f"{small}. Choose another --by, or a smaller --min-items."
+        )
     if int(np.sum(groups.counts > 0)) < 2:
         raise ValueError(
             f"the column {by!r} has one value, {groups.names[0]!r}, in all records of known value; "
@@ -113,7 +121,7 @@ def own_items(
     )
     plain: dict[str, Any] = dict(
         source="prompts and words of this project", licence="of the data: as its owner says", ours=True,
-        split=f"{len(source):,} records",
+        split=f"{len(source):,} records" + (f", without the groups {small}" if small else ""),
     )  # fmt: skip
     queries = tuple(words) or tuple(word for pair in PAIRS for word in pair)
     number = int((groups.of_record >= 0).sum())
@@ -132,7 +140,8 @@ def own_items(
     items = [Item(search, data, {}, about)]
     if label is not None:
         items += _labelled(data, about, by, label, templates, plain)
-    if source[0].get("captions"):
+    # Stops at the first: usually that of the first record.
+    if any(visible_captions(source[i]) for i in range(len(source))):
         retrieval = Suite(
             name="retrieval",
             title="Retrieval of captions and images",
@@ -156,6 +165,19 @@ def own_items(
         )
         items.append(Item(pairs, data, {}, about))
     return items
+
+
+def _large_groups(groups: Groups, least: int) -> tuple[Groups, str]:
+    """The groups of at least so many records, and the others in words."""
+    large = groups.counts >= least
+    if large.all():
+        return groups, ""
+    # The groups that stay are numbered again; the last entry is for records in no group, -1.
+    place = np.append(np.where(large, np.cumsum(large) - 1, -1), -1)
+    pairs = list(zip(groups.names, groups.counts.tolist(), large.tolist(), strict=True))
+    small = ", ".join(f"{name} ({count})" for name, count, stays in pairs if not stays)
+    names = tuple(name for name, _, stays in pairs if stays)
+    return Groups(names, place[groups.of_record]), small
 
 
 def _clusters(source: Source, name: str | None) -> np.ndarray | None:

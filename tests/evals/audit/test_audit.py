@@ -116,6 +116,34 @@ def test_a_group_of_one_item_has_no_number():
     assert skew.values[0].value is None
 
 
+def test_images_without_a_caption_are_candidates_that_nobody_asks_for():
+    class Gaps(People):
+        def __getitem__(self, index):
+            caption = {0: (), 1: ("",)}.get(
+                index, (f"a {LABELS[index % len(LABELS)]}, number {index}",)
+            )
+            return {**super().__getitem__(index), "captions": caption}
+
+    audit = run_audit([model()], items(Gaps(40)), baselines=False, **SETTINGS)
+    found = numbers_of(audit, "retrieval")["t2i_r1"].values[0]
+    assert found.value is not None
+    assert found.value * 38 == pytest.approx(round(found.value * 38))
+    assert "" not in list_texts(items(Gaps(40)))
+
+
+def test_a_group_of_few_images_is_left_out_and_named():
+    source = People(60)
+    source.columns["group"][0] = "X"
+    found = items(source, least=5)
+    assert {item.suite.groups["group"] for item in found if item.suite.groups} == {("man", "woman")}
+    assert all("without the groups X (1)" in item.suite.split for item in found)
+    assert (found[0].data.codes["group"][:3] == [-1, 1, 0]).all()
+    with pytest.raises(
+        ValueError, match=r"1 group of 30 images or more; smaller are X \(1\), man \(29\)"
+    ):
+        items(source, least=30)
+
+
 def test_an_attribute_with_one_value_is_refused():
     with pytest.raises(ValueError, match=r"'group' has one value, 'man', .*Choose another --by"):
         items(People(groups=("man",)))

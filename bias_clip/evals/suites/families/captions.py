@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from bias_clip.data.bad_records import visible_captions
 from bias_clip.evals.encode import Encode
 from bias_clip.evals.ranking import best_ranks, row_blocks, similarity, unit
 from bias_clip.evals.resampling import Draws, Named, centered, image_times, nan_mean, sum_draws
@@ -25,7 +26,8 @@ from bias_clip.evals.suites.top_k import bias_at_k
 def retrieval_family(suite: Suite, data: SuiteData, files: Mapping[str, str]) -> Evaluate:
     """R@K of images and captions. Images are resampled, each with all its captions, as queries only."""
     ks = tuple(suite.options["ks"])
-    captions = [data.source[i]["captions"] for i in range(len(data.source))]
+    # An image whose caption is missing or blank stays a candidate; nobody can search for it.
+    captions = [visible_captions(data.source[i]) for i in range(len(data.source))]
     if suite.options.get("captions") == "first":
         captions = [own[:1] for own in captions]
     texts = [text for own in captions for text in own]
