@@ -101,10 +101,13 @@ def costs(found: Mapping[str, Any]) -> list[str]:
     moved = largest_shifts(found, 1)
     if moved:
         row = moved[0]
-        said.append(
-            f"Balancing does not keep the shares of labels: that of {row['name']!r} moves most, from "
-            f"{plain_percent(row['share']['before'])} to {plain_percent(row['share']['weighted'])}."
-        )
+        before, after = (plain_percent(row["share"][at]) for at in ("before", "weighted"))
+        # Where labels are rare, nothing that a reader sees has moved.
+        if before != after:
+            said.append(
+                f"Balancing does not keep the shares of labels: that of {row['name']!r} moves most, from "
+                f"{before} to {after}."
+            )
     return said
 
 
