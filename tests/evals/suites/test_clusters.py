@@ -9,9 +9,10 @@ import pytest
 
 from bias_clip.evals.resampling import interval
 from bias_clip.evals.suites import load_suite
-from bias_clip.evals.suites.families import measure
+from bias_clip.evals.suites.families import measure, professions
 from bias_clip.evals.suites.layouts.data import SuiteData
 from bias_clip.evals.suites.measured import group_units, smallest
+from bias_clip.evals.suites.visogender_run import Scores
 from tests.evals.audit.people import People
 from tests.evals.suites.test_run import ENCODE
 
@@ -89,11 +90,9 @@ def test_copies_inside_clusters_leave_every_interval_as_it_was(name, tmp_path) -
 
 @pytest.mark.parametrize("name", SUITES)
 def test_images_of_clusters_are_not_tested_as_independent(name, tmp_path) -> None:
-    plain = measured(name, data_of(1, clusters=False), tmp_path)
-    for part, own in measured(name, data_of(1), tmp_path).items():
+    for own in measured(name, data_of(COPIES), tmp_path, copies=COPIES).values():
         assert not own.hits
         assert own.draw(NUM, 0).units == NUMBER
-        assert set(own.sizes) == set(plain[part].sizes)
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -110,6 +109,23 @@ def test_units_of_groups_are_images_or_the_clusters_that_have_the_group() -> Non
     np.testing.assert_array_equal(group_units(groups, clusters, num_groups=3), [2, 2, 0])
     assert smallest(np.array([4, 0, 2])) == 2
     assert smallest(np.zeros(2, int)) == 0
+
+
+def test_rows_of_one_address_are_one_image_of_visogender() -> None:
+    """Each address in three rows: the interval, the sizes and the items stay as they were."""
+    rng = np.random.default_rng(0)
+    scores, genders, others = rng.normal(size=(40, 3)), np.arange(40) % 2, np.arange(40) // 2 % 2
+    found = []
+    for copies in (1, COPIES):
+        which = np.repeat(np.arange(40), copies)
+        own = (scores[which], genders[which])
+        s = Scores(*own, which, *own, others[which], which, [])
+        draws = professions._resolution_draws(s)(NUM, 0)
+        ends = [interval(draws, key)[:3] for key in draws.whole]
+        found.append((ends, draws.units, professions._resolution_sizes(s)))
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-9)
+    assert found[0][1:] == found[1][1:]
+    assert found[0][1] == 80
 
 
 def test_resamples_of_small_clusters_that_do_not_fill_the_cut_off_are_left_out(tmp_path) -> None:

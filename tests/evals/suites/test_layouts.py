@@ -148,6 +148,7 @@ def test_captions_of_a_split_and_of_its_cut(tmp_path: Path) -> None:
         "image,caption\n0.jpg,A circle, red.\n0.jpg,An\u2028other\n2.jpg,A square.jpg, he said\n"
     )
     data = read_layout("captions", cut)
+    assert len(data.source) == 2
     assert data.source[0]["captions"] == ("A circle, red.", "An\u2028other")
     assert data.source[1]["captions"] == ("A square.jpg, he said",)
     assert data.source[1]["image"] == PNG

@@ -62,6 +62,8 @@ def take_splits(rows: Rows, split: str | Sequence[str] | None, path: Path) -> Ro
     there = sorted({str(row["split"]) for row in rows if "split" in row})
     wanted = [split] if isinstance(split, str) else list(split or ())
     unknown = sorted(set(wanted) - set(there))
+    if wanted and not there:
+        raise ValueError(f"{path} has no splits, got split={wanted}; give split=None for all rows.")
     if unknown or (len(there) > 1 and not wanted):
         raise ValueError(
             f"{path} has the splits {there}; name those to read by `split`, as split=['train', "

@@ -202,8 +202,10 @@ def _flickr_cut(path: Path) -> Source:
     """A header, then name.jpg,caption; a caption may hold commas, so a line is split at ".jpg,"."""
     captions: dict[str, list[str]] = {}
     for number, line in enumerate(read_text(path, "captions").split("\n")[1:], 2):
+        if not line.strip():  # such as after the last line feed
+            continue
         name, comma, text = line.partition(".jpg,")
-        if not comma and line.strip():
+        if not comma:
             raise ValueError(
                 f"{path}, line {number}: got {line[:80]!r}; expected name.jpg,caption."
             )
