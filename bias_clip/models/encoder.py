@@ -81,6 +81,20 @@ def _as_it_is(x: Array) -> Array:
     return x
 
 
+def cast_kernels(params: Any, dtype: Any) -> Any:
+    """The tree with its kernels in `dtype`; all other leaves as they are.
+
+    A product takes its kernel in the dtype of the tokens, and gives the kernel's gradient in it. Cast
+    here, once for all layers, the loop stacks those gradients in that dtype; cast inside of the loop, as
+    float32: the same numbers, twice the bytes.
+    """
+
+    def cast(path: Any, leaf: Array) -> Array:
+        return leaf.astype(dtype) if "kernel" in jax.tree_util.keystr(path) else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
 class Encoder(nnx.Module):
     """`depth` blocks and a last norm; the blocks' leaves are stacked over depth.
 
@@ -122,6 +136,7 @@ class Encoder(nnx.Module):
         """All blocks, then `pool` from `[b, l, d]` to `[b, d]` if it is given, then the norm."""
         # One graph for all blocks: each layer's leaves are put into it, so the modules are built once.
         graph, stacked = nnx.split(self.blocks)
+        stacked = cast_kernels(stacked, x.dtype)
         shape = x.shape
 
         def body(x: Array, layer: Any) -> tuple[Array, None]:
