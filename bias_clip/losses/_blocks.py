@@ -12,6 +12,10 @@ from bias_clip.losses._checks import check_chunk_size, check_values, check_weigh
 AxisName: TypeAlias = str | tuple[str, ...] | None
 Tree: TypeAlias = Any
 
+TURN_ROWS = 1_024
+"""Smaller blocks go round the ring together, up to this many rows: a turn costs a TPU ten microseconds even
+if it computes almost nothing, and 256 devices take 256 turns of one block."""
+
 
 def fold_blocks(
     step: Callable[[Tree, Tree], Tree],
@@ -28,9 +32,10 @@ def fold_blocks(
         carry = init
         for k in range(devices):  carry = step(carry, block of the k-th device upstream)
 
-    Blocks travel round a ring, so a device holds two of them at a time. The backward pass recomputes
-    the step, so the logits of a step are not kept. With `chunk_size` the same fold walks each block
-    in chunks of that many rows. Without `axis_name` and `chunk_size` this is just
+    Blocks travel round a ring, so a device holds two of them at a time. Small blocks of neighbours
+    travel as one, of at most `TURN_ROWS` rows. The backward pass recomputes the step, so the logits of
+    a step are not kept. With `chunk_size` the same fold walks each block in chunks of that many rows,
+    and blocks that travel as one have no more. Without `axis_name` and `chunk_size` this is just
     `step(init, block)`.
 
     Args:
@@ -59,7 +64,9 @@ def fold_blocks(
     def one_sided(carry, block, _):
         return step(carry, block), ()
 
-    return fold_blocks_both(one_sided, init, block, (), axis_name, chunk_size=chunk_size)[0]
+    return fold_blocks_both(
+        one_sided, init, block, (), axis_name, join=lambda a, _: a, chunk_size=chunk_size
+    )[0]
 
 
 def fold_blocks_both(
@@ -69,6 +76,7 @@ def fold_blocks_both(
     block_init: Tree,
     axis_name: AxisName = None,
     *,
+    join: Callable[[Tree, Tree], Tree],
     chunk_size: int | None = None,
 ) -> tuple[Tree, Tree]:
     """`fold_blocks` with a second statistic that belongs to the block and travels with it.
@@ -85,15 +93,17 @@ def fold_blocks_both(
       step: maps (carry, block, block_carry) to the new (carry, block_carry).
       init: as for `fold_blocks`; it stays on this device.
       block: as for `fold_blocks`.
-      block_init: the block's own carry, a tree with the block's number of rows in front.
+      block_init: the block's own carry, a tree with the block's number of rows in front. Where blocks
+        travel as one, several devices start a carry for the same block, so it must be that of no rows.
       axis_name: as for `fold_blocks`.
+      join: maps the block's carries of two sets of devices to that of both.
       chunk_size: as for `fold_blocks`.
 
     Returns:
       The carry and the block's carry after all blocks.
     """
     check_chunk_size(chunk_size)
-    rows = jax.tree.leaves(block)[0].shape[0]
+    rows, given = jax.tree.leaves(block)[0].shape[0], chunk_size
     # A chunk as large as the block needs neither the padding nor the scan.
     chunk_size = rows if chunk_size is None else min(chunk_size, rows)
     chunked = chunk_size < rows
@@ -106,19 +116,23 @@ def fold_blocks_both(
     if not ring:
         return walk(init, block, block_init)
 
+    size = _blocks_to_a_turn(jax.lax.axis_size(axis_name), rows, given)
+
     def turn(state, _):
         carry, block, block_carry = state
         # Before the step, so that the message travels while the step computes.
-        next_block = _rotate(block, axis_name)
+        next_block = _rotate(block, axis_name, size)
         carry, block_carry = walk(carry, block, block_carry)
         # The block's carry moves after the step, because the step adds this device's share to it.
-        return (carry, next_block, _rotate(block_carry, axis_name)), ()
+        return (carry, next_block, _rotate(block_carry, axis_name, size)), ()
 
     # All turns are alike, so the program does not grow with the number of devices. The price is that the
     # last turn sends a block that nobody reads.
-    state = (init, block, block_init)
-    (carry, _, block_carry), _ = jax.lax.scan(turn, state, length=jax.lax.axis_size(axis_name))
-    return carry, block_carry
+    block_carry = jax.tree.map(lambda x: jnp.concatenate([x] * size), block_init)
+    state = (init, _with_upstream(block, axis_name, size), block_carry)
+    turns = jax.lax.axis_size(axis_name) // size
+    (carry, _, block_carry), _ = jax.lax.scan(turn, state, length=turns)
+    return carry, _joined(block_carry, axis_name, size, join)
 
 
 def row_numbers(rows: int, axis_name: AxisName = None) -> Int[Array, " b"]:
@@ -202,9 +216,39 @@ def _in_chunks(step, rows: int, chunk_size: int):
     return walk
 
 
-def _rotate(tree: Tree, axis_name: str | tuple[str, ...]) -> Tree:
-    """Sends the tree to the next device and receives that of the previous one."""
+def _blocks_to_a_turn(devices: int, rows: int, chunk_size: int | None) -> int:
+    """How many neighbouring blocks travel as one: a power of two that divides the devices."""
+    most = TURN_ROWS if chunk_size is None else min(chunk_size, TURN_ROWS)
+    size = 1
+    while devices % (2 * size) == 0 and 2 * size * rows <= most:
+        size *= 2
+    return size
+
+
+def _with_upstream(block: Tree, axis_name: str | tuple[str, ...], size: int) -> Tree:
+    """This device's block and those of the `size - 1` devices before it, one after another."""
+    held = 1
+    while held < size:
+        further = _rotate(block, axis_name, held)
+        block = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), block, further)
+        held *= 2
+    return block
+
+
+def _joined(carry: Tree, axis_name: str | tuple[str, ...], size: int, join: Callable) -> Tree:
+    """Sends the parts of a carry, in the order of `_with_upstream`, home and joins them there."""
+    while size > 1:
+        size //= 2
+        near, far = (
+            jax.tree.map(lambda x, half=half: jnp.split(x, 2)[half], carry) for half in (0, 1)
+        )
+        carry = join(near, _rotate(far, axis_name, -size))
+    return carry
+
+
+def _rotate(tree: Tree, axis_name: str | tuple[str, ...], hops: int) -> Tree:
+    """Sends the tree `hops` devices on and receives that of the device as far back."""
     size = jax.lax.axis_size(axis_name)
-    # Each turn brings the block of the next device upstream; after `size` turns all have been here.
-    ring = [(source, (source + 1) % size) for source in range(size)]
+    # Each turn brings blocks from upstream; when they have gone round, all have been here.
+    ring = [(source, (source + hops) % size) for source in range(size)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, ring), tree)

@@ -301,7 +301,9 @@ def _negative_sums(
                 _add(candidate_stats, a, candidates, s, beta, 0),
             )
 
-        stats = fold_blocks_both(two_sided, start, b, start, axis_name, chunk_size=chunk_size)
+        stats = fold_blocks_both(
+            two_sided, start, b, start, axis_name, join=_join, chunk_size=chunk_size
+        )
         stats = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), *stats)
         own = jnp.concatenate([own, own])
     return _Sums(own, _log_sum(stats), stats.weight)
@@ -339,6 +341,12 @@ def _add(stats: _Stats, a: Rows, b: Rows, s: Float[Array, "b c"], beta, axis: in
         None if beta is None else plus(stats.log_importance, beta),
         stats.weight + jnp.where(negative, jnp.expand_dims(weights, 1 - axis), 0).sum(axis=axis),
     )
+
+
+def _join(a: _Stats, b: _Stats) -> _Stats:
+    """The sums over two sets of negatives taken together."""
+    logs = jax.tree.map(jnp.logaddexp, a[:2], b[:2])
+    return _Stats(*logs, a.weight + b.weight)
 
 
 def _log_sum(stats: _Stats) -> Float[Array, " a"]:

@@ -13,6 +13,7 @@ from bias_clip.losses._pairs import (
     make_row_pairs,
     nan_if_lost,
     negative_logits,
+    nothing,
     positive_logits,
 )
 
@@ -117,8 +118,12 @@ def softmax_loss(
         return image_sums, text_sums
 
     positives = positive_logits(images, texts, scale)
-    # Both sums begin with the positive's own term; the fold adds those of the negatives.
+    # Both sums also have the positive's own term. The images' begin with it; those of the texts get it at
+    # the end, because several devices may begin one.
     start = positives - epsilon
-    sums = fold_blocks_both(step, start, texts, start, axis_name, chunk_size=chunk_size)
-    rows = (sums[0] + sums[1]) / 2 - positives
+    none = jnp.full_like(start, nothing(dtype))
+    of_images, of_texts = fold_blocks_both(
+        step, start, texts, none, axis_name, join=jnp.logaddexp, chunk_size=chunk_size
+    )
+    rows = (of_images + jnp.logaddexp(start, of_texts)) / 2 - positives
     return nan_if_lost(rows, candidate_weights, zimg, ztxt)

@@ -23,8 +23,12 @@ def _count(seen, number):
     return seen + jax.nn.one_hot(number - 1, seen.shape[1]).sum(0)
 
 
+# Of 24 rows on 8 devices 6 is two blocks per turn, 12 four, None all of them.
+CHUNKS = [None, 2, 6, 12]
+
+
 @pytest.mark.parametrize("mesh", cases.MESHES)
-@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("chunk_size", CHUNKS)
 def test_every_device_sees_every_row_once(mesh, chunk_size):
     def visit(axis, x):
         number = row_numbers(len(x), axis)
@@ -35,7 +39,7 @@ def test_every_device_sees_every_row_once(mesh, chunk_size):
 
 
 @pytest.mark.parametrize("mesh", cases.MESHES)
-@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("chunk_size", CHUNKS)
 def test_the_blocks_statistic_comes_home(mesh, chunk_size):
     """Every device adds (its rows' numbers) x (a row's number); all must land at that row."""
 
@@ -45,12 +49,22 @@ def test_the_blocks_statistic_comes_home(mesh, chunk_size):
         def step(carry, number, block_carry):
             return carry, block_carry + mine * number
 
-        return fold_blocks_both(step, x, row_numbers(len(x), axis), x, axis, chunk_size=chunk_size)[
-            1
-        ]
+        number = row_numbers(len(x), axis)
+        return fold_blocks_both(step, x, number, x, axis, join=jnp.add, chunk_size=chunk_size)[1]
 
     got = _spread(visit, mesh, jnp.zeros(24))
     np.testing.assert_array_equal(got, 300 * np.arange(1, 25))
+
+
+@pytest.mark.parametrize(("rows", "turns"), [(128, 1), (256, 2), (512, 4), (1024, 8), (4096, 8)])
+def test_small_blocks_go_round_together(rows, turns):
+    def walk(x):
+        return fold_blocks(lambda seen, x: seen + x.sum(), 0 * x.sum(), x, "data")[None]
+
+    mesh = cases.make_mesh("8")
+    mapped = jax.shard_map(walk, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    traced = jax.make_jaxpr(mapped)
+    assert f"length={turns}" in str(traced(jnp.zeros(8 * rows)))
 
 
 def test_one_device_without_chunks_is_the_step_itself():
