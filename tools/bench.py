@@ -10,6 +10,8 @@ python -m tools.bench kmeans   a Lloyd iteration and an assignment, beside sciki
 python -m tools.bench attention  a fused kernel's values, gradients and time, beside XLA's
 python -m tools.bench input    photographs per second from JPEG to batches, beside a torch DataLoader
 python -m tools.bench forms    samples per second from tars, Parquet, tables, folders, and from a slow server
+python -m tools.bench ranks    ranks and zero-shot accuracy, beside float64 NumPy
+python -m tools.bench start    from the command to the first step, with and without compiled programs
 python -m tools.bench audit    scores and resamples 50,000 images, 1,000 classes and 80 templates
 
 open_clip is measured if it can be imported: `pip install torch open_clip_torch` in a separate
@@ -25,7 +27,7 @@ from bias_clip.cli.shared.flags import Parser, add_json, in_one_line, write_json
 
 BENCHES = (
     *("step", "losses", "balance", "draws", "priors", "scale"),
-    *("kmeans", "attention", "input", "forms", "audit"),
+    *("kmeans", "attention", "input", "forms", "audit", "ranks", "start"),
 )
 
 

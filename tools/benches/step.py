@@ -123,10 +123,13 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
-def take_turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call of each contestant, after two uncounted calls."""
+def take_turns(
+    steps: dict[str, Callable[[], Any]], rounds: int, *, warm_up: int = 2
+) -> dict[str, list[float]]:
+    """Seconds of each call of each contestant, after `warm_up` uncounted calls."""
     for step in steps.values():
-        step(), step()
+        for _ in range(warm_up):
+            step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
