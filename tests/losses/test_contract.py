@@ -35,7 +35,11 @@ def test_every_public_loss_has_a_row():
 @each_case
 @pytest.mark.parametrize("mesh", MESHES)
 def test_sharded_equals_dense(case, mesh, x64):
-    got = cases.value_and_grad(case, cases.make_inputs(case), cases.anchor_weights(), mesh=mesh)
+    # Of 3 rows per device, "4x2" has all blocks in one turn of the ring, and "8" two in each of four.
+    chunk_size = 6 if mesh == "8" else None
+    got = cases.value_and_grad(
+        case, cases.make_inputs(case), cases.anchor_weights(), mesh=mesh, chunk_size=chunk_size
+    )
     assert_close(got, cases.dense(case))
 
 

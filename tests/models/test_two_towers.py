@@ -182,6 +182,18 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters_and_results
     np.testing.assert_allclose(np.linalg.norm(half.zimg, axis=1), 1, rtol=1e-5)
 
 
+def test_the_loop_over_depth_stacks_the_gradients_of_kernels_in_the_dtype_of_the_products():
+    half = make_model(image={**IMAGE, "depth": 3}, text=None, dtype="bfloat16", remat="full")
+    shapes = jax.eval_shape(half.init, jax.random.key(0))
+    image = batch()["image"]
+    traced = jax.make_jaxpr(jax.grad(lambda p: half.features(p, image=image).image.sum()))(shapes)
+    loops = [x for x in traced.eqns if x.primitive.name == "scan"]
+    stacked = {(v.aval.shape, str(v.aval.dtype)) for loop in loops for v in loop.outvars}
+    assert ((3, 32, 128), "bfloat16") in stacked  # of the MLP
+    assert ((3, 32, 128), "float32") not in stacked
+    assert ((3, 32), "float32") in stacked  # norms and biases
+
+
 def test_init_is_a_function_of_the_key_and_the_towers_differ():
     init = jax.jit(tiny(text={"pool": "map"}).init)
     a, b, c = (init(jax.random.key(seed)) for seed in (0, 0, 1))
