@@ -15,8 +15,8 @@ Tree: TypeAlias = Any
 TURN_ROWS = 512
 """Smaller blocks go round the ring together, up to this many rows: a turn costs a TPU ten microseconds even
 if it computes almost nothing, and 256 devices take 256 turns of one block. With twice as many rows the turns
-of all regularisers together took a v5e a third less, but what they keep for the backward pass no longer fitted
-on the chip: 9 % more memory in use instead of 0.5 %."""
+of all regularisers together would take a v5e a third less, but what they keep for the backward pass no longer
+stays on the chip (docs/speed.md)."""
 
 
 def fold_blocks(
