@@ -115,7 +115,7 @@ def fold_blocks_both(
         # XLA cannot merge them, and the guard would only block other optimisations.
         step = jax.checkpoint(step, prevent_cse=False)
     walk = _in_chunks(step, rows, chunk_size) if chunked else step
-    if not ring:
+    if not ring or axis_name is None:
         return walk(init, block, block_init)
 
     size = _blocks_to_a_turn(jax.lax.axis_size(axis_name), rows, given)

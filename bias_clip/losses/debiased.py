@@ -345,8 +345,8 @@ def _add(stats: _Stats, a: Rows, b: Rows, s: Float[Array, "b c"], beta, axis: in
 
 def _join(a: _Stats, b: _Stats) -> _Stats:
     """The sums over two sets of negatives taken together."""
-    logs = jax.tree.map(jnp.logaddexp, a[:2], b[:2])
-    return _Stats(*logs, a.weight + b.weight)
+    log_sum, log_importance = jax.tree.map(jnp.logaddexp, a[:2], b[:2])
+    return _Stats(log_sum, log_importance, a.weight + b.weight)
 
 
 def _log_sum(stats: _Stats) -> Float[Array, " a"]:

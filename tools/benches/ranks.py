@@ -42,6 +42,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     for what, candidates in (("retrieval", args.rows), ("zero-shot", args.classes)):
         own = np.arange(args.rows) % candidates
         z, c = make_pairs(own, candidates, args.width, rng)
+        steps: dict[str, Callable[[], Any]]
         if what == "retrieval":
             rows = np.arange(args.rows)
             steps = {
@@ -95,7 +96,7 @@ def compare(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
     def keeping(name: str) -> None:
         results[name] = [steps[name]()]
 
-    kept = {name: functools.partial(keeping, name) for name in steps}
+    kept: dict[str, Callable[[], Any]] = {name: functools.partial(keeping, name) for name in steps}
     times = take_turns(kept, rounds, warm_up=0)
     ours, plain = (results[name][0] for name in ("ours", "float64"))
     if not np.array_equal(ours, plain):
