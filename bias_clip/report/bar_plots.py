@@ -21,11 +21,13 @@ class Values(NamedTuple):
       name: name in words.
       points: (series, value) pairs; a value of None is left out.
       mark: a value shown by a line across the row, such as a target or a mean.
+      ends: of an interval around a single point.
     """
 
     name: str
     points: Sequence[tuple[int, float | None]]
     mark: float | None = None
+    ends: tuple[float, float] | None = None
 
 
 class Series(NamedTuple):
@@ -103,7 +105,7 @@ def dot_chart(
     form: str = "number",
     mark: str = "",
 ) -> RowChart:
-    """Lays out a dot per value, those of a row joined by a line.
+    """Lays out a dot per value, those of a row joined by a line, or with their interval.
 
     Args:
       title: title of the chart.
@@ -113,7 +115,8 @@ def dot_chart(
       form: format of values, a unit of `format_unit`.
       mark: meaning of the marks of the rows, for the legend.
     """
-    axis = _Axis.of([*_numbers(rows), *_marks(rows)], RIGHT)
+    ends = [end for row in rows for end in row.ends or ()]
+    axis = _Axis.of([*_numbers(rows), *_marks(rows), *ends], RIGHT)
     laid = []
     for i, row in enumerate(rows):
         # Ranks within the row: the dots of a row that lacks a series keep their sizes apart.
@@ -128,7 +131,7 @@ def dot_chart(
             for s, v in row.points
             if is_number(v)
         ]
-        places = [dot.x for dot in dots]
+        places = [*map(axis.x, row.ends or ())] or [dot.x for dot in dots]
         span = (min(places), max(places)) if len(places) > 1 else None
         laid.append(_row(row, TOP + DOTS * (i + 0.5), DOTS, axis, dots=dots, span=span))
     return _chart(title, unit, series, mark, laid, axis, form, TOP + DOTS * len(rows))

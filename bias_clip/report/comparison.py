@@ -85,19 +85,31 @@ def render_comparison(
         "comparison.html",
         names=list(groups),
         sizes=sizes,
-        charts=[comparison_chart(groups, key, details) for key in keys],
+        charts=[
+            comparison_chart(groups, key, details, intervals)
+            for key in keys
+            # Counts and chance levels are the same in all runs; the table has them.
+            if described(key, details).unit != "count" and not key.endswith("chance")
+        ],
         rows=table_rows(groups, keys, details, intervals),
     )
 
 
-def comparison_chart(groups: Mapping[str, Group], key: str, details: Details) -> RowChart:
-    """A row per group, with a dot per run and a line at their mean."""
+def comparison_chart(
+    groups: Mapping[str, Group],
+    key: str,
+    details: Details,
+    intervals: Intervals | None = None,
+) -> RowChart:
+    """A row per group, with a dot per run and a line at their mean; of one run with its interval."""
+    ends = intervals or {}
     metric = described(key, details)
     rows = []
     for i, (name, group) in enumerate(groups.items()):
         known = [value for value in group.get(key, ()) if is_number(value)]
         mean = statistics.mean(known) if known else None
-        rows.append(Values(name, [(i, value) for value in known], mean))
+        own = ends.get(name, {}).get(key) if len(known) == 1 else None
+        rows.append(Values(name, [(i, value) for value in known], mean, ends=own))
     series = [Series(name, f"s{i % 6}") for i, name in enumerate(groups)]
     title = f"{spaced(_evaluator(key))}: {metric.name}{ARROWS[metric.better]}"
     chart = dot_chart(title, rows, series=series, form=metric.unit, unit=UNITS.get(metric.unit, ""))

@@ -33,6 +33,13 @@ def test_dots_stand_at_their_values_between_the_ticks():
     assert first.y < second.y < chart.height - plots.BOTTOM
 
 
+def test_a_single_dot_has_its_interval():
+    rows = [Values("a", [(0, 0.2)], ends=(0.1, 0.4)), Values("b", [(0, 0.3)])]
+    chart = dot_chart("any", rows, series=TWO, form="share")
+    at = {tick.label: tick.position for tick in chart.ticks}
+    assert [row.span for row in chart.rows] == [(at["10%"], at["40%"]), None]
+
+
 def test_bars_start_at_zero_and_signed_ones_point_to_their_side():
     chart = bar_chart("any", [Values("a", [(0, -0.2), (1, 0.1)])], series=TWO, form="points")
     left, right = chart.rows[0].bars

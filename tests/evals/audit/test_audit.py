@@ -112,8 +112,8 @@ def test_a_group_of_one_item_has_no_number():
         assert accuracy[key].values[0].value is None
         assert accuracy[key].values[0].note == "not enough items: 1 where 5 are needed"
     assert accuracy["acc_of_man"].values[0].value is not None
-    skew = numbers_of(audit, "search", "group")["maxskew_share_10"]
-    assert skew.values[0].value is None
+    for found in (numbers_of(audit, "search", "group"), numbers_of(audit, "association")):
+        assert all(number.values[0].value is None for number in found.values())
 
 
 def test_images_without_a_caption_are_candidates_that_nobody_asks_for():

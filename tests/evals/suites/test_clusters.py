@@ -9,7 +9,8 @@ import pytest
 
 from bias_clip.evals.resampling import interval
 from bias_clip.evals.suites import load_suite
-from bias_clip.evals.suites.families import measure, professions
+from bias_clip.evals.suites.berg import query_skews
+from bias_clip.evals.suites.families import found, measure, professions
 from bias_clip.evals.suites.layouts.data import SuiteData
 from bias_clip.evals.suites.measured import group_units, smallest
 from bias_clip.evals.suites.visogender_run import Scores
@@ -42,8 +43,8 @@ def data_of(copies: int, *, clusters: bool = True) -> SuiteData:
     source.columns = {key: values[which] for key, values in source.columns.items()}
     codes = {key: values[which] for key, values in COLUMNS.items()}
     names = dict.fromkeys(("gender", "bird", "background"), ("one", "two"))
-    found = SuiteData(source, codes, names)
-    return replace(found, clusters=which if clusters else None, cluster="person")
+    data = SuiteData(source, codes, names)
+    return replace(data, clusters=which if clusters else None, cluster="person")
 
 
 def measured(name: str, data: SuiteData, folder, *, copies: int = 1) -> dict:
@@ -111,21 +112,33 @@ def test_units_of_groups_are_images_or_the_clusters_that_have_the_group() -> Non
     assert smallest(np.zeros(2, int)) == 0
 
 
+def test_rankings_of_all_images_once_are_those_of_the_suite() -> None:
+    rng = np.random.default_rng(0)
+    scores, groups = rng.normal(size=NUMBER), (np.arange(NUMBER) % 3 == 0).astype(int)
+    shares = {"even": np.full((1, 2), 0.5), "share": np.array([[2 / 3, 1 / 3]])}
+    every = np.ones((1, NUMBER), np.int32)
+    own = found._ranked_values(scores, every, groups, shares, 10)
+    suite = query_skews(scores[None], groups, ks=[10])
+    assert {f"{key}_10" for key in own} == suite.keys()
+    for key, value in own.items():
+        np.testing.assert_allclose(value, suite[f"{key}_10"], atol=1e-9, err_msg=key)
+
+
 def test_rows_of_one_address_are_one_image_of_visogender() -> None:
     """Each address in three rows: the interval, the sizes and the items stay as they were."""
     rng = np.random.default_rng(0)
     scores, genders, others = rng.normal(size=(40, 3)), np.arange(40) % 2, np.arange(40) // 2 % 2
-    found = []
+    results = []
     for copies in (1, COPIES):
         which = np.repeat(np.arange(40), copies)
         own = (scores[which], genders[which])
         s = Scores(*own, which, *own, others[which], which, [])
         draws = professions._resolution_draws(s)(NUM, 0)
         ends = [interval(draws, key)[:3] for key in draws.whole]
-        found.append((ends, draws.units, professions._resolution_sizes(s)))
-    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-9)
-    assert found[0][1:] == found[1][1:]
-    assert found[0][1] == 80
+        results.append((ends, draws.units, professions._resolution_sizes(s)))
+    np.testing.assert_allclose(results[0][0], results[1][0], atol=1e-9)
+    assert results[0][1:] == results[1][1:]
+    assert results[0][1] == 80
 
 
 def test_resamples_of_small_clusters_that_do_not_fill_the_cut_off_are_left_out(tmp_path) -> None:

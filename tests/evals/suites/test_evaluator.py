@@ -46,6 +46,14 @@ def test_the_parts_of_a_checkpoint_are_embedded_once(tmp_path):
     assert len(calls) == 3  # one person, two people, and these again for retrieval
 
 
+def test_sizes_of_gaps_have_intervals_that_do_not_fall_below_nothing():
+    for suite in ("emoji_roles", "emoji_association"):
+        details = make_suite_parts(suite=suite, resamples=100)["all"](ENCODE).details
+        ends = {k: v for k, v in details["intervals"].items() if k not in ("acc", "pairs_signed")}
+        assert ends
+        assert all(0 <= low <= high <= 1 for low, high in ends.values())
+
+
 def test_a_config_names_a_suite_without_a_source():
     config = load_config("configs/emoji.py")
     with config.unlocked():
@@ -68,9 +76,14 @@ def test_intervals_stand_on_tiles_and_in_comparisons(tmp_path, capsys):
             f"one={tmp_path / 'a'}",
             f"two={tmp_path / 'b'},{tmp_path / 'c'}",
             "--metrics",
-            "roles/acc$",
+            "roles/(acc|images|chance)$",
+            "--plot",
+            str(tmp_path / "page.html"),
         ]
     )
-    row = capsys.readouterr().out.splitlines()[-1]
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<figure") == 1  # no chart of counts and of chance
+    assert page.count('class="span"') == 2  # an interval, and the line between two runs
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "roles/acc" in line]
     assert np.sum([cell.count("[") for cell in row.split("|")]) == 1
     assert "±" in row
