@@ -14,12 +14,14 @@ import numpy as np
 from jaxtyping import Float, Int8, Int64
 
 from bias_clip.balancing.counts import CountTable
-from bias_clip.balancing.cube import Constraints, cube
+from bias_clip.balancing.cube import cube
+from bias_clip.balancing.landing import Constraints
 from bias_clip.balancing.problem import Problem, group_values
 from bias_clip.balancing.thinning import Ids, check_weights, hash64
 from bias_clip.core.hashing import make_key
 
 DRAWS = ("cube", "coin")
+_GROUP_ROWS = 3  # more or less of a group do as much harm as one row of a label's gap
 
 
 class Cells(NamedTuple):
@@ -161,7 +163,7 @@ def _constraints(mass: Float[np.ndarray, " g"], cells: Cells) -> Constraints:
     width = cells.labels.shape[1] + 1
     # A gap between groups of shares t and 1 - t is the moment over t (1 - t) and the weight known.
     spread = np.where(targets * (1 - targets) > 0, targets * (1 - targets), 1.0)
-    scale = np.repeat(1 / (spread * np.maximum(mass @ known, 1.0)), width)
+    scale = 1 / (spread * np.maximum(mass @ known, 1.0))
 
     def moments(rows: np.ndarray) -> np.ndarray:
         y = np.concatenate([cells.labels[rows], np.ones((len(rows), 1), np.int8)], axis=1)
@@ -169,7 +171,27 @@ def _constraints(mass: Float[np.ndarray, " g"], cells: Cells) -> Constraints:
 
     # The sums that the weights give. Tolerances leave them off 0, and the draw must keep them there.
     sums = (z * mass[:, None]).T @ np.concatenate([cells.labels, np.ones((len(z), 1))], axis=1)
-    return Constraints(moments, scale, sums.ravel())
+    return Constraints(
+        moments, (scale[:, None] / _allowed(sums, scale, targets)).ravel(), sums.ravel()
+    )
+
+
+def _allowed(
+    sums: Float[np.ndarray, "k c1"],
+    scale: Float[np.ndarray, " k"],
+    targets: Float[np.ndarray, " k"],
+) -> Float[np.ndarray, "k c1"]:
+    """How far each moment may be from 0 before it does harm: of labels one number for all.
+
+    A tenth above the largest that the weights leave, and what one row can do. A label far below the
+    largest gap may come up to it, which is why they share the number.
+    """
+    now, row = np.abs(sums) * scale[:, None], scale * np.maximum(targets, 1 - targets)
+    largest = (1.1 * now[:, :-1].max(1, initial=0) + row).max()
+    allowed = np.full(now.shape, largest)
+    # The last column is the group itself: it has a tolerance of its own, and many rows.
+    allowed[:, -1] = 1.1 * now[:, -1] + _GROUP_ROWS * row
+    return allowed
 
 
 def _lowest(

@@ -6,38 +6,21 @@ likely to go forth as its length back demands, so no chance changes on average, 
 
 Reference: Deville, Tillé, Efficient balanced sampling: the cube method, Biometrika 2004: the flight is
 its section 4.2, one unit entering at a time as in Chauvet, Tillé, A fast algorithm of balanced
-sampling, 2006. The landing is this project's: see `cube`.
+sampling, 2006. The landing is this project's: see `land`.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from bias_clip.balancing.landing import LAST, ZERO, Constraints, MomentsFn, land, step
 from bias_clip.balancing.thinning import hash01
 from bias_clip.core.hashing import make_key
 
-MomentsFn = Callable[[np.ndarray], np.ndarray]  # from units [b] to their moments [b, p]
-
-_ZERO = 1e-9  # of a chance or a moment: what rounding leaves of 0
 _SMALL_PIVOT = 1e-4  # below it a replacement loses digits, so the inverse is computed again
 _BLOCK = 1024  # units whose moments are looked up at a time
-
-
-class Constraints(NamedTuple):
-    """Sums that a draw should keep.
-
-    Attributes:
-      moments: of a unit, a number per constraint; see `MomentsFn`.
-      scale: harm of a deviation by 1, comparable between constraints.
-      start: the sums expected, from 0 as the ideal: a constraint far from 0 is kept more eagerly.
-    """
-
-    moments: MomentsFn
-    scale: Float[np.ndarray, " p"]
-    start: Float[np.ndarray, " p"]
 
 
 def cube(
@@ -46,8 +29,7 @@ def cube(
     """Draws each unit with its chance, and keeps the number of units and the sums of their moments.
 
     The number drawn is the sum of the chances, rounded down or up. Other sums are exact until as
-    many units are undecided as there are independent constraints. From there on, each step gives up
-    the constraints that can do least harm: scale times the farthest from 0 that the sum can end.
+    many units are undecided as there are independent constraints. From there on see `land`.
 
     Of the seed and the arguments alone. A machine with other linear algebra agrees except where
     rounding decides between equal steps.
@@ -58,21 +40,22 @@ def cube(
 
     Example:
       >>> import numpy as np
-      >>> from bias_clip.balancing.cube import Constraints, cube
+      >>> from bias_clip.balancing.cube import cube
+      >>> from bias_clip.balancing.landing import Constraints
       >>> sides = Constraints(lambda unit: np.array([[1.0], [1.0], [-1.0], [-1.0]])[unit], *np.ones((2, 1)))
       >>> int(cube(0, np.full(4, 0.5), sides) @ [1, 1, -1, -1])
       0
     """
     x = np.append(chances, np.ceil(chances.sum()) - chances.sum())  # the last makes a whole number
-    x[x < _ZERO], x[x > 1 - _ZERO] = 0, 1
+    x[x < ZERO], x[x > 1 - ZERO] = 0, 1
     # Units at 0 or 1 are decided before the draw begins.
     open_ = np.flatnonzero((x > 0) & (x < 1))
     order = hash01(int(make_key("cube order", seed)), open_)
-    # Each step decides a unit or more, so the coins suffice.
-    coins = iter(hash01(int(make_key("cube", seed)), np.arange(len(open_) + 1)))
+    # Each step decides a unit or more, and the last choice asks at most once per outcome.
+    coins = iter(hash01(int(make_key("cube", seed)), np.arange(len(open_) + LAST + 2)))
     rows = _rows_fn(constraints, len(chances))
     left = _fly(x, open_[np.argsort(order, kind="stable")], rows, coins)
-    _land(x, left, rows(left), constraints, coins)
+    land(x, left, rows(left), constraints, coins)
     # The last was the unit that made a whole number.
     return x[:-1] > 0.5
 
@@ -106,7 +89,7 @@ class _Basis:
         """Adds a unit whose vector, `c` by the inverse, is independent of the others; else False."""
         m = len(self.units)
         # The part outside of the span of the basis, relative to what rounding leaves of it.
-        if m == len(c) or np.abs(c[m:]).max() <= _ZERO * max(1.0, np.abs(c).max()):
+        if m == len(c) or np.abs(c[m:]).max() <= ZERO * max(1.0, np.abs(c).max()):
             return False
         # The largest pivot loses the fewest digits.
         i = m + int(np.abs(c[m:]).argmax())
@@ -180,7 +163,7 @@ def _enter(
 ) -> None:
     """A step along the dependence of a unit on the basis; whoever is decided leaves."""
     m = len(basis.units)
-    _step(x, np.array([*basis.units, unit]), np.append(-c[:m], 1.0), coins)
+    step(x, np.array([*basis.units, unit]), np.append(-c[:m], 1.0), coins)
     done = [i for i in range(m) if x[basis.units[i]] in (0.0, 1.0)]
     if 0 < x[unit] < 1:  # takes the place of the one that it has the largest part of
         # The largest part is the largest pivot.
@@ -190,68 +173,3 @@ def _enter(
     # From the end, because removal moves the last unit to the place that it frees.
     for i in sorted(done, reverse=True):
         basis.remove(i)
-
-
-def _step(x: np.ndarray, units: np.ndarray, direction: np.ndarray, coins: Iterator[float]) -> None:
-    """Moves chances along a direction, forth or back, until one of them is 0 or 1."""
-    # What rounding left of 0 must not move a unit, nor shorten the step.
-    direction = np.where(np.abs(direction) > _ZERO * np.abs(direction).max(), direction, 0)
-    moving = direction != 0
-    at, d = x[units[moving]], direction[moving]
-    up, down = (1 - at) / np.abs(d), at / np.abs(d)
-    forth, back = np.where(d > 0, up, down), np.where(d > 0, down, up)
-    go = _goes_forth(coins, float(forth.min()), float(back.min()))
-    first = int((forth if go else back).argmin())
-    at = at + (forth[first] if go else -back[first]) * d
-    at[first] = round(at[first])  # whatever rounding left of it
-    at[at < _ZERO], at[at > 1 - _ZERO] = 0, 1
-    x[units[moving]] = at
-
-
-def _goes_forth(coins: Iterator[float], forth: float, back: float) -> bool:
-    """Each way with the chance that the other's length says: then no unit's chance changes."""
-    # Back's share of the length is the chance to go forth: the expected move is 0.
-    return bool(next(coins) * (forth + back) < back)
-
-
-def _land(
-    x: np.ndarray,
-    left: np.ndarray,
-    moments: np.ndarray,
-    constraints: Constraints,
-    coins: Iterator[float],
-) -> None:
-    """Decides the rest, giving up in each step the constraints that can do least harm."""
-    sums = constraints.start.copy()
-    while len(left):
-        gain, loss = np.maximum(moments[:, 1:], 0), np.maximum(-moments[:, 1:], 0)
-        # The largest and smallest sums that the undecided units can still lead to.
-        high = sums + gain.T @ (1 - x[left]) + loss.T @ x[left]
-        low = sums - gain.T @ x[left] - loss.T @ (1 - x[left])
-        moved = (moments[:, 1:] != 0).any(0)
-        harm = np.where(moved, constraints.scale * np.maximum(high, -low), -1)
-        order = np.argsort(-harm, kind="stable")
-        # Column 0 is the number of units, which is always kept. Constraints that nobody moves are left out.
-        kept = np.append(0, 1 + order[: np.count_nonzero(moved)])
-        before = x[left]
-        _step(x, left, _direction(moments[:, kept]), coins)
-        sums += moments[:, 1:].T @ (x[left] - before)
-        stay = (x[left] > 0) & (x[left] < 1)
-        left, moments = left[stay], moments[stay]
-
-
-def _direction(moments: np.ndarray) -> np.ndarray:
-    """A direction that keeps the first columns, as many as leave one."""
-    units = len(moments)
-    if units == 1:
-        return np.ones(1)
-    columns = moments
-    while True:
-        first = columns[:, : units - 1]
-        q, r = np.linalg.qr(first, mode="complete")
-        parts = np.abs(np.diagonal(r))
-        dependent = np.flatnonzero(parts <= _ZERO * np.abs(first).max())
-        if not len(dependent) or columns.shape[1] <= units - 1:
-            # The last column of a complete QR is orthogonal to all others, thus to all kept constraints.
-            return q[:, -1]
-        columns = np.delete(columns, dependent, axis=1)  # they are kept with the others

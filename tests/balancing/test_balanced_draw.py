@@ -9,20 +9,21 @@ from bias_clip.balancing import (
     count,
     keep,
     keep_balanced,
+    landing,
     lookup,
     make_cells,
     make_problem,
     solve,
 )
 from bias_clip.balancing import balanced_draw as module
-from bias_clip.balancing import cube as cube_module
 from bias_clip.balancing.balanced_draw import (
     cell_copies,
     cells_from_json,
     cells_to_json,
     epoch_seed,
 )
-from bias_clip.balancing.cube import Constraints, cube
+from bias_clip.balancing.cube import cube
+from bias_clip.balancing.landing import Constraints
 
 SEEDS = 300
 SIGMAS = 4.5  # of a few hundred means at most
@@ -75,7 +76,7 @@ def every_outcome(monkeypatch, draw):
             taken.append((path[len(taken)] if len(taken) < len(path) else True, forth, back))
             return taken[-1][0]
 
-        monkeypatch.setattr(cube_module, "_goes_forth", goes_forth)
+        monkeypatch.setattr(landing, "_goes_forth", goes_forth)
         result = draw()
         for i, (forth_taken, forth, back) in enumerate(taken):
             chance *= (back if forth_taken else forth) / (forth + back)

@@ -18,6 +18,13 @@ def test_the_cube_is_within_its_bound_and_coins_are_not(capsys):
     assert "300 rows, 10 x 1" in capsys.readouterr().out
 
 
+def test_rows_of_two_attributes_stay_within_the_bound():
+    """A row counts for twice as many constraints; without the choice among outcomes a tenth is above."""
+    row = draws.measure(draws.random_problem(500, 10, 2, seed=6), 60)
+    assert row["cube_over"] < 2  # percent: one draw of 60; of 1,000 it is one, too
+    assert row["sigma"] < 5
+
+
 def test_a_draw_that_takes_too_few_is_seen(monkeypatch):
     solved = draws.random_problem(300, 10, 1, seed=2)
     right = draws.allocate
