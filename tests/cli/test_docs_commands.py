@@ -25,6 +25,7 @@ from bias_clip.train.options.command_line import parse
 from bias_clip.train.options.overrides import apply_overrides
 from tests.cli.commands_in_docs import PAGES, ROOT, find_commands
 from tests.pretrained.cases import GOLDEN
+from tests.users import environment
 
 COMMANDS = find_commands()
 OTHERS = "gcloud kubectl py-spy ray scancel tail tensorboard".split()  # not ours: not in the venv
@@ -187,6 +188,7 @@ def test_the_balancing_commands_of_the_readme_run(tmp_path):
         done = subprocess.run(
             [sys.executable, *_as_module(words), *more],
             cwd=tmp_path,
+            env=environment(),
             capture_output=True,
             text=True,
         )

@@ -1,7 +1,6 @@
 """The wheel: holds what a checkout holds of the package, and runs outside of one."""
 
 import email
-import os
 import re
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bias_clip.cli.__main__ import TOOLS
+from tests.users import environment
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("bias_clip", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
@@ -45,7 +45,7 @@ def installed(wheel, tmp_path_factory):
 
 
 def run(installed, *words, cwd, isolated=()):
-    env = {**os.environ, "PYTHONPATH": str(installed), "JAX_PLATFORMS": "cpu"}
+    env = environment(PYTHONPATH=str(installed))
     return subprocess.run(
         [sys.executable, *isolated, *words], cwd=cwd, env=env, capture_output=True, text=True
     )

@@ -1,6 +1,5 @@
 """What a load of a full-size checkpoint holds at its peak, measured in a process of its own."""
 
-import os
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import pytest
 
 from bias_clip.models import make_model
 from bias_clip.pretrained.export import export_hugging_face
+from tests.users import environment
 
 MEASURE = """
 import sys, time, jax, numpy as np
@@ -56,7 +56,7 @@ def test_a_load_holds_little_more_than_the_file(name, tmp_path):
     size = file.stat().st_size / 2**20
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path)],
-        env={**os.environ, "XLA_FLAGS": ""},
+        env=environment(),
         capture_output=True,
         text=True,
         check=True,

@@ -1,7 +1,6 @@
 """The tool that embeds a data set: what it writes, and that a kill leaves no trace."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from bias_clip.evals.concat import concat_encode
 from bias_clip.train.workdir import load_model, load_run
 from tests.tools.runs import make_run
 from tests.train.tiny import Squares, use_squares
+from tests.users import environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -222,7 +222,7 @@ def test_the_command_killed_without_warning_leaves_the_same_bytes(tmp_path):
         workdir = make_run(tmp_path / "run", data__source=emoji, evaluation__image=ops)
     command = [sys.executable, "tools/embed.py", "--workdir", str(workdir), "--batch-size", "16"]
     command += ["--source", "emoji", "split=concepts", "--shard-rows", "128"]
-    place = dict(cwd=ROOT, env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": ""})
+    place = dict(cwd=ROOT, env=environment(PYTHONPATH=""))
 
     def start(out):
         return subprocess.Popen([*command, "--out", str(out)], **place)
