@@ -124,7 +124,7 @@ def test_captions_of_any_characters_are_tokens_or_faults(capsys):
         labels=(read_word_list("occupations"),),
         proxies=(read_word_list("proxies"),),
     )
-    for _ in range(count_of(400)):
+    for _ in range(count_of(150)):
         text = caption(rng)
         outcomes.note("blank", (), lambda: check_visible(text))  # noqa: B023 - called at once
         outcomes.note("annotated", (), lambda: check_annotations(lists, text))  # noqa: B023
