@@ -137,6 +137,11 @@ def fold_blocks_both(
     return carry, _joined(block_carry, axis_name, size, join)
 
 
+def add_trees(a: Tree, b: Tree) -> Tree:
+    """Joins the block's carries of `fold_blocks_both` where they are sums."""
+    return jax.tree.map(jnp.add, a, b)
+
+
 def row_numbers(rows: int, axis_name: AxisName = None) -> Int[Array, " b"]:
     """Numbers the rows of all devices from 1; 0 is not a row, so it marks padding."""
     # Unique over devices: `is_other` compares rows of different devices by these numbers.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bias_clip.losses._blocks import AxisName, fold_blocks, fold_blocks_both
+from bias_clip.losses._blocks import AxisName, add_trees, fold_blocks, fold_blocks_both
 from bias_clip.losses._pairs import Rows, is_negative, nothing, pair_logits
 
 
@@ -76,7 +76,7 @@ def _forward(anchors, candidates, scale, bias, axis_name, chunk_size):
     # start[1::-1] is (zeros [b, d], zeros [b]): the candidates' gradients and those of their weights.
     start = (jnp.zeros_like(scale), jnp.zeros_like(wide), jnp.zeros_like(scale))
     (total, grad_anchors, slope), (grad_candidates, grad_weights) = fold_blocks_both(
-        step, start, candidates, start[1::-1], axis_name, join=_add, chunk_size=chunk_size
+        step, start, candidates, start[1::-1], axis_name, join=add_trees, chunk_size=chunk_size
     )
     # Instead of logits, a few arrays of the size of the rows: this is what makes the rule worth having.
     kept = (anchors, candidates, scale, bias, grad_anchors, slope, grad_candidates, grad_weights)
@@ -126,12 +126,8 @@ def _collect(anchors, candidates, scale, bias, g, axis_name, chunk_size):
 
     start = (jnp.zeros_like(wide), jnp.zeros_like(g))
     return fold_blocks_both(
-        step, (), candidates, start, axis_name, join=_add, chunk_size=chunk_size
+        step, (), candidates, start, axis_name, join=add_trees, chunk_size=chunk_size
     )[1]
-
-
-def _add(a: Any, b: Any) -> Any:
-    return jax.tree.map(jnp.add, a, b)
 
 
 def _logits(anchors: Rows, block: Rows, scale: Array, bias: Array) -> Float[Array, "b c"]:

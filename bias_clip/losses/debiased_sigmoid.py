@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bias_clip.losses._blocks import AxisName, fold_blocks_both
+from bias_clip.losses._blocks import AxisName, add_trees, fold_blocks_both
 from bias_clip.losses._checks import Scalar, as_scalar, check_prior, check_scalars
 from bias_clip.losses._explicit import on_explicit_axes
 from bias_clip.losses._pairs import (
@@ -120,7 +120,9 @@ def debiased_sigmoid_loss(
 
     own = positive_logits(images, texts, scale) + bias
     zeros = (jnp.zeros_like(own), jnp.zeros_like(own))
-    sums = fold_blocks_both(step, zeros, texts, zeros, axis_name, join=_join, chunk_size=chunk_size)
+    sums = fold_blocks_both(
+        step, zeros, texts, zeros, axis_name, join=add_trees, chunk_size=chunk_size
+    )
     # [b] of the images, then [b] of the texts: 2b anchors.
     total, weight = (jnp.concatenate([x, y]) for x, y in zip(*sums, strict=True))
     prior = prior_of_anchors(prior, total, candidate_weights)
@@ -138,7 +140,3 @@ def debiased_sigmoid_loss(
 def _add(sums, terms: Float[Array, "b c"], weights: Float[Array, "b c"], axis: int):
     """Adds weighted terms and weights along an axis to their sums."""
     return sums[0] + (weights * terms).sum(axis=axis), sums[1] + weights.sum(axis=axis)
-
-
-def _join(a, b):
-    return jax.tree.map(jnp.add, a, b)

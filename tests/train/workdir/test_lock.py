@@ -47,10 +47,24 @@ def test_an_owner_here_that_has_ended_is_replaced_at_once(tmp_path, capsys):
     assert "taking it over" in capsys.readouterr().err
 
 
+def test_a_takeover_is_said_while_the_lock_is_still_the_former_owners(tmp_path, monkeypatch):
+    left_by(tmp_path / "lock", life=lock._life(os.getpid()).rpartition(" ")[0] + " ended")
+    held = []
+
+    def say(text):
+        held.append((text, json.loads((tmp_path / "lock").read_text())["token"]))
+
+    monkeypatch.setattr(lock, "log", say)
+    lock.take(tmp_path).close()
+    ((said, token),) = held
+    assert (said.endswith("taking it over."), token) == (True, "theirs")
+
+
 def test_a_number_of_a_process_that_came_later_does_not_keep_the_lock(tmp_path):
     life = lock._life(os.getpid()).rpartition(" ")[0] + " 1"  # same number, another start
     left_by(tmp_path / "lock", pid=os.getpid(), life=life)
     lock.take(tmp_path).close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_owner_elsewhere_is_replaced_after_it_gave_no_sign(tmp_path, capsys):
@@ -88,6 +102,7 @@ def test_an_owner_elsewhere_that_lives_is_refused(tmp_path):
 def test_a_damaged_lock_is_watched_and_then_replaced(tmp_path, content):
     (tmp_path / "lock").write_text(content)
     lock.take(tmp_path, patience=0.2).close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_of_many_that_find_a_lock_left_one_gets_it(tmp_path):
