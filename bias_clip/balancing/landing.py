@@ -2,21 +2,29 @@
 
 Reference: Deville, Tillé, Efficient balanced sampling: the cube method, Biometrika 2004, section 5: a
 landing by dropping constraints, and one by a linear program over all outcomes. The first here drops
-them by the harm that they can do, and the second has its own cost and begins late.
+them by the harm that they can do, and the second has its own cost, begins late, and where there are
+too many outcomes it looks for those that it needs (column generation: Gilmore, Gomory, 1961).
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.optimize
 from jaxtyping import Float
 
+from bias_clip.balancing.thinning import hash01
+from bias_clip.core.hashing import make_key
+
 MomentsFn = Callable[[np.ndarray], np.ndarray]  # from units [b] to their moments [b, p]
 
 ZERO = 1e-9  # of a chance or a moment: what rounding leaves of 0
-LAST = 12  # units whose outcomes are compared: at most 924, in milliseconds
+LAST = 40  # units whose outcomes are compared; more take longer and make no draw of the benchmark better
+_ALL = 1000  # outcomes up to which all are compared: those of 12 units, in milliseconds
+# Of the search for outcomes, which takes one or two seconds at most.
+_ROUNDS, _SWAPS, _ORDERS = 12, 15, 3
 _POWER = 8  # near a maximum; at 16 the smaller deviations are not seen any more
 _MOST = 1e6
 
@@ -45,9 +53,9 @@ def land(
     """Decides the rest; column 0 of the moments, the number of units, is always kept.
 
     While more than `LAST` units are undecided, each step gives up the constraints that can do least
-    harm: scale times the farthest from 0 that the sum can end. Of the last units all outcomes are
+    harm: scale times the farthest from 0 that the sum can end. Of the last units the outcomes are
     compared: a linear program gives them probabilities that keep each unit's chance, and make large
-    deviations as rare as can be.
+    deviations rare. Up to `_ALL` outcomes it has all of them; beyond, those that a search finds.
     """
     sums = constraints.start.copy()
     while len(left):
@@ -78,38 +86,120 @@ def _choose(
     coins: Iterator[float],
 ) -> bool:
     """Draws one outcome of the last units; False where rounding left no such choice."""
-    m, taken = len(left), round(float(x[left].sum()))
-    if not 0 < taken < m:
+    chances = x[left]
+    taken = round(float(chances.sum()))
+    if not 0 < taken < len(left):
         return False
-    places = np.array(list(itertools.combinations(range(m), taken)))
-    outcomes = np.zeros((len(places), m))
-    np.put_along_axis(outcomes, places, 1.0, axis=1)
-    ends = np.abs(sums + (outcomes - x[left]) @ moments[:, 1:]) * scale
-    # With the number of units fixed, the rows of the units say that the probabilities sum to 1.
-    solved = scipy.optimize.linprog(
-        _costs(ends), A_eq=outcomes.T, b_eq=x[left], bounds=(0, None), method="highs-ds"
-    )
-    if solved.status:
+    # The harm of an outcome [b] to each constraint is base + outcome @ effects.
+    effects = moments[:, 1:] * scale
+    spread = _spread(chances, taken, sums * scale - chances @ effects, effects)
+    if spread is None:
         return False
-    likely = np.flatnonzero(solved.x > ZERO)
-    rest = float(solved.x[likely].sum())
+    outcomes, probabilities = spread
+    likely = np.flatnonzero(probabilities > ZERO)
+    rest = float(probabilities[likely].sum())
     for j in likely[:-1]:
-        rest -= solved.x[j]
-        if _goes_forth(coins, rest, float(solved.x[j])):
+        rest -= probabilities[j]
+        if _goes_forth(coins, rest, float(probabilities[j])):
             x[left] = outcomes[j]
             return True
     x[left] = outcomes[likely[-1]]
     return True
 
 
-def _costs(ends: Float[np.ndarray, "o p"]) -> Float[np.ndarray, " o"]:
+def _spread(
+    chances: Float[np.ndarray, " b"],
+    taken: int,
+    base: Float[np.ndarray, " p"],
+    effects: Float[np.ndarray, "b p"],
+) -> tuple[Float[np.ndarray, "o b"], Float[np.ndarray, " o"]] | None:
+    """Outcomes and their probabilities, whose mean is `chances` and whose expected cost is low."""
+    if math.comb(len(chances), taken) <= _ALL:
+        places = np.array(list(itertools.combinations(range(len(chances)), taken)))
+        outcomes = np.zeros((len(places), len(chances)))
+        np.put_along_axis(outcomes, places, 1.0, axis=1)
+        ends = base + outcomes @ effects
+        solved = _solve(chances, outcomes, _costs(ends, _unit(ends)))
+        return None if solved.status else (outcomes, solved.x)
+    # Systematic sampling has these chances, so its outcomes alone are a solution, if not a good one.
+    outcomes = _systematic(chances, 0)
+    found = _swapped(outcomes, base, effects, _unit(base + outcomes @ effects), 0 * chances)
+    unit = _unit(base + found @ effects)
+    for rounds in range(1, _ROUNDS + 1):
+        outcomes = np.unique(np.concatenate([outcomes, found]), axis=0)
+        solved = _solve(chances, outcomes, _costs(base + outcomes @ effects, unit))
+        if solved.status:
+            return None
+        # An outcome lowers the expected cost if it costs less than its units are worth: their prices.
+        # From those in use alone the search would not get far.
+        starts = np.concatenate([outcomes[solved.x > ZERO], _systematic(chances, rounds)])
+        found = _swapped(starts, base, effects, unit, solved.eqlin.marginals)
+    return outcomes, solved.x
+
+
+def _solve(chances: np.ndarray, outcomes: np.ndarray, costs: np.ndarray) -> Any:
+    # With the number of units fixed, the rows of the units say that the probabilities sum to 1.
+    return scipy.optimize.linprog(
+        costs, A_eq=outcomes.T, b_eq=chances, bounds=(0, None), method="highs-ds"
+    )
+
+
+def _systematic(chances: Float[np.ndarray, " b"], number: int) -> Float[np.ndarray, "o b"]:
+    """All outcomes of systematic sampling in a few orders: the units in which u, u + 1, ... fall."""
+    found = []
+    for i in range(_ORDERS):
+        order = np.argsort(hash01(int(make_key("landing", number, i)), np.arange(len(chances))))
+        ends = np.cumsum(chances[order])
+        cuts = np.unique(np.append(ends % 1, (0.0, 1.0)))
+        middle = ((cuts[1:] + cuts[:-1]) / 2)[np.diff(cuts) > ZERO]
+        # As many of u, u + 1, ... as lie before an end.
+        before = np.floor(np.append(0.0, ends) - middle[:, None])
+        outcomes = np.zeros((len(middle), len(order)))
+        outcomes[:, order] = np.diff(before, axis=1)
+        found.append(outcomes)
+    return np.concatenate(found)
+
+
+def _swapped(
+    outcomes: Float[np.ndarray, "o b"],
+    base: Float[np.ndarray, " p"],
+    effects: Float[np.ndarray, "b p"],
+    unit: float,
+    prices: Float[np.ndarray, " b"],
+) -> Float[np.ndarray, "o b"]:
+    """Each outcome after swaps of two units, as long as they lower its cost less its units' prices."""
+    outcomes, ends = outcomes.copy(), base + outcomes @ effects
+    row = np.arange(len(outcomes))
+
+    def best(ends: np.ndarray, allowed: np.ndarray, sign: int) -> np.ndarray:
+        """The unit to take in (sign 1) or out (-1) of each outcome."""
+        worth = np.full(outcomes.shape, np.inf)
+        o, i = np.nonzero(allowed)
+        worth[o, i] = _costs(ends[o] + sign * effects[i], unit) - sign * prices[i]
+        return worth.argmin(1)
+
+    for _ in range(_SWAPS):
+        out = best(ends, outcomes > 0, -1)
+        into = best(ends - effects[out], outcomes == 0, 1)
+        moved = ends - effects[out] + effects[into]
+        gain = _costs(ends, unit) - _costs(moved, unit) - prices[out] + prices[into]
+        better = gain > ZERO
+        if not better.any():
+            break
+        outcomes[row[better], out[better]], outcomes[row[better], into[better]] = 0, 1
+        ends[better] = moved[better]
+    return outcomes
+
+
+def _unit(ends: Float[np.ndarray, "o p"]) -> float:
+    """What the best outcome's worst constraint suffers: the unit of costs, so that tolerances mean something."""
+    worst = np.abs(ends).max(1, initial=0)
+    return max(float(worst.min()), 1e-3 * float(worst.max())) or 1.0
+
+
+def _costs(ends: Float[np.ndarray, "o p"], unit: float) -> Float[np.ndarray, " o"]:
     """The cost of each outcome: nearly that of its worst constraint, so that the others still count."""
-    worst = ends.max(1, initial=0)
-    if worst.max() == 0:
-        return worst
-    # In units of the best outcome, and bounded, so that the solver's tolerances mean something.
-    unit = max(worst.min(), 1e-3 * worst.max())
-    return np.minimum(((ends / unit) ** _POWER).sum(1), _MOST)
+    return np.minimum(((np.abs(ends) / unit) ** _POWER).sum(1), _MOST)
 
 
 def step(x: np.ndarray, units: np.ndarray, direction: np.ndarray, coins: Iterator[float]) -> None:

@@ -99,6 +99,37 @@ def test_chances_are_exact_whatever_the_constraints(monkeypatch, constraints, se
     np.testing.assert_allclose(probability @ drawn, chances, atol=1e-8)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_chances_are_exact_where_outcomes_are_too_many_to_compare_all(monkeypatch, seed):
+    rng = np.random.default_rng(seed)
+    chances = rng.random(16)
+    kept = unit_moments(
+        rng.normal(size=(16, 30))
+    )  # more than units, so that the choice is among all
+    probability, drawn = every_outcome(monkeypatch, lambda: cube(seed, chances, kept))
+    assert probability.sum() == pytest.approx(1)
+    np.testing.assert_allclose(probability @ drawn, chances, atol=1e-7)
+
+
+def test_outcomes_that_a_search_finds_are_nearly_as_good_as_the_best(monkeypatch):
+    """Twelve units, of which all outcomes can be compared, beside the search alone."""
+    rng = np.random.default_rng(3)
+    chances, effects = np.full(12, 0.5), rng.normal(size=(12, 8))
+    base = -chances @ effects
+
+    def expected_worst():
+        outcomes, probability = landing._spread(chances, 6, base, effects)
+        return probability @ np.abs(base + outcomes @ effects).max(1)
+
+    best = expected_worst()
+    monkeypatch.setattr(landing, "_ALL", 0)
+    searched = expected_worst()
+    monkeypatch.setattr(landing, "_ROUNDS", 1)
+    monkeypatch.setattr(landing, "_SWAPS", 0)
+    assert searched <= 1.1 * best
+    assert expected_worst() > 1.2 * best  # systematic sampling alone
+
+
 def test_coins_fall_as_often_as_the_steps_demand():
     rng = np.random.default_rng(0)
     chances = np.append(rng.random(4), 0.05)
