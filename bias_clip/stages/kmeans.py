@@ -13,7 +13,8 @@ from bias_clip.stages._plus_plus import plus_plus, random_key
 from bias_clip.stages._rows import AxisName, Values, compute_dtype, fold_rows, make_rows
 
 EMPTY = ("farthest", "keep")
-CHUNK_SIZE = 16_384
+CHUNK_SIZE, CPU_CHUNK_SIZE = 16_384, 1024
+"""Rows at a time, by default: many for an accelerator, few for a CPU, where they stay in the cache."""
 SHOWN = 5  # rows in an error
 
 
@@ -49,7 +50,7 @@ def fit(
     tol: float = 1e-4,
     empty: str = "farthest",
     spherical: bool = False,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
     axis_name: AxisName = None,
 ) -> KMeans:
     """Clusters rows by Lloyd's iterations from k-means++ centres; keeps the best of `n_init` starts.
@@ -81,7 +82,8 @@ def fit(
       empty: where a cluster without members goes: "farthest" moves it to the row farthest from its
         centre (the second such cluster to the second such row), "keep" leaves it in place.
       spherical: normalises centres to unit length after each update.
-      chunk_size: rows whose distances are held at the same time.
+      chunk_size: rows whose distances are held at the same time; None: as the platform takes them
+        best, `CHUNK_SIZE` or `CPU_CHUNK_SIZE`.
       axis_name: mapped axis or axes over which the rows are spread; None for one device.
 
     Raises:
@@ -100,6 +102,7 @@ def fit(
       >>> found.counts[found.labels].tolist()
       [1, 2, 2]
     """
+    chunk_size = settle_chunk_size(chunk_size)
     _check(x, k, init=init, weights=weights, n_init=n_init, empty=empty, chunk_size=chunk_size)
     check_numbers(max_iterations=max_iterations, tol=tol)
     rows = x.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
@@ -127,7 +130,7 @@ def fit(
 
 
 def assign(
-    x: Float[Array, "b d"], centres: Float[Array, "k d"], *, chunk_size: int = CHUNK_SIZE
+    x: Float[Array, "b d"], centres: Float[Array, "k d"], *, chunk_size: int | None = None
 ) -> Int[Array, " b"]:
     """The nearest centre of each row; ties go to the lowest number.
 
@@ -141,7 +144,9 @@ def assign(
     """
     check_rows(x)
     check_centres(centres, centres.shape[0], x.shape[1])
-    return _assign(jnp.asarray(x), jnp.asarray(centres), chunk_size=chunk_size)
+    return _assign(
+        jnp.asarray(x), jnp.asarray(centres), chunk_size=settle_chunk_size(chunk_size)
+    )
 
 
 def check_rows(x: Float[Values, "b d"], width: int | None = None) -> None:
@@ -178,6 +183,13 @@ def check_finite(x: Values, weights: np.ndarray | None = None, first: int = 0) -
             f"x: got {len(bad)} rows that are not finite, such as {(first + bad[:SHOWN]).tolist()}; "
             "leave them out (weight 0), or use a model that has not diverged."
         )
+
+
+def settle_chunk_size(chunk_size: int | None) -> int:
+    """The given number of rows, or the platform's. On a CPU 1,024 rows took half the time of 16,384."""
+    if chunk_size is not None:
+        return chunk_size
+    return CPU_CHUNK_SIZE if jax.default_backend() == "cpu" else CHUNK_SIZE
 
 
 def check_choices(k: int, n_init: int, empty: str, chunk_size: int) -> None:

@@ -15,7 +15,6 @@ from bias_clip.stages._lloyd import Sums, farthest, fill_empty, means, resting, 
 from bias_clip.stages._plus_plus import race, random_key
 from bias_clip.stages._rows import Picked, compute_dtype, make_rows
 from bias_clip.stages.kmeans import (
-    CHUNK_SIZE,
     KMeans,
     check_centres,
     check_choices,
@@ -23,6 +22,7 @@ from bias_clip.stages.kmeans import (
     check_numbers,
     check_rows,
     fit,
+    settle_chunk_size,
 )
 
 Chunks = Callable[[], Iterator[np.ndarray]]
@@ -48,7 +48,7 @@ def fit_stream(
     tol: float = 1e-4,
     empty: str = "farthest",
     spherical: bool = False,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
     mesh: Mesh | None = None,
     on_pass: Callable[[int, float], None] | None = None,
 ) -> KMeans:
@@ -69,7 +69,7 @@ def fit_stream(
       tol: as for `fit`.
       empty: as for `fit`; "farthest" costs one more pass when a cluster is empty.
       spherical: as for `fit`.
-      chunk_size: rows whose distances a device holds at the same time.
+      chunk_size: rows whose distances a device holds at the same time; None: as for `fit`.
       mesh: the devices over which a chunk is spread; None for one device.
       on_pass: called after each iteration with its number and the inertia that it found.
 
@@ -80,6 +80,7 @@ def fit_stream(
 
         fit_stream(lambda: np.split(x, 10), 10)
     """
+    chunk_size = settle_chunk_size(chunk_size)
     check_choices(k, n_init, empty, chunk_size)
     check_numbers(max_iterations=max_iterations, tol=tol)
     if init is not None and n_init > 1:
