@@ -144,9 +144,7 @@ def assign(
     """
     check_rows(x)
     check_centres(centres, centres.shape[0], x.shape[1])
-    return _assign(
-        jnp.asarray(x), jnp.asarray(centres), chunk_size=settle_chunk_size(chunk_size)
-    )
+    return _assign(jnp.asarray(x), jnp.asarray(centres), chunk_size=settle_chunk_size(chunk_size))
 
 
 def check_rows(x: Float[Values, "b d"], width: int | None = None) -> None:

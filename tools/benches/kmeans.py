@@ -81,7 +81,9 @@ def compile_iteration(
     number: int, k: int, devices: list[Any], args: argparse.Namespace
 ) -> dict[str, float | str]:
     """GiB of each chip and FLOPs of one iteration over `number` rows of each."""
-    size = args.chunk_size or CHUNK_SIZE  # the accelerators': this machine's platform does not count
+    size = (
+        args.chunk_size or CHUNK_SIZE
+    )  # the accelerators': this machine's platform does not count
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
     def iteration(x: Any, centres: Any, axis_name: str | None) -> Any:
