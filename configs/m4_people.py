@@ -28,6 +28,7 @@ RATES = dict(counter=0.3, woman=0.7, neutral=0.0, dark=1.0)
 SOURCE = dict(variant="biased", thin="drawing", rates=RATES)
 TABLES = "runs/m4_people"
 LOSSES = ("siglip", "clip")
+SUITES = ("emoji_roles", "emoji_search", "emoji_association", "emoji_representation")
 DATA = ("plain", "random", "balanced", "proxies", "balanced_last")
 
 
@@ -53,6 +54,9 @@ def get_config(arguments="siglip,balanced,100"):
         # roles (85 %), so how it reads the figure depends on the bias of the data.
         config.evals.known = bias(people("train"))
         config.evals.style_bias = bias(emoji("style"))
+        # What the audit says of the emoji of this package, with intervals over images.
+        for suite in SUITES:
+            config.evals[suite] = dict(type="suite", suite=suite)
     return config
 
 
