@@ -1,4 +1,4 @@
-"""The ablation of M4 on the emoji of people: annotates, solves, trains the grid, writes tables and figures.
+"""The ablation of M4 on the emoji of people: annotates, solves, trains the grid, audits, writes the report.
 
     python -m tools.experiments.m4_ablation --jobs 2 --out docs/m4
 
@@ -23,7 +23,7 @@ BALANCED = ("--eta", "max", "--min-per-side", "3")
 
 
 def main() -> None:
-    """Prepares, trains, reports."""
+    """Prepares, trains, audits, reports."""
     args = make_parser().parse_args()
     from bias_clip.cli.sweep import plan, run_all
     from configs.m4_people import TABLES
@@ -34,6 +34,7 @@ def main() -> None:
         make_tables(workdir)
         configs = [f"{CONFIG}:{variant}" for variant in variants()]
         run_all(list(plan(configs, args.seeds, [], workdir)), args.jobs)
+        audit_runs(workdir, args.seeds)
         print(write_report(workdir, variants(), args.seeds, args.out or workdir))
     except (ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
@@ -50,9 +51,11 @@ def make_parser() -> Parser:
 
 def variants() -> list[str]:
     """The grid as the config's arguments: "siglip,plain,0", "siglip,random,10", ..."""
+    from configs.m4_people import LOSSES
+
     stages = ["plain,0", *(f"{d},{s}" for d in ("random", "balanced", "proxies") for s in SHARES)]
     stages.append(f"balanced_last,{LAST}")
-    return [f"{loss},{stage}" for loss in ("siglip", "clip") for stage in stages]
+    return [f"{loss},{stage}" for loss in LOSSES for stage in stages]
 
 
 def make_tables(workdir: Path) -> None:
@@ -62,12 +65,29 @@ def make_tables(workdir: Path) -> None:
       RuntimeError: a tool failed; its message is above.
     """
     annotations = workdir / "annotations.parquet"
-    _call("annotate", annotations, *annotate_flags())
+    _make("annotate", annotations, *annotate_flags())
     given = ("--annotations", str(annotations))
-    _call("balance", workdir / "proxies.parquet", *given, *BALANCED)
-    _call("balance", workdir / "balanced.parquet", *given, *BALANCED, "--no-proxies")
+    _make("balance", workdir / "proxies.parquet", *given, *BALANCED)
+    _make("balance", workdir / "balanced.parquet", *given, *BALANCED, "--no-proxies")
     eta = f"{_mean_weight(workdir / 'balanced.parquet'):.4f}"
-    _call("balance", workdir / "random.parquet", *given, "--eps", "inf", "--eta", eta)
+    _make("balance", workdir / "random.parquet", *given, "--eps", "inf", "--eta", eta)
+
+
+def audit_runs(workdir: Path, seeds: int) -> None:
+    """Audits the runs that the report compares on the same images, unless the audits exist.
+
+    Raises:
+      RuntimeError: an audit failed; its message is above.
+    """
+    from configs.m4_people import LOSSES
+    from tools.experiments.m4_suites import audit_flags
+
+    for loss in LOSSES:
+        for seed in range(seeds):
+            out = workdir / "audits" / f"{loss}_{seed}"
+            # What the tool writes last: without it the audit was interrupted.
+            if not (out / "audit.tex").exists():
+                _run("audit", "--out", str(out), *audit_flags(workdir, loss, seed))
 
 
 def annotate_flags() -> list[str]:
@@ -85,23 +105,16 @@ def annotate_flags() -> list[str]:
     return ["--source", *source, "--column", *gender, *roles_of]
 
 
-def _call(tool: str, out: Path, *flags: str) -> None:
-    if out.exists():
-        return
-    report = out.with_suffix(".report")
-    line = [
-        sys.executable,
-        "-m",
-        f"bias_clip.cli.{tool}",
-        "--out",
-        str(out),
-        "--report",
-        str(report),
-        *flags,
-    ]
+def _make(tool: str, out: Path, *flags: str) -> None:
+    if not out.exists():
+        _run(tool, "--out", str(out), "--report", str(out.with_suffix(".report")), *flags)
+
+
+def _run(tool: str, *flags: str) -> None:
+    line = [sys.executable, "-m", f"bias_clip.cli.{tool}", *flags]
     done = subprocess.run(line, stdout=subprocess.DEVNULL)
     if done.returncode:
-        raise RuntimeError(f"{tool} for {out} failed with status {done.returncode}.")
+        raise RuntimeError(f"{' '.join(line)} failed with status {done.returncode}.")
 
 
 def _mean_weight(path: Path) -> float:

@@ -1,7 +1,7 @@
 """The results of the M4 ablation: tables, paired tests and figures from its finished runs.
 
-`tools/experiments/m4_ablation.py` calls it. It reads the results of the runs' evaluators and computes only means,
-deviations and Wilcoxon's signed-rank test on pairs of runs with the same loss and seed.
+`tools/experiments/m4_ablation.py` calls it. It reads the results of the runs' evaluators and of the audits, and
+computes only means, deviations and Wilcoxon's signed-rank test on pairs of runs with the same loss and seed.
 """
 
 import json
@@ -11,6 +11,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bias_clip.cli.compare import Group, read_group
+from bias_clip.evals.audit import to_json
+from tools.experiments.m4_suites import (
+    AUDITED,
+    NUMBERS,
+    difference_table,
+    read_differences,
+    read_values,
+    value_table,
+)
 
 LOSSES = {"siglip": "SigLIP", "clip": "CLIP"}
 METRICS = {  # evaluator/metric to its name in the tables
@@ -52,23 +61,30 @@ def write_report(workdir: Path, variants: Sequence[str], seeds: int, out: Path) 
     """Writes results.json, results.md and the figures to `out`; returns the text.
 
     Args:
-      workdir: folder of the sweep, with a run `<variant>_<seed>` each.
+      workdir: folder of the sweep, with a run `<variant>_<seed>` each, and `audits`.
       variants: "loss,data,percent".
       seeds: number of runs per variant.
       out: output folder, made if it is missing.
 
     Raises:
-      ValueError: a run is not finished, or runs measured different metrics.
+      ValueError: a run is not finished, runs measured different metrics, or an audit lacks a number.
     """
     groups = {v: read_group([workdir / f"{v}_{s}" for s in range(seeds)]) for v in variants}
     gaps = {v: _role_gaps([workdir / f"{v}_{s}" for s in range(seeds)]) for v in variants}
     out.mkdir(parents=True, exist_ok=True)
+    values = {loss: read_values(workdir, loss, seeds) for loss in LOSSES}
+    changes = {loss: read_differences(workdir, loss, seeds) for loss in LOSSES}
     found = {
         name: {"runs": {v: group[name] for v, group in groups.items()}, "called": called}
         for name, called in METRICS.items()
     }
     (out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    suites = {"values": values, "minus_plain": changes}
+    (out / "suites.json").write_text(json.dumps(to_json(suites), indent=1) + "\n")
     lines = [line for loss in LOSSES for line in (*_table(groups, loss), "")] + _tests(groups)
+    for loss, called in LOSSES.items():
+        lines += ["", *value_table(values[loss], called)]
+        lines += ["", *difference_table(changes[loss], called)]
     text = "\n".join(lines) + "\n"
     (out / "results.md").write_text(text)
     _plot_stages(groups, out / "stages.png")
@@ -116,6 +132,17 @@ def _tests(groups: Mapping[str, Group]) -> list[str]:
             d = difference(groups, one, other, metric)
             row = f"| {called} | {METRICS[metric]} | {100 * d.mean:+.1f} | {d.pairs} | {d.p:.3f} |"
             lines.append(row)
+    return lines + _suite_tests(groups)
+
+
+def _suite_tests(groups: Mapping[str, Group]) -> list[str]:
+    (plain_name, plain), *others = AUDITED.items()
+    lines = []
+    for called, variant in others:
+        for metric, (name, factor, digits) in NUMBERS.items():
+            d = difference(groups, variant, plain, metric)
+            mean = f"{factor * d.mean:+.{digits}f}"
+            lines.append(f"| {called} - {plain_name} | {name} | {mean} | {d.pairs} | {d.p:.3f} |")
     return lines
 
 
