@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from bias_clip.evals.audit import run_audit, to_json
-from bias_clip.report.audits.audit_page import render_audit, significant_lines
+from bias_clip.report.audits.audit_page import number_rows, render_audit, significant_lines
 from bias_clip.report.audits.audit_text import audit_csv, audit_latex, audit_lines, latex
 from bias_clip.report.interval_plots import format_difference, format_value, interval_chart
 from tests.evals.audit.people import model
@@ -127,6 +127,27 @@ def test_plain_numbers_have_three_decimals_and_differences_a_sign():
     assert format_difference(0.05496, "nats") == "+0.055"
     assert format_difference(-0.05496, "number") == "−0.055"
     assert format_difference(0.05496, "share") == "+5.5\u202fpp"
+
+
+@pytest.mark.parametrize(
+    ("corrected", "shown", "strong"),
+    [
+        (0.0004, "< 0.001", True),
+        (0.0412, "0.041", True),
+        (0.0498, "< 0.05", True),
+        (0.05, "0.050", False),
+    ],
+)
+def test_a_p_that_is_significant_does_not_read_as_one_that_is_not(corrected, shown, strong):
+    value = {"value": 0.4, "low": 0.3, "high": 0.5, "note": "", "official": None}
+    value |= dict.fromkeys(("texts_low", "texts_high", "both_low", "both_high"))
+    contrast = {"value": 0.1, "low": 0.0, "high": 0.2, "p": 0.01, "corrected": corrected}
+    for test, said in (("exact", "p 0.010 exact"), ("bootstrap", "p 0.010")):
+        number = {"name": "x", "unit": "share", "better": "higher", "headline": True, "items": 60}
+        number |= {"values": [value, value], "contrasts": [{**contrast, "test": test, "note": ""}]}
+        ((*_, cell, _, _),) = number_rows([{**number, "chance": None, "even": None}], ["a", "b"])
+        assert cell.lines == (f"{said}; Holm {shown}",)
+        assert cell.strong == strong
 
 
 def test_the_page_says_units_and_what_the_mark_is(record):

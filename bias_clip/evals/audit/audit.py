@@ -212,7 +212,10 @@ def _clusters_said(data: Any) -> str:
     if clusters is None:
         return ""
     number = len(np.unique(clusters))
-    return f"Images of one {data.cluster} are resampled together: {number:,} of {len(clusters):,}"
+    return (
+        f"Images of one {data.cluster} are resampled together: {len(clusters):,} images in "
+        f"{number:,} clusters"
+    )
 
 
 def group_counts(result: Any) -> tuple[tuple[str, int], ...]:

@@ -42,7 +42,8 @@ def function_shards(
     the model's fault, not the record's.
 
     Raises:
-      ValueError: from `embed`: a result that is not one row per input, or of another width.
+      ValueError: from `embed`: a result that is not one row per input, of another width, not finite
+        or zero.
     """
     decode = make_image_fn(DECODE)
     width: list[int] = []
@@ -60,17 +61,51 @@ def function_shards(
         parts = []
         for start in range(0, len(inputs), batch_size):
             batch = inputs[start : start + batch_size]
-            z = np.asarray(function(batch), np.float32)
-            if z.ndim != 2 or len(z) != len(batch) or (width and z.shape[1] != width[0]):
-                raise ValueError(
-                    f"the function of {modality}s gave shape {z.shape} for {len(batch)} inputs; "
-                    f"expected {(len(batch), width[0] if width else 'd')}: one row per input."
-                )
+            z = _vectors(function(batch), f"the function of {modality}s", len(batch), width)
+            names = batch if modality == "text" else ids[start : start + batch_size]
+            _check_directions(z, modality, names)
             width[:] = [z.shape[1]]
             parts.append(z)
         return Shard(ids, {modality: np.concatenate(parts)} if parts else {}, broken)
 
     return embed
+
+
+def _vectors(given: Any, whose: str, number: int, width: Sequence[int]) -> np.ndarray:
+    """What a function returned as float32 [number, d]; `width` holds d once it is known."""
+    try:
+        z = np.asarray(given)
+        with np.errstate(over="ignore"):  # infinity is refused below, with the name of the input
+            z = z if np.iscomplexobj(z) else z.astype(np.float32)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{whose} returned a {type(given).__name__} that is not a table of numbers ({error}); "
+            f"expected an array of {number} rows, one per input."
+        ) from error
+    if np.iscomplexobj(z):
+        raise ValueError(f"{whose} returned complex numbers; expected real ones.")
+    good = z.ndim == 2 and len(z) == number and z.shape[1] > 0
+    if not good or (width and z.shape[1] != width[0]):
+        expected = f"({number}, {width[0] if width else 'd'})"
+        raise ValueError(
+            f"{whose} returned shape {z.shape} for {number} inputs; expected {expected}: one row per "
+            "input, all of one width."
+        )
+    return z
+
+
+def _check_directions(z: np.ndarray, modality: str, names: Sequence[str]) -> None:
+    """Raises ValueError, before anything is written, for rows that are not finite or are zero."""
+    faults = {
+        "with NaN or infinity (in float32)": ~np.isfinite(z).all(axis=1),
+        "of zeros, which have no direction": ~z.any(axis=1),
+    }
+    for fault, rows in faults.items():
+        if rows.any():
+            raise ValueError(
+                f"the function of {modality}s returned {int(rows.sum())} of {len(z)} rows {fault}, such "
+                f"as for {names[int(rows.argmax())][:60]!r}: check the model and its inputs."
+            )
 
 
 def _input(record: Record, modality: str, decode: Callable, row: int) -> Any:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from bias_clip.data.records import Source, column
+from bias_clip.data.bad_records import record_fault
+from bias_clip.data.records import Source, column, read_record
 from bias_clip.data.tables.embeddings import chunks, open_embeddings
 from bias_clip.data.tables.embeddings_writer import Shard, write_embeddings
 from bias_clip.evals.audit.functions import Strings, function_shards
@@ -18,10 +19,15 @@ from bias_clip.evals.concat import Stage
 from bias_clip.evals.embed_rows import make_embed_rows
 from bias_clip.evals.encode import Encode
 from bias_clip.evals.ranking import unit
+from bias_clip.evals.results import first_image
 from bias_clip.evals.suites.layouts.data import Rows
 
 Say = Callable[[str], None]
 SHARD_ROWS = 2048  # what an interruption may cost
+# Part of what names a cache. Raise it whenever the same images would be embedded in another way, such as
+# with another decoding: an older cache would otherwise be used in silence.
+CACHE_VERSION = 2
+SAMPLE = 16  # images that tell data of equal ids apart
 
 
 class AuditModel(NamedTuple):
@@ -123,19 +129,27 @@ def _cached_model(
 ) -> AuditModel:
     memory: dict[str, np.ndarray] = {}
     known: dict[str, np.ndarray] = {}
+    widths: dict[str, int] = {}
 
     def embedded(source: Source, modality: str, plan: Mapping[str, Any], what: str) -> np.ndarray:
-        digest = _digest({"model": dict(identity), "modality": modality, "data": dict(plan)})
+        plan = {"version": CACHE_VERSION, **plan}
+        digest = _digest({"model": dict(identity), "modality": modality, "data": plan})
         if digest not in memory:
             folder = cache / f"{_word(name)}-{modality}-{digest[:16]}"
             embed = shards(source, modality)
-            about = {"model": dict(identity), "data": dict(plan), "modalities": [modality]}
+            about = {"model": dict(identity), "data": plan, "modalities": [modality]}
             memory[digest] = _read_or_embed(folder, embed, modality, len(source), about, what, say)
+            widths[modality] = memory[digest].shape[1]
+            if len(set(widths.values())) > 1:
+                raise ValueError(
+                    f"{name}: images have {widths['image']} numbers each and texts {widths['text']}; "
+                    "expected one width: take both after their projections."
+                )
         return memory[digest]
 
     def images(source: Source, about: Mapping[str, Any]) -> np.ndarray:
         ids = column(source, "id").astype(str)
-        plan = {**about, "ids": _digest(ids.tolist())}
+        plan = {**about, "ids": _digest(ids.tolist()), "images": _sample_digest(source)}
         return embedded(source, "image", plan, f"{name}: {len(ids):,} images")
 
     def texts(strings: Sequence[str]) -> np.ndarray:
@@ -192,6 +206,20 @@ def _checked(z: np.ndarray, modality: str, ids: Sequence[str]) -> np.ndarray:
             "a zero has no direction: check the model."
         )
     return z
+
+
+def _sample_digest(source: Source) -> str:
+    """A digest of a few images: a file that was written again has the same ids, not the same images."""
+    digest = hashlib.sha256()
+    for row in np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int).tolist():
+        try:
+            with record_fault():
+                image = first_image(read_record(source, row))
+        except ValueError:
+            continue  # embedding names the records that cannot be read
+        pixels = np.frombuffer(image, np.uint8) if isinstance(image, bytes) else np.asarray(image)
+        digest.update(f"{row}:{pixels.shape}{pixels.dtype},".encode() + pixels.tobytes())
+    return digest.hexdigest()
 
 
 def _digest(value: Any) -> str:

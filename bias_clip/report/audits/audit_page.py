@@ -130,13 +130,18 @@ def _contrast_cell(own: Mapping[str, Any], unit: str) -> Cell:
         return Cell(text, (own["note"],) if own["note"] else ())
     corrected = own["corrected"]
     strong = is_number(corrected) and corrected < LEVEL
-    return Cell(text, (f"p {_p(own['p'])}, {own['test']}; Holm {_p(corrected)}",), strong)
+    # The bootstrap goes without saying, so that the table of three models fits a window.
+    test = " exact" if own["test"] == "exact" else ""
+    return Cell(text, (f"p {_p(own['p'])}{test}; Holm {_p(corrected)}",), strong)
 
 
 def _p(value: float | None) -> str:
     if not is_number(value):
         return "none"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if value < 0.001:
+        return "< 0.001"
+    # Rounded, a significant 0.0497 would read as one that is not.
+    return f"< {LEVEL}" if LEVEL - 0.0005 <= value < LEVEL else f"{value:.3f}"
 
 
 def _suite(suite: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -177,6 +182,6 @@ def _baselines(found: Mapping[str, Any]) -> dict[str, Any]:
                 lines = (f"Holm {_p(contrast['corrected'])}",) if is_number(contrast["p"]) else ()
                 cells.append(Cell(format_value(own, unit), lines, strong))
             rows.append(cells)
-        part = "" if suite["part"] == "all" else f", {spaced(suite['part'])}"
+        part = "" if suite["part"] == "all" else f" ({spaced(suite['part'])})"
         tables.append({"title": suite["title"] + part, "rows": rows})
     return {**found, "head": ["", *found["names"]], "tables": tables}

@@ -188,7 +188,7 @@ def test_copies_of_a_person_narrow_no_interval_where_they_are_one_cluster():
             if number.values[0].low is not None
         }
         said = {suite.clusters for suite in audit.suites}
-    assert said == {"Images of one person are resampled together: 60 of 240"}
+    assert said == {"Images of one person are resampled together: 240 images in 60 clusters"}
     checked = {
         "zeroshot": "acc1",
         "by_group": "acc_of_man",

@@ -97,13 +97,85 @@ def test_an_interrupted_audit_goes_on_after_whole_shards(tmp_path, monkeypatch):
     np.testing.assert_array_equal(z, made(Calls(), tmp_path / "new").images(People(40), {}))
 
 
-def test_numbers_that_are_not_finite_and_rows_that_are_missing_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="not finite"):
-        made(Calls(scale=np.nan), tmp_path).images(People(4), {})
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros((1, 3)), r"texts returned shape \(1, 3\) for 2 inputs; expected \(2, d\)"),
+        (np.ones((2, 1, 3)), r"shape \(2, 1, 3\) for 2 inputs; expected \(2, d\): one row per"),
+        (np.zeros((2, 0)), r"shape \(2, 0\)"),
+        (np.zeros((2, 3)), "2 of 2 rows of zeros, which have no direction, such as for 'a'"),
+        ([[1, np.nan], [1, 2]], "1 of 2 rows with NaN or infinity .*such as for 'a'"),
+        ([[1, 2], [1, 1e300]], "such as for 'b'"),
+        (
+            [[1.0, 2.0], [1.0]],
+            "a list that is not a table of numbers .*expected an array of 2 rows",
+        ),
+        ({"z": 1}, "a dict that is not a table of numbers"),
+        (np.ones((2, 3)) * 1j, "complex numbers; expected real ones"),
+    ],
+)
+def test_what_is_not_a_row_of_numbers_per_input_is_refused(given, message, tmp_path):
     calls = Calls()
-    calls.encode_texts = lambda texts: np.zeros((1, 3))
-    with pytest.raises(ValueError, match="one row per input"):
+    calls.encode_texts = lambda texts: given
+    with pytest.raises(ValueError, match=message):
         made(calls, tmp_path).texts(["a", "b"])
-    calls.encode_texts = lambda texts: np.zeros((len(texts), 3))
-    with pytest.raises(ValueError, match="are zero"):
-        made(calls, tmp_path).texts(["c", "d"])
+
+
+def test_integers_and_lists_are_numbers(tmp_path):
+    calls = Calls()
+    calls.encode_texts = lambda texts: [np.array([3, 4])] * len(texts)
+    np.testing.assert_allclose(made(calls, tmp_path).texts(["a", "b"]), [[0.6, 0.8]] * 2)
+
+
+def test_what_the_function_raises_is_raised_and_embedded_rows_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr("bias_clip.evals.audit.model.SHARD_ROWS", 16)
+    calls = Calls()
+    fail = calls.encode_images
+
+    def encode_images(images):
+        if calls.images >= 16:
+            raise ValueError("my own fault")
+        return fail(images)
+
+    calls.encode_images = encode_images
+    with pytest.raises(ValueError, match="my own fault"):
+        made(calls, tmp_path).images(People(40), {})
+    assert calls.images == 16
+    calls = Calls()
+    made(calls, tmp_path).images(People(40), {})
+    assert calls.images == 24
+
+
+def test_texts_of_another_width_than_the_images_are_refused(tmp_path):
+    calls = Calls()
+    calls.encode_texts = lambda texts: np.ones((len(texts), 5))
+    model = made(calls, tmp_path)
+    model.images(People(4), {})
+    with pytest.raises(
+        ValueError, match="images have 3 numbers each and texts 5; expected one width"
+    ):
+        model.texts(["a"])
+
+
+class Repainted(People):
+    """The same ids with other images, as after a file is written again."""
+
+    def __getitem__(self, i):
+        record = super().__getitem__(i)
+        return {**record, "image": 255 - record["image"]}
+
+
+def test_other_images_of_the_same_ids_are_embedded_again(tmp_path):
+    calls = Calls()
+    first = made(calls, tmp_path).images(People(40), {})
+    again = made(calls, tmp_path).images(Repainted(40), {})
+    assert calls.images == 80
+    assert np.abs(first - again).max() > 0.1
+
+
+def test_a_cache_of_an_older_way_to_embed_is_not_used(tmp_path, monkeypatch):
+    calls = Calls()
+    made(calls, tmp_path).images(People(40), {})
+    monkeypatch.setattr("bias_clip.evals.audit.model.CACHE_VERSION", 99)
+    made(calls, tmp_path).images(People(40), {})
+    assert calls.images == 80

@@ -79,6 +79,7 @@ def test_copies_inside_clusters_leave_every_interval_as_it_was(name, tmp_path) -
         for key in first.whole:
             other = key.replace("_10", "_30") if name == "fairface_berg" else key
             a, b = interval(first, key), interval(second, other)
+            np.testing.assert_allclose(a.value, own.result.metrics[key], atol=2e-6, err_msg=key)
             # The deviation of C-ASC divides by n - 1 images, which copies change; NDKL has a first place.
             scale = math.sqrt((COPIES * NUMBER - 1) / (COPIES * (NUMBER - 1)))
             factor = scale if key.startswith("casc") else 1.0
@@ -104,6 +105,13 @@ def test_sizes_count_clusters_and_not_images(name, tmp_path) -> None:
         assert list(many[part].sizes.values()) == list(own.sizes.values())
 
 
+def test_a_gap_has_the_items_of_its_smaller_group(tmp_path) -> None:
+    own = measured("m4_association", data_of(1), tmp_path)["all"]
+    first, second = np.bincount(CODES)
+    assert first != second
+    assert set(own.sizes.values()) == {min(first, second)}
+
+
 def test_units_of_groups_are_images_or_the_clusters_that_have_the_group() -> None:
     groups, clusters = np.array([0, 0, 0, 1, 1, -1]), np.array([7, 7, 8, 8, 9, 9])
     np.testing.assert_array_equal(group_units(groups, None, num_groups=3), [3, 2, 0])
@@ -114,12 +122,14 @@ def test_units_of_groups_are_images_or_the_clusters_that_have_the_group() -> Non
 
 def test_rankings_of_all_images_once_are_those_of_the_suite() -> None:
     rng = np.random.default_rng(0)
-    scores, groups = rng.normal(size=NUMBER), (np.arange(NUMBER) % 3 == 0).astype(int)
-    shares = {"even": np.full((1, 2), 0.5), "share": np.array([[2 / 3, 1 / 3]])}
+    scores = rng.normal(size=NUMBER)
+    groups = (scores + 0.4 < rng.normal(size=NUMBER)).astype(int)  # the first are mostly of group 0
+    shares = {"even": np.full((1, 2), 0.5), "share": np.bincount(groups)[None] / NUMBER}
     every = np.ones((1, NUMBER), np.int32)
     own = found._ranked_values(scores, every, groups, shares, 10)
     suite = query_skews(scores[None], groups, ks=[10])
     assert {f"{key}_10" for key in own} == suite.keys()
+    assert own["bias"] > 0.3
     for key, value in own.items():
         np.testing.assert_allclose(value, suite[f"{key}_10"], atol=1e-9, err_msg=key)
 

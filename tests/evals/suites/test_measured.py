@@ -11,7 +11,14 @@ from bias_clip.evals.headlines import find_metric
 from bias_clip.evals.quality.zeroshot import class_embeddings
 from bias_clip.evals.resampling import difference, interval
 from bias_clip.evals.suites import SUITES, load_suite
-from bias_clip.evals.suites.families import classified, measure, parts_of
+from bias_clip.evals.suites.families import (
+    captions,
+    classified,
+    found,
+    measure,
+    parts_of,
+    professions,
+)
 from bias_clip.evals.suites.run import read_suite
 from tests.evals.suites.test_run import ENCODE, _files, _folder, _vectors
 
@@ -24,9 +31,9 @@ def test_every_number_of_a_suite_is_resampled_and_is_the_one_that_it_reports(
 ) -> None:
     suite, files = load_suite(name), _files(tmp_path / "files")
     data = read_suite(suite, _folder(name, tmp_path / "data"))
-    found = measure(suite, data, files)(ENCODE)
-    assert tuple(found) == parts_of(suite)
-    for part in found.values():
+    parts = measure(suite, data, files)(ENCODE)
+    assert tuple(parts) == parts_of(suite)
+    for part in parts.values():
         draws = part.draw(20, 0)
         metrics, details = part.result.metrics, part.result.details
         for key, value in draws.whole.items():
@@ -43,6 +50,51 @@ def test_every_number_of_a_suite_is_resampled_and_is_the_one_that_it_reports(
             and not key.endswith(("chance", "_deviation", "_base", "_low", "_high"))
         }
         assert not missing - {"p"}
+
+
+class Once:
+    """A generator whose every resample holds each item once."""
+
+    def integers(self, low: int, high: int, size: int | tuple[int, ...]) -> np.ndarray:
+        return np.broadcast_to(np.arange(low, high), size)
+
+    def multinomial(self, number: int, shares: np.ndarray, size: int) -> np.ndarray:
+        return np.rint(np.tile(number * np.asarray(shares), (size, 1))).astype(int)
+
+    def permutation(self, number: int) -> np.ndarray:
+        return np.arange(number)
+
+
+# Suites of emoji are of the same families, with thousands of items.
+@pytest.mark.parametrize("name", [name for name in SUITES if not name.startswith("emoji")])
+def test_a_resample_of_each_item_once_has_the_value_of_the_suite(
+    name: str, tmp_path: Path, monkeypatch
+) -> None:
+    """Resampled rankings are moved to the value of all items, which would hide a wrong sign."""
+    suite, files = load_suite(name), _files(tmp_path / "files")
+    parts = measure(suite, read_suite(suite, _folder(name, tmp_path / "data")), files)(ENCODE)
+    for module in (captions, found, professions):
+        monkeypatch.setattr(module, "centered", lambda draws: draws)
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Once())
+    for part in parts.values():
+        for draw in (part.draw, part.draw_texts):
+            draws = draw(3, 0) if draw else None
+            for key, values in (draws.drawn if draws else {}).items():
+                if np.isfinite(values).any():
+                    np.testing.assert_allclose(values, draws.whole[key], atol=2e-6, err_msg=key)
+
+
+def test_resampled_occupations_are_ranked_as_the_suite_ranks_them(monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    scores = [rng.normal(size=size) for size in (30, 24)]
+    groups = [(s < rng.normal(size=len(s))).astype(int) for s in scores]  # men are found first
+    by_name = professions._occupation_values(scores, groups, [5])
+    monkeypatch.setattr(professions, "centered", lambda draws: draws)
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Once())
+    draws = professions._occupation_draws(scores, groups, by_name, [5])(3, 0)
+    assert abs(draws.whole["bias_5"]) > 0.1
+    for key, values in draws.drawn.items():
+        np.testing.assert_allclose(values, draws.whole[key], atol=1e-9, err_msg=key)
 
 
 def _other(strings: Sequence[str]) -> np.ndarray:
