@@ -113,8 +113,22 @@ class Attention(nnx.Module):
         self, queries: Float[Array, "bq d"], x: Float[Array, "bl d"], *, num: int
     ) -> Float[Array, "bq d"]:
         """Mixes the tokens `x` of each of `num` examples for each of its queries."""
+        if self.kind == "pallas":
+            return self.out(self._by_kernel(x, num))
         q, k, v = self.query(queries), self.key(x), self.value(x)
         # [tokens, heads, size] to [examples, tokens, heads, size], which kernels and masks need.
         q, k, v = (y.reshape(num, -1, *y.shape[1:]) for y in (q, k, v))
         y = attend(q, k, v, kind=self.kind, mask=self.mask)
         return self.out(y.reshape(-1, *y.shape[2:]))
+
+    def _by_kernel(self, x: Float[Array, "bl d"], num: int) -> Float[Array, "bl h k"]:
+        """Self-attention by the kernel for TPUs, which makes the gradients of the biases, too."""
+        maps, (heads, size) = (self.query, self.key, self.value), self.query.outputs
+        rows = pallas_attention.attend_rows(
+            *(m.multiply(x) for m in maps),
+            *(m.flat_bias() for m in maps),
+            len(x) // num,
+            size,
+            self.mask == "causal",
+        )
+        return rows.reshape(-1, heads, size)

@@ -10,20 +10,32 @@ from jaxtyping import Array, Float
 
 from bias_clip.models import initializers
 from bias_clip.models.attention import Attention
-from bias_clip.models.layers import EPSILON, LayerNorm, Mlp
+from bias_clip.models.layers import (
+    EPSILON,
+    NORM_STATISTICS,
+    LayerNorm,
+    Mlp,
+    Statistics,
+    row_statistics,
+)
 from bias_clip.models.pallas_attention import keep_rows
 
 REMAT_POLICIES = ("none", "minimal", "dots", "full")
 """From most memory to most recomputation; see `remat_block`."""
 
 
-def remat_block(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
+def remat_block(body: Callable[..., Any], policy: str, scan: bool) -> Callable[..., Any]:
     """Wraps one block so that the backward pass recomputes what `policy` does not keep.
 
     * "none": everything is kept, nothing is recomputed.
     * "minimal": results of all matrix products are kept, everything between them is recomputed.
     * "dots": only products with a weight matrix are kept; attention is recomputed.
     * "full": only the input of each block is kept.
+
+    All but the first also keep the statistics of norms, two numbers per token and norm.
+
+    Args:
+      scan: whether `body` is the body of a `lax.scan`.
 
     Returns:
       `body`, or `body` under `jax.checkpoint`.
@@ -37,14 +49,16 @@ def remat_block(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
         "dots": policies.dots_with_no_batch_dims_saveable,
         "full": policies.nothing_saveable,
     }
+    statistics = policies.save_only_these_names(NORM_STATISTICS)
     if policy == "none":
         return body
     if policy not in keep:
         raise ValueError(
             f"Unknown remat policy: got {policy!r}, expected one of {', '.join(REMAT_POLICIES)}."
         )
+    kept = policies.save_from_both_policies(keep[policy], statistics)
     # Inside scan the loop itself keeps XLA from merging the recomputation with the forward pass.
-    return jax.checkpoint(body, policy=keep[policy], prevent_cse=False)
+    return jax.checkpoint(body, policy=kept, prevent_cse=not scan)
 
 
 class Block(nnx.Module):
@@ -69,12 +83,19 @@ class Block(nnx.Module):
         self.norm2 = LayerNorm(width, epsilon=epsilon, stack=stack)
         self.mlp = Mlp(width, mlp_dim, activation=activation, stack=stack)
 
-    def __call__(self, x: Float[Array, "bl d"], *, num: int) -> Float[Array, "bl d"]:
-        """Applies the block to the tokens of `num` examples, whose rows are concatenated."""
+    def __call__(
+        self, x: Float[Array, "bl d"], statistics: Statistics, *, num: int
+    ) -> tuple[Float[Array, "bl d"], Statistics]:
+        """Applies the block to the tokens of `num` examples, whose rows are concatenated.
+
+        It takes their `row_statistics` and returns those of its result: the product that makes the
+        result sums its rows as it writes them, and the next block would need a pass of its own.
+        """
         x = self.in_rows(x)
-        y = self.norm1(x)
+        y = self.norm1(x, statistics)
         x = x + self.attention(y, y, num=num)
-        return self.in_rows(x + self.mlp(self.norm2(x)))
+        x = x + self.mlp(self.norm2(x))
+        return self.in_rows(x), row_statistics(x, self.norm1.epsilon)
 
 
 def _as_it_is(x: Array) -> Array:
@@ -116,7 +137,9 @@ class Encoder(nnx.Module):
         activation: str = "gelu_tanh",
         epsilon: float = EPSILON,
     ):
-        remat_block(lambda x: x, remat)  # an unknown policy is an error before anything compiles
+        remat_block(
+            lambda x: x, remat, scan
+        )  # an unknown policy is an error before anything compiles
         self.depth, self.remat, self.scan = depth, remat, scan
         self.blocks = Block(
             width,
@@ -139,24 +162,26 @@ class Encoder(nnx.Module):
         stacked = cast_kernels(stacked, x.dtype)
         shape = x.shape
 
-        def body(x: Array, layer: Any) -> tuple[Array, None]:
-            return nnx.merge(graph, layer)(x, num=shape[0]), None
+        def body(state: tuple[Array, Statistics], layer: Any) -> tuple[Any, None]:
+            return nnx.merge(graph, layer)(*state, num=shape[0]), None
 
-        body = remat_block(body, self.remat)
+        body = remat_block(body, self.remat, self.scan)
         # All blocks see one matrix with a row per token. In the form `[b, l, d]` a TPU pads l to a
         # multiple of a tile's rows, and copies to and from the plain rows that matrix products take.
         x = x.reshape(-1, shape[-1])
+        state = (x, row_statistics(x, self.norm.epsilon))
         if self.scan:
-            x, _ = jax.lax.scan(body, x, stacked)
+            state, _ = jax.lax.scan(body, state, stacked)
         else:
             # Split, not indexed: the gradient is one concatenation, and not a sum of padded layers.
             leaves, tree = jax.tree.flatten(stacked)
             split = [jax.lax.split(leaf, [1] * self.depth) for leaf in leaves]
             for layer in zip(*split, strict=True):
-                x, _ = body(x, jax.tree.unflatten(tree, [leaf[0] for leaf in layer]))
+                state, _ = body(state, jax.tree.unflatten(tree, [leaf[0] for leaf in layer]))
+        x, statistics = state
         if pool is not None:
             return self.norm(pool(x.reshape(shape)))
-        return self.norm(x).reshape(shape)
+        return self.norm(x, statistics).reshape(shape)
 
 
 class MapHead(nnx.Module):

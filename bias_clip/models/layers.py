@@ -6,14 +6,19 @@ leaves are stacked over depth; `scan` only chooses how the blocks of that stack 
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from bias_clip.models import initializers
 from bias_clip.models.activations import activation_fn
+
+NORM_STATISTICS = "norm statistics"
+"""Name of the mean and 1 / deviation of each row, for remat policies: small, and a pass over the rows to make."""
 
 EPSILON = 1e-6
 """Of every LayerNorm, as in ViT and SigLIP; CLIP has 1e-5."""
@@ -108,23 +113,61 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Maps the last axes of `x`."""
+        y = self.multiply(x)
+        if self.bias is not None:
+            y = self.add_bias(y, self.flat_bias())
+        return y.reshape(*x.shape[: x.ndim - len(self.inputs)], *self.outputs)
+
+    def flat_bias(self) -> Float[Array, " o"]:
+        """The bias as one vector; zeros if there is none."""
+        if self.bias is None:
+            return jnp.zeros(math.prod(self.outputs))
+        return self.bias[...].reshape(-1)
+
+    def multiply(self, x: Float[Array, "..."]) -> Float[Array, "n o"]:
+        """The product alone: a row for each of the leading axes of `x`, no bias."""
         # One plain matrix product: with separate batch axes, the kernel's gradient contracts over two
         # axes, for which XLA's CPU compiler makes copies (19 % of a whole train step).
-        lead = x.shape[: x.ndim - len(self.inputs)]
         # The cast is inside of the step, so parameters stay float32 and their gradient is cast back.
         kernel = flatten(self.kernel[...].astype(x.dtype), math.prod(self.inputs))
-        y = x.reshape(-1, kernel.shape[0]) @ kernel
-        if self.bias is not None:
-            y = self.add_bias(y, self.bias[...].reshape(-1))
-        return y.reshape(*lead, *self.outputs)
+        return x.reshape(-1, kernel.shape[0]) @ kernel
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+class Statistics(NamedTuple):
+    """Of the last axis of an array, in float32: its mean, and `1 / sqrt(variance + epsilon)`."""
+
+    mean: Float[Array, "*batch"]
+    rstd: Float[Array, "*batch"]
+
+
+def row_statistics(x: Float[Array, "*batch d"], epsilon: float = EPSILON) -> Statistics:
+    """The statistics that `layer_norm` takes; as constants, since its gradient passes through them.
+
+    For bfloat16 the variance is `mean(x²) - mean²`, one pass over `x` instead of two. Its error relative to
+    the variance is about 2^-24 (1 + mean² / variance), below that of rounding `x` to 8 bits unless all but
+    a few of the numbers are equal. float32 takes the second pass.
+    """
+    # In float32 also of bfloat16 rows: 8 bits cannot hold a sum over the width.
+    wide = jax.lax.stop_gradient(x).astype(jnp.float32)
+    mean = jnp.mean(wide, axis=-1)
+    rstd = jax.lax.rsqrt(variance(wide, mean, x.dtype == jnp.bfloat16) + epsilon)
+    return Statistics(*(checkpoint_name(s, NORM_STATISTICS) for s in (mean, rstd)))
+
+
+def variance(wide: Array, mean: Array, one_pass: bool) -> Array:
+    """The variance of the last axis in float32; in one pass from the mean of squares."""
+    if not one_pass:
+        return jnp.mean(jnp.square(wide - mean[..., None]), axis=-1)
+    square = jnp.mean(jnp.square(wide), axis=-1)
+    return jnp.maximum(square - jnp.square(mean), 0.0)  # rounding can put it below zero
+
+
 def layer_norm(
     x: Float[Array, "*batch d"],
     scale: Float[Array, " d"],
     bias: Float[Array, " d"],
     epsilon: float = EPSILON,
+    given: Statistics | None = None,
 ) -> Float[Array, "*batch d"]:
     """`xhat * scale + bias`, `xhat = (x - mean) / sqrt(var + epsilon)`: statistics in float32.
 
@@ -132,41 +175,31 @@ def layer_norm(
 
         dx = rstd * (g - mean(g) - xhat * mean(g * xhat))
 
-    For bfloat16 the variance is `mean(x²) - mean²`, one pass over `x` instead of two. Its error relative to
-    the variance is about 2^-24 (1 + mean² / variance), below that of rounding `x` to 8 bits unless all but
-    a few of the numbers are equal. float32 takes the second pass.
-
     With this rule a train step on a CPU moves a seventh fewer bytes than with the derived rule, which
     passes through the variance and the mean one after the other.
+
+    Args:
+      given: `row_statistics(x, epsilon)`, where whoever made `x` has made them with it.
     """
-    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+    return _normalise(x, scale, bias, *(given or row_statistics(x, epsilon)))
 
 
-def _layer_norm_forward(
-    x: Array, scale: Array, bias: Array, epsilon: float
+@jax.custom_vjp
+def _normalise(x: Array, scale: Array, bias: Array, mean: Array, rstd: Array) -> Array:
+    return _normalise_forward(x, scale, bias, mean, rstd)[0]
+
+
+def _normalise_forward(
+    x: Array, scale: Array, bias: Array, mean: Array, rstd: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-    # Statistics in float32 also of bfloat16 rows: 8 bits cannot hold a sum over the width.
-    wide = x.astype(jnp.float32)
-    mean = jnp.mean(wide, axis=-1, keepdims=True)
-    rstd = jax.lax.rsqrt(variance(wide, mean, x.dtype == jnp.bfloat16) + epsilon)
-    y = ((wide - mean) * rstd * scale + bias).astype(x.dtype)
+    xhat = (x.astype(jnp.float32) - mean[..., None]) * rstd[..., None]
     # x in its own dtype: it is exact in bfloat16 too, and the layer before keeps it anyway.
-    return y, (x, mean, rstd, scale)
+    return (xhat * scale + bias).astype(x.dtype), (x, mean, rstd, scale)
 
 
-def variance(wide: Array, mean: Array, one_pass: bool) -> Array:
-    """The variance of the last axis in float32; in one pass from the mean of squares."""
-    if not one_pass:
-        return jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)
-    square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-    return jnp.maximum(square - jnp.square(mean), 0.0)  # rounding can put it below zero
-
-
-def _layer_norm_backward(
-    epsilon: float, kept: tuple[Array, ...], dy: Array
-) -> tuple[Array, Array, Array]:
-    del epsilon  # is in rstd
+def _normalise_backward(kept: tuple[Array, ...], dy: Array) -> tuple[Array | None, ...]:
     x, mean, rstd, scale = kept
+    mean, rstd = mean[..., None], rstd[..., None]
     xhat, wide = (x.astype(jnp.float32) - mean) * rstd, dy.astype(jnp.float32)
     g = wide * scale
     along = jnp.mean(g * xhat, axis=-1, keepdims=True)
@@ -174,10 +207,11 @@ def _layer_norm_backward(
     dx = rstd * (g - jnp.mean(g, axis=-1, keepdims=True) - xhat * along)
     # Scale and bias are shared by all rows, so their gradients are sums over all axes but the last.
     rows = tuple(range(dy.ndim - 1))
-    return dx.astype(x.dtype), jnp.sum(wide * xhat, axis=rows), jnp.sum(wide, axis=rows)
+    sums = jnp.sum(wide * xhat, axis=rows), jnp.sum(wide, axis=rows)
+    return dx.astype(x.dtype), *sums, None, None
 
 
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+_normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 class LayerNorm(nnx.Module):
@@ -188,9 +222,11 @@ class LayerNorm(nnx.Module):
         self.scale = initializers.constant((*stack, width), 1.0)
         self.bias = initializers.constant((*stack, width), 0.0)
 
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        """Normalises the last axis."""
-        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
+    def __call__(
+        self, x: Float[Array, "*batch d"], given: Statistics | None = None
+    ) -> Float[Array, "*batch d"]:
+        """Normalises the last axis; `given` are its `row_statistics`, if they are there already."""
+        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon, given)
 
 
 class Mlp(nnx.Module):

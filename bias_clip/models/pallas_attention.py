@@ -14,6 +14,7 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
 _LANES, _TILE_BYTES = 128, 32  # of a tile of a TPU's memory: numbers across, bytes down
+_SUBLANES = 8  # rows of a tile of float32
 _VMEM = 16 * 2**20  # what a kernel gets unless it asks for more
 _UNSEEN = -1e30  # its exp is 0; finite, because the difference of two infinities is NaN
 _MAX_ROWS, _MAX_HEADS = 1024, 16  # of a block, where tiles allow: its size, and that of its code
@@ -49,35 +50,55 @@ def attend(
     """
     # As rows of tokens: the matrix products before and after the kernel have and take this layout.
     b, length, heads, size = q.shape
-    q, k, v = (x.reshape(b * length, heads * size) for x in (q, k, v))
-    return _attend(q, k, v, length, size, causal).reshape(b, length, heads, size)
+    rows = [x.reshape(b * length, heads * size) for x in (q, k, v)]
+    none = [jnp.zeros_like(x[0]) for x in rows]
+    return attend_rows(*rows, *none, length, size, causal).reshape(b, length, heads, size)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _attend(q: Array, k: Array, v: Array, length: int, size: int, causal: bool) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def attend_rows(
+    q: Float[Array, "bl hk"],
+    k: Float[Array, "bl hk"],
+    v: Float[Array, "bl hk"],
+    q_bias: Float[Array, " hk"],
+    k_bias: Float[Array, " hk"],
+    v_bias: Float[Array, " hk"],
+    length: int,
+    size: int,
+    causal: bool = False,
+) -> Float[Array, "bl hk"]:
+    """`attend` of rows of tokens, `length` per example, after a bias is added to each of them.
+
+    The gradients of the biases are sums over all tokens. The kernel makes them from the gradients that
+    it has on the chip; for XLA they would be another pass over each.
+    """
+    return _attend_forward(q, k, v, q_bias, k_bias, v_bias, length, size, causal)[0]
+
+
+def _attend_forward(*args: Any) -> tuple[Array, tuple[Array, ...]]:
+    arrays, biases, (length, size, causal) = args[:3], args[3:6], args[6:]
+    arrays = tuple(x + bias.astype(x.dtype) for x, bias in zip(arrays, biases, strict=True))
     # Two products per pair of tokens forward: scores, and their use.
     kernel = functools.partial(_forward_kernel, causal=causal)
     fun = functools.partial(_run, kernel, length, size, results=1, products=2)
-    return _on_own_part(fun, q, k, v)[0]
-
-
-def _attend_forward(
-    q: Array, k: Array, v: Array, length: int, size: int, causal: bool
-) -> tuple[Array, tuple[Array, ...]]:
-    # Only the inputs are kept: the backward kernel makes the scores again.
-    return _attend(q, k, v, length, size, causal), (q, k, v)
+    # Only the inputs are kept: the backward kernel makes the scores again. Of the biases only the dtype.
+    return _on_own_part(fun, *arrays)[0], (*arrays, biases[0][:0])
 
 
 def _attend_backward(
     length: int, size: int, causal: bool, kept: tuple[Array, ...], dy: Array
 ) -> tuple[Array, ...]:
+    *arrays, like = kept
     # Five products: scores again, dw, dv, dk and dq.
     kernel = functools.partial(_backward_kernel, causal=causal)
-    fun = functools.partial(_run, kernel, length, size, results=3, products=5)
-    return _on_own_part(fun, *kept, dy)
+    fun = functools.partial(_run, kernel, length, size, results=3, products=5, sums=True)
+    *grads, sums = _on_own_part(fun, *arrays, dy)
+    # Each block wrote a tile of equal rows for each of the three.
+    sums = sums.reshape(-1, len(grads), _SUBLANES, sums.shape[-1])[:, :, 0].sum(0)
+    return *grads, *sums.astype(like.dtype)
 
 
-_attend.defvjp(_attend_forward, _attend_backward)
+attend_rows.defvjp(_attend_forward, _attend_backward)
 
 
 @jax.custom_vjp
@@ -135,8 +156,12 @@ def _run(
     *args: Float[Array, "bl hk"],
     results: int,
     products: int,
+    sums: bool = False,
 ) -> tuple[Array, ...]:
-    """The kernel on blocks of whole examples and whole heads."""
+    """The kernel on blocks of whole examples and whole heads.
+
+    With `sums` there is one result more, in float32: for each block, a tile of rows per result.
+    """
     (rows, width), dtype = args[0].shape, args[0].dtype
     if rows % length or width % size:
         raise ValueError(
@@ -153,16 +178,23 @@ def _run(
     group = _examples_to_a_block(num, length, tile, most=_MAX_HEADS // (lanes // size))
     # [blocks, rows, width].
     shape = (num // group, group * length, width)
-    block = pl.BlockSpec((None, group * length, lanes), lambda i, j: (i, 0, j))
+    out_shape = [jax.ShapeDtypeStruct(shape, dtype)] * results
+    if sums:
+        of_sums = (num // group, results * _SUBLANES, width)
+        out_shape.append(jax.ShapeDtypeStruct(of_sums, jnp.float32))
+
+    def block_of(rows: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, rows, lanes), lambda i, j: (i, 0, j))
+
     blocks = 2 * all_ * group * length * lanes * dtype.itemsize  # one in use, one being copied
     scores = 22 * length**2  # five in float32, one in bfloat16
     call = functools.partial(
         pl.pallas_call,
         functools.partial(kernel, length=length, size=size),
         grid=(num // group, width // lanes),
-        in_specs=[block] * len(args),
-        out_specs=[block] * results,
-        out_shape=[jax.ShapeDtypeStruct(shape, dtype)] * results,
+        in_specs=[block_of(group * length)] * len(args),
+        out_specs=[block_of(x.shape[1]) for x in out_shape],
+        out_shape=out_shape,
         compiler_params=pltpu.CompilerParams(
             # No block reads what another writes, so cores may share them in any order.
             dimension_semantics=("parallel", "parallel"),
@@ -178,7 +210,7 @@ def _run(
     )
     arrays = [x.reshape(shape) for x in args]
     made = jax.lax.platform_dependent(*arrays, tpu=call(), cpu=call(interpret=True))
-    return tuple(x.reshape(rows, width) for x in made)
+    return tuple(x.reshape(-1, width) for x in made)
 
 
 def _examples_to_a_block(num: int, length: int, tile: int, *, most: int) -> int:
@@ -214,6 +246,7 @@ def _backward_kernel(
     dq: Any,
     dk: Any,
     dv: Any,
+    sums: Any,
     *,
     length: int,
     size: int,
@@ -231,6 +264,9 @@ def _backward_kernel(
         dk[at] = _product(ds, q[at] * size**-0.5, over=(1, 0)).astype(dk.dtype)
         # Transposing the small matrix is cheaper than transposing ds.
         dq[at] = (_product(k[at], ds, over=(0, 0)) * size**-0.5).astype(dq.dtype).T
+    for i, grad in enumerate((dq, dk, dv)):  # of the whole block at once, in float32
+        total = jnp.sum(grad[...].astype(jnp.float32), axis=0, keepdims=True)
+        sums[pl.ds(i * _SUBLANES, _SUBLANES), :] = jnp.broadcast_to(total, (_SUBLANES, total.size))
 
 
 def _places(x: Any, length: int, size: int) -> list[Any]:

@@ -162,7 +162,9 @@ def test_block_is_pre_norm_attention_then_mlp():
         return x + block.mlp.fc2(hidden)
 
     x = normal(2 * LENGTH, WIDTH)
-    assert_close(call(block, x, num=2), jax.jit(by_hand)(x))
+    y, statistics = call(block, x, layers.row_statistics(x), num=2)
+    assert_close(y, jax.jit(by_hand)(x))
+    assert_close(statistics, layers.row_statistics(y))
 
 
 def test_encoder_does_not_know_the_order_of_tokens():
@@ -212,7 +214,8 @@ def test_every_layer_counts_and_in_order():
     def by_hand(x):
         x = x.reshape(-1, WIDTH)
         for i in range(DEPTH):
-            x = nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))(x, num=2)
+            block = nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+            x, _ = block(x, layers.row_statistics(x), num=2)
         return ours.norm(x).reshape(2, -1, WIDTH)
 
     x = normal(2, LENGTH, WIDTH)
@@ -254,6 +257,16 @@ def test_mlp_norm_probe_and_positions_start_as_in_siglip():
     np.testing.assert_allclose(np.std(last["kernel"]), 1 / np.sqrt(64), rtol=0.05)
     assert np.abs(last["kernel"]).max() <= 2 / 0.8796 / np.sqrt(64)  # cut at two deviations
     assert 3 / np.sqrt(64) < np.abs(table).max()  # not cut
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_statistics_of_norms_are_not_made_again_in_the_backward_pass(scan):
+    def roots(remat):
+        graph, state = nnx.split(encoder(scan=scan, remat=remat))
+        grad = jax.grad(lambda state, x: nnx.merge(graph, state)(x).sum())
+        return str(jax.make_jaxpr(grad)(state, normal(2, LENGTH, WIDTH))).count(" rsqrt ")
+
+    assert roots("full") == roots("dots") == roots("none") > 2
 
 
 def test_unknown_policy_lists_the_valid_ones():
