@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.optimize
 from jaxtyping import Float
 
 from bias_clip.balancing.thinning import hash01
@@ -138,6 +137,8 @@ def _spread(
 
 
 def _solve(chances: np.ndarray, outcomes: np.ndarray, costs: np.ndarray) -> Any:
+    import scipy.optimize  # half of what importing this package would take; most runs do not draw
+
     # With the number of units fixed, the rows of the units say that the probabilities sum to 1.
     return scipy.optimize.linprog(
         costs, A_eq=outcomes.T, b_eq=chances, bounds=(0, None), method="highs-ds"

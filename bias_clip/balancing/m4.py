@@ -7,8 +7,6 @@ its dual is this project's method. The paper updates per example; that is `strea
 from typing import NamedTuple
 
 import numpy as np
-import scipy.optimize
-import scipy.sparse
 from jaxtyping import Bool, Float
 
 from bias_clip.balancing._checks import check_groups, check_retained, retained_shares
@@ -113,6 +111,8 @@ def max_eta(table: CountTable, problem: Problem) -> float:
 
 
 def _max_eta(design: Design, table: CountTable, problem: Problem) -> float:
+    import scipy.optimize  # half of what importing this package would take; training never needs it
+
     eps = tolerances(problem, table, 1.0).ravel()
     # An infinite tolerance is not a constraint, and would be an infinite bound here.
     keep = np.isfinite(eps)

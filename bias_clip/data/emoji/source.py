@@ -19,6 +19,7 @@ yellow, 6: several). Neither says anything about a real person.
 import functools
 import lzma
 import pathlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -51,6 +52,8 @@ ATTRIBUTES = ("name", "concept", "gender", "tone", "group", "subgroup", "role")
 NUMBERS = ("tone", "role")
 
 Table = list[dict[str, str]]
+Place = tuple[str, int]  # a style, and the number of an image in it
+_DECODING = threading.Lock()
 
 
 class Role(NamedTuple):
@@ -67,24 +70,26 @@ class EmojiSource:
 
     Attributes:
       columns: all attributes of the records, and "id", as arrays.
-      images: for each record, its images, as read-only views.
+      places: for each record, style and number of each of its images; they are decoded when the
+        first image of a style is read, so that a run compiles meanwhile.
       languages: languages of the captions.
       single: whether a record has one image, or a tuple of images.
     """
 
     columns: Mapping[str, np.ndarray]
-    images: Sequence[tuple[UInt8[np.ndarray, "64 64 4"], ...]]
+    places: Sequence[tuple[Place, ...]]
     languages: tuple[str, ...]
     single: bool
 
     def __len__(self) -> int:
         """Returns the number of records."""
-        return len(self.images)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns one record."""
         record = {k: v[index].item() for k, v in self.columns.items()}
-        images = self.images[index]
+        # Read-only views of arrays that all records share.
+        images = tuple(_load_images(style)[i] for style, i in self.places[index])
         record["image"] = images[0] if self.single else images
         record["captions"] = emoji_captions_of(record["entry"], self.languages)
         return record
@@ -202,32 +207,32 @@ def _check(argument: str, given: Sequence[str], valid: Sequence[str]) -> None:
 
 
 def _by_image(rows: np.ndarray, languages: tuple[str, ...]) -> EmojiSource:
-    drawings, images = _load_drawings(), _images_of(rows)
+    drawings, places = _load_drawings(), _places_of(rows)
     columns = _columns(drawings.entry[rows], drawings.style[rows])
     # An emoji has one image per style, so its own id would come several times.
     ids = [f"{s}/{i}" for s, i in zip(columns["style"], columns["id"], strict=True)]
     columns["id"] = np.asarray(ids)
-    return EmojiSource(columns, [(p,) for p in images], languages, single=True)
+    return EmojiSource(columns, [(p,) for p in places], languages, single=True)
 
 
 def _by_entry(rows: np.ndarray, languages: tuple[str, ...]) -> EmojiSource:
-    drawings, images = _load_drawings(), _images_of(rows)
+    drawings, places = _load_drawings(), _places_of(rows)
     found: dict[int, list[int]] = {}
     for i, entry in enumerate(drawings.entry[rows].tolist()):
         found.setdefault(entry, []).append(i)
     entries = sorted(found)
-    grouped = [tuple(images[i] for i in found[e]) for e in entries]
+    grouped = [tuple(places[i] for i in found[e]) for e in entries]
     styles = drawings.style[rows]
     style = ["several" if len(found[e]) > 1 else styles[found[e][0]] for e in entries]
     return EmojiSource(_columns(entries, style), grouped, languages, single=False)
 
 
-def _images_of(rows: np.ndarray) -> list[UInt8[np.ndarray, "64 64 4"]]:
-    """The images of the rows; within a style, images have the same order as in the table."""
+def _places_of(rows: np.ndarray) -> list[Place]:
+    """Where the images of the rows are; within a style, images have the same order as in the table."""
     style = _load_drawings().style
     # The first row of each style in the table; image r of a style lies at r minus this in its file.
     first = {name: int(np.argmax(style == name)) for name in np.unique(style[rows]).tolist()}
-    return [_load_images(style[r])[r - first[style[r]]] for r in rows.tolist()]
+    return [(str(style[r]), r - first[style[r]]) for r in rows.tolist()]
 
 
 def _columns(entries: Sequence[int], styles: Sequence[str]) -> dict[str, np.ndarray]:
@@ -265,9 +270,15 @@ def _load_splits() -> np.ndarray:
     return splits.assign_splits(_load_drawings(), families)
 
 
-@functools.cache
 def _load_images(style: str) -> UInt8[np.ndarray, "n 64 64 4"]:
     """All images of a style; colour is zero where they are transparent."""
+    # Else each of the threads that read the first batch would decode them.
+    with _DECODING:
+        return _decode_images(style)
+
+
+@functools.cache
+def _decode_images(style: str) -> UInt8[np.ndarray, "n 64 64 4"]:
     data = (PACK / IMAGE_FILES[style]).read_bytes()
     if style == "fluent-3d":
         images = _decode_webp(data)

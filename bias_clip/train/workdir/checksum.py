@@ -40,9 +40,8 @@ def checksums(tree: Any) -> dict[str, str]:
     Returns:
       By path, "params/img/kernel".
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    sums = {path_name(path): _checksum(leaf) for path, leaf in leaves}
-    found = jax.device_get(sums)
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    found = jax.device_get(_checksums(leaves))
     return {name: "".join(f"{int(x):08x}" for x in lanes) for name, lanes in found.items()}
 
 
@@ -55,6 +54,11 @@ def text_checksum(value: Any) -> int:
 
 
 @jax.jit
+def _checksums(leaves: dict[str, Array]) -> dict[str, tuple[UInt32[Array, ""], ...]]:
+    """One program for all arrays: one for each shape took seconds to compile."""
+    return {name: _checksum(leaf) for name, leaf in leaves.items()}
+
+
 def _checksum(x: Array) -> tuple[UInt32[Array, ""], ...]:
     words = _bits(x)
     index = _index(words.shape)
