@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bias_clip.models import vit
+from bias_clip.models import layers, vit
 from bias_clip.models.two_towers import count_parameters
 from tests.models.cases import assert_close, build, call, normal, scalar_and_grads
 
@@ -103,8 +103,9 @@ def test_mean_of_patches_leaves_the_class_token_out_before_its_norm():
         x = jnp.concatenate([token, x], axis=1) + tower.pos_embedding[...]
         graph, stacked = nnx.split(tower.encoder.blocks)
         block = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[0], stacked))
-        y = block(tower.pre_norm(x).reshape(-1, 32), num=len(x)).reshape(x.shape)
-        return tower.encoder.norm(jnp.mean(y[:, 1:], axis=1))
+        rows = tower.pre_norm(x).reshape(-1, 32)
+        y, _ = block(rows, layers.row_statistics(rows), num=len(x))
+        return tower.encoder.norm(jnp.mean(y.reshape(x.shape)[:, 1:], axis=1))
 
     assert_close(call(tower, image()), jax.jit(by_hand)(image()))
 

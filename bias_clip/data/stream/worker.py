@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 
-GRACE = 30.0  # seconds after SIGTERM, for the batches that a run still takes before it saves
+# Seconds after SIGTERM, for the batches that a run still takes before it saves. A run whose processes have
+# ended waits for a batch that never comes, so this is longer than the steps of a run that stops can take.
+GRACE = 600.0
 _POLL = 1.0
 
 

@@ -77,7 +77,7 @@ def test_packed_images_come_back(tmp_path, monkeypatch):
     for style, expected in (("noto", images), ("fluent-hc", black), ("fluent-3d", images)):
         build.pack_images(tmp_path, style, list(expected))
         monkeypatch.setattr(emoji, "PACK", tmp_path)
-        found = emoji._load_images.__wrapped__(style)
+        found = emoji._decode_images.__wrapped__(style)
         np.testing.assert_array_equal(found[..., 3], expected[..., 3])
         if style != "fluent-3d":  # WebP keeps the colours only nearly
             np.testing.assert_array_equal(found, expected)
