@@ -129,6 +129,8 @@ def _spread(
         solved = _solve(chances, outcomes, _costs(base + outcomes @ effects, unit))
         if solved.status:
             return None
+        if rounds == _ROUNDS:
+            break
         # An outcome lowers the expected cost if it costs less than its units are worth: their prices.
         # From those in use alone the search would not get far.
         starts = np.concatenate([outcomes[solved.x > ZERO], _systematic(chances, rounds)])

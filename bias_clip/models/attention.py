@@ -102,8 +102,8 @@ class Attention(nnx.Module):
             )
         self.kind, self.mask = kind, mask
         heads = (num_heads, width // num_heads)
-        # The gradients of a kernel reach the biases as finished arrays.
-        by_product = kind != "xla"
+        # The gradients of cuDNN's kernel reach the biases as finished arrays; that for TPUs sums them itself.
+        by_product = kind == "cudnn"
         self.query = Linear((width,), heads, sums_by_product=by_product, stack=stack)
         self.key = Linear((width,), heads, sums_by_product=by_product, stack=stack)
         self.value = Linear((width,), heads, sums_by_product=by_product, stack=stack)

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000], help="of a chip")
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 100])
-    parser.add_argument("--chunk-size", type=int, help="rows at a time; the platform's")
+    parser.add_argument("--chunk-size", type=int, help="rows at a time (by platform)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--topology", help="compile for it, run nothing; such as v5e:16x16")
@@ -81,9 +81,8 @@ def compile_iteration(
     number: int, k: int, devices: list[Any], args: argparse.Namespace
 ) -> dict[str, float | str]:
     """GiB of each chip and FLOPs of one iteration over `number` rows of each."""
-    size = (
-        args.chunk_size or CHUNK_SIZE
-    )  # the accelerators': this machine's platform does not count
+    # The accelerators' size: this machine's own platform does not count.
+    size = args.chunk_size or CHUNK_SIZE
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
     def iteration(x: Any, centres: Any, axis_name: str | None) -> Any:
