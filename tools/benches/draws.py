@@ -12,6 +12,9 @@ that is balanced:
   sigma              largest deviation of a cell's mean number of rows from its weight, in standard
                      errors of that mean; about 3 where thousands are right
   seconds            of one draw by the cube, without the ids
+
+--save FOLDER keeps the draws by the cube as they are made: a bench that was stopped continues with the same
+line, and `--seeds` up to those that are there prints at once. Empty the folder when the code has changed.
 """
 
 import argparse
@@ -34,9 +37,11 @@ from bias_clip.balancing import (
     solve,
 )
 from bias_clip.balancing.balanced_draw import cell_copies
+from bias_clip.core.write import whole_file
 
 RANDOM = ((300, 10, 1), (600, 20, 1), (1000, 40, 1), (2000, 100, 1), (500, 10, 2), (1000, 20, 2),
           (2000, 40, 2), (4000, 60, 3))  # fmt: skip
+_SAVE_EVERY = 20
 
 
 class Solved(NamedTuple):
@@ -52,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `bench` reads."""
     parser.add_argument("--seeds", type=int, default=1000, help="draws of each kind and problem")
     parser.add_argument("--problems", type=int, nargs="+", help="numbers of some, from 0; all")
+    parser.add_argument(
+        "--save", type=Path, help="folder for the draws, to continue a bench that was stopped"
+    )
 
 
 def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -71,7 +79,8 @@ def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
     print(f"{'problem':<24}" + "".join(f"{head:>9}" for head in heads) + "    sigma  seconds")
     found = []
     for number in args.problems or range(2 + len(RANDOM)):
-        row = measure(make(number), args.seeds)
+        path = args.save / f"cube{number}.npz" if args.save else None
+        row = measure(make(number), args.seeds, path)
         points = "".join(f"{row[key]:>9.2f}" for key in list(row)[1:11])
         print(f"{row['problem']:<24}{points}{row['sigma']:>9.1f}{row['seconds']:>9.3f}", flush=True)
         found.append(row)
@@ -126,18 +135,13 @@ def solve_flags(name: str, annotate: list[str], balance: list[str]) -> Solved:
     return Solved(name, counted.table, problem, np.clip(solution.weights, 0, problem.cap))
 
 
-def measure(solved: Solved, seeds: int) -> dict[str, Any]:
-    """A row of the table, in points."""
-    table, problem, weights = solved.table, solved.problem, solved.weights
-    mass, cells = weights * table.counts, make_cells(table, problem)
+def measure(solved: Solved, seeds: int, path: Path | None = None) -> dict[str, Any]:
+    """A row of the table, in points; `path` keeps the draws."""
+    table, weights = solved.table, solved.weights
+    mass = weights * table.counts
     place = np.repeat(np.arange(len(weights)), table.counts)
     ids = np.arange(len(place))
-    start = time.perf_counter()
-    cube = [
-        cell_copies(table.counts, weights, allocate(s, table.counts, weights, cells))[1]
-        for s in range(seeds)
-    ]
-    seconds = (time.perf_counter() - start) / seeds
+    cube, seconds = _cube_draws(solved, seeds, path)
     coins = [np.bincount(place, keep(s, ids, weights[place]), len(weights)) for s in range(seeds)]
     before, weighted = largest(solved, table.counts), largest(solved, mass)
     row = _one_row(solved, mass)
@@ -154,6 +158,32 @@ def measure(solved: Solved, seeds: int) -> dict[str, Any]:
     found = {key: 100 * float(value) for key, value in points.items()}
     sigma = float((off / error).max())
     return {"problem": solved.name, **found, "sigma": sigma, "seconds": seconds}
+
+
+def _cube_draws(solved: Solved, seeds: int, path: Path | None) -> tuple[np.ndarray, float]:
+    """Copies of each cell, a row per seed, and the seconds of a draw; continues from `path`."""
+    table, weights = solved.table, solved.weights
+    cells = make_cells(table, solved.problem)
+    drawn, seconds = _saved(path, weights)
+    for seed in range(len(drawn), seeds):
+        start = time.perf_counter()
+        chosen = allocate(seed, table.counts, weights, cells)
+        drawn.append(cell_copies(table.counts, weights, chosen)[1])
+        seconds.append(time.perf_counter() - start)
+        if path and (len(drawn) % _SAVE_EVERY == 0 or len(drawn) == seeds):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as partial, partial.open("wb") as file:
+                np.savez(file, cube=np.array(drawn), seconds=np.array(seconds), weights=weights)
+    return np.array(drawn[:seeds]), float(np.mean(seconds[:seeds]))
+
+
+def _saved(path: Path | None, weights: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
+    if path is None or not path.is_file():
+        return [], []
+    with np.load(path) as saved:
+        if not np.array_equal(saved["weights"], weights):
+            raise ValueError(f"{path} has draws by other weights: give another folder to --save.")
+        return list(saved["cube"]), list(saved["seconds"])
 
 
 def largest(solved: Solved, mass: np.ndarray) -> float:
