@@ -16,7 +16,7 @@ The plain data are 4,836 images. Women are 0.7 times as frequent as men, counter
 as frequent as others, and the neutral figures of these roles are removed. A hash of its name (seed 0) decides
 whether an image is kept, so all runs see the same images.
 
-Expected result: docs/m4.md: the stereotype in recognition falls from about 20 points to 5.
+Expected result: docs/m4.md: the stereotype in recognition falls from about 20 points to zero.
 """
 
 from bias_clip.data.emoji.splits import MEN_ROLES, WOMEN_ROLES

@@ -191,7 +191,7 @@ def _plot_stages(groups: Mapping[str, Group], path: Path) -> None:
             panel.set_xticks(range(4), ["0 %", "10 %", "90 %", "100 %"])
             panel.spines[["top", "right"]].set_visible(False)
     for panel in panels[1]:
-        panel.set_xlabel("first stage, before the plain data")
+        panel.set_xlabel("first phase, before the plain data")
     panels[0][0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
