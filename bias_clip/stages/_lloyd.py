@@ -44,26 +44,23 @@ class Run(NamedTuple):
 def nearest(
     x: Float[Array, "b d"], centres: Float[Array, "k d"]
 ) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
-    """The nearest centre of each row (ties: the lowest number), and the squared distance to it."""
+    """The nearest centre of each row (ties: the lowest number), and min_c |c|^2 / 2 - <x, c>."""
     x = x.astype(centres.dtype)
     # |x|^2 is the same for all centres, so the nearest one has the smallest |c|^2 / 2 - <x, c>. Half of the
     # distance, so that the product needs no factor.
     halves = (centres**2).sum(1) / 2 - jnp.matmul(x, centres.T, precision=_EXACT)
-    labels = jnp.argmin(halves, axis=1).astype(jnp.int32)
-    # |x - c|^2 = |x|^2 + 2 (|c|^2 / 2 - <x, c>); rounding can leave it slightly below 0.
-    return labels, jnp.maximum((x**2).sum(1) + 2 * halves.min(1), 0)
+    return jnp.argmin(halves, axis=1).astype(jnp.int32), halves.min(1)
 
 
-def squared_distances(x: Float[Array, "b d"], y: Float[Array, "m d"]) -> Float[Array, "b m"]:
-    """Squared distances; 0 when rounding cannot tell two rows apart.
+def squared_distances(rows: Rows, y: Float[Array, "m d"]) -> Float[Array, "b m"]:
+    """Squared distances; 0 when rounding cannot tell two rows apart, and of rows that are not finite.
 
-    In float32 this happens below about a thousandth of their length.
+    In float32 rounding cannot tell below about a thousandth of their length.
     """
-    x = x.astype(y.dtype)
-    lengths = (x**2).sum(1)[:, None] + (y**2).sum(1)
-    squares = lengths - 2 * jnp.matmul(x, y.T, precision=_EXACT)
+    lengths = rows.squares[:, None] + (y**2).sum(1)
+    squares = lengths - 2 * jnp.matmul(rows.x.astype(y.dtype), y.T, precision=_EXACT)
     # The difference of nearly equal lengths is rounding only. As 0 it does not make k-means++ draw a row
-    # twice.
+    # twice. NaN is not greater either: rows of weight 0, which may hold it, stay out of all sums.
     return jnp.where(squares > ROUNDING * jnp.finfo(y.dtype).eps * lengths, squares, 0)
 
 
@@ -87,12 +84,13 @@ def sum_members(
     )
 
     def step(sums: Sums, chunk: Rows) -> tuple[Sums, tuple[Array, Array]]:
-        labels, distances = nearest(chunk.x, centres)
+        labels, halves = nearest(chunk.x, centres)
         there = chunk.weights > 0
         x = chunk.x.astype(centres.dtype)
         # Selected out, not multiplied by weight 0: 0 * NaN would spoil all sums.
-        distances = jnp.where(there, distances, 0)
-        squares = jnp.where(there, (x**2).sum(1), 0)
+        squares = jnp.where(there, chunk.squares, 0)
+        # |x - c|^2 = |x|^2 + 2 (|c|^2 / 2 - <x, c>); rounding can leave it slightly below 0.
+        distances = jnp.where(there, jnp.maximum(squares + 2 * halves, 0), 0)
         of_members, weight, counts = jax.lax.platform_dependent(
             x, labels, chunk.weights, zeros, cpu=add_rows, default=multiply_rows
         )

@@ -54,9 +54,7 @@ def plus_plus(
 
     def distances(centres: Array) -> Array:
         def step(_: tuple, chunk: Rows) -> tuple[tuple, Array]:
-            # Rows of weight 0 may hold NaN. As zeros they have a distance, and weight 0 takes it out.
-            x = jnp.where(chunk.weights[:, None] > 0, chunk.x, 0)
-            return (), squared_distances(x, centres)
+            return (), squared_distances(chunk, centres)
 
         return fold_rows(step, (), rows, chunk_size)[1]
 

@@ -19,6 +19,7 @@ class Rows(NamedTuple):
     x: Float[Array, "b d"]
     weights: Float[Array, " b"]
     ids: Int[Array, " b"]  # from 0, in the order of the devices
+    squares: Float[Array, " b"]  # squared lengths: the same in each pass, so they are made once
 
 
 class Picked(NamedTuple):
@@ -37,7 +38,8 @@ def make_rows(
     ones = jnp.ones_like(x[:, 0], dtype=dtype)
     first = 0 if axis_name is None else x.shape[0] * jax.lax.axis_index(axis_name)
     ids = first + jnp.arange(x.shape[0], dtype=jnp.int32)
-    return Rows(x, ones if weights is None else ones * weights.astype(dtype), ids)
+    weights = ones if weights is None else ones * weights.astype(dtype)
+    return Rows(x, weights, ids, (x.astype(dtype) ** 2).sum(1))
 
 
 def compute_dtype(x: Float[Array, "..."]) -> Any:

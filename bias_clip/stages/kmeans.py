@@ -15,6 +15,7 @@ from bias_clip.stages._rows import AxisName, Values, compute_dtype, fold_rows, m
 EMPTY = ("farthest", "keep")
 CHUNK_SIZE, CPU_CHUNK_SIZE = 16_384, 1024
 """Rows at a time, by default: many for an accelerator, few for a CPU, where they stay in the cache."""
+_SMALL = 1 / 8  # Distances are small that need at most this share of the memory of the rows.
 SHOWN = 5  # rows in an error
 
 
@@ -83,7 +84,8 @@ def fit(
         centre (the second such cluster to the second such row), "keep" leaves it in place.
       spherical: normalises centres to unit length after each update.
       chunk_size: rows whose distances are held at the same time; None: as the platform takes them
-        best, `CHUNK_SIZE` or `CPU_CHUNK_SIZE`.
+        best, `CHUNK_SIZE` or `CPU_CHUNK_SIZE`; on a CPU all rows if k is at most an eighth of their
+        width.
       axis_name: mapped axis or axes over which the rows are spread; None for one device.
 
     Raises:
@@ -102,7 +104,7 @@ def fit(
       >>> found.counts[found.labels].tolist()
       [1, 2, 2]
     """
-    chunk_size = settle_chunk_size(chunk_size)
+    chunk_size = settle_chunk_size(chunk_size, x, k)
     _check(x, k, init=init, weights=weights, n_init=n_init, empty=empty, chunk_size=chunk_size)
     check_numbers(max_iterations=max_iterations, tol=tol)
     rows = x.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
@@ -144,7 +146,8 @@ def assign(
     """
     check_rows(x)
     check_centres(centres, centres.shape[0], x.shape[1])
-    return _assign(jnp.asarray(x), jnp.asarray(centres), chunk_size=settle_chunk_size(chunk_size))
+    chunk_size = settle_chunk_size(chunk_size, x, centres.shape[0])
+    return _assign(jnp.asarray(x), jnp.asarray(centres), chunk_size=chunk_size)
 
 
 def check_rows(x: Float[Values, "b d"], width: int | None = None) -> None:
@@ -183,11 +186,22 @@ def check_finite(x: Values, weights: np.ndarray | None = None, first: int = 0) -
         )
 
 
-def settle_chunk_size(chunk_size: int | None) -> int:
-    """The given number of rows, or the platform's. On a CPU 1,024 rows take less time than 16,384."""
+def settle_chunk_size(chunk_size: int | None, x: Values | None = None, k: int = 0) -> int:
+    """The given number of rows, or the platform's for these rows and k centres.
+
+    A CPU copies a chunk before it multiplies it: 1,024 rows stay in the cache meanwhile, and all rows
+    need no copy at all.
+    """
     if chunk_size is not None:
         return chunk_size
-    return CPU_CHUNK_SIZE if jax.default_backend() == "cpu" else CHUNK_SIZE
+    if jax.default_backend() != "cpu":
+        return CHUNK_SIZE
+    if x is None or x.ndim != 2 or k > _SMALL * x.shape[1]:
+        return CPU_CHUNK_SIZE
+    # Rows of a narrower type would all be copied to the type of the arithmetic.
+    return (
+        max(1, x.shape[0]) if x.dtype == jnp.promote_types(x.dtype, jnp.float32) else CPU_CHUNK_SIZE
+    )
 
 
 def check_choices(k: int, n_init: int, empty: str, chunk_size: int) -> None:

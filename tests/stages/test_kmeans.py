@@ -143,9 +143,10 @@ def test_a_weight_is_a_number_of_copies():
 def test_rows_of_weight_zero_may_hold_anything():
     x = blobs()
     padded = np.concatenate([x, np.full((7, x.shape[1]), np.nan, np.float32)])
-    init = jnp.asarray(x[:5])
-    found = fit(jnp.asarray(padded), 5, init=init, weights=jnp.arange(len(padded)) < len(x))
-    assert_same(found._replace(labels=found.labels[: len(x)]), fit(jnp.asarray(x), 5, init=init))
+    for init in (jnp.asarray(x[:5]), None):  # None: k-means++ draws centres from all rows
+        found = fit(jnp.asarray(padded), 5, init=init, weights=jnp.arange(len(padded)) < len(x))
+        own = found._replace(labels=found.labels[: len(x)])
+        assert_same(own, fit(jnp.asarray(x), 5, init=init))
 
 
 def test_chunks_and_short_floats_change_nothing():
@@ -268,7 +269,7 @@ def test_first_centres_are_rows_far_apart():
     )
     for seed in range(5):
         centres, distinct = draw(seed)
-        near = np.asarray(squared_distances(centres, x))
+        near = np.asarray(squared_distances(make_rows(centres, None, None), x))
         assert (near == 0).any(1).all()
         assert int(distinct) == len(np.unique(near.argmin(1))) == 5
 
