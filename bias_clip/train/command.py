@@ -47,7 +47,13 @@ def run(arguments: Arguments, words: Sequence[str]) -> None:
         keep_compiled(workdir, backend, jax.device_count())
         validate(config)
         train(config, workdir, command=command, recheck_every=arguments.recheck_every)
-    except (ValueError, FloatingPointError, TimeoutError, NotSavedError) as error:
+    except (
+        ValueError,
+        FloatingPointError,
+        TimeoutError,
+        ChildProcessError,
+        NotSavedError,
+    ) as error:
         if not _is_ours(error):
             raise
         sys.exit(f"error: {error}")

@@ -21,7 +21,7 @@ from bias_clip.data.stream.batch import Batch, check_example, collate
 from bias_clip.data.stream.columns import make_columns
 from bias_clip.data.stream.examples import Example, make_examples_fn
 from bias_clip.data.stream.plan import Plan, plain_plan
-from bias_clip.data.stream.worker import settle
+from bias_clip.data.stream.worker import ended, settle
 from bias_clip.data.text import TextFn
 
 # Rows per task of the thread pool: large enough to hide the cost of a task, small enough to spread a
@@ -167,11 +167,21 @@ class TrainIterator(Iterator[Batch]):
         self._batches: Any = None
 
     def __next__(self) -> Batch:
-        """Returns the next batch; raises ValueError when too many records are bad."""
+        """Returns the next batch.
+
+        Raises: ValueError when too many records are bad; ChildProcessError when a process that prepares
+          images has ended. After the latter, the next call starts all of them again at this batch.
+        """
         if self._batches is None:
             self._batches = self._open(self._step)
         # The position moves only after a batch has arrived: an error or Ctrl-C here leaves the state valid.
-        batch, bad = next(self._batches)
+        try:
+            batch, bad = next(self._batches)
+        except RuntimeError as error:
+            self.close()  # grain would go on without the process whose error this is: with other examples
+            if (reason := ended(error, host=self._host[0])) is None:
+                raise
+            raise reason from error
         self._step += 1
         self._stats = _count(self._stats, len(batch["index"]), bad)
         _check_share(self._stats, self._max_bad_share)

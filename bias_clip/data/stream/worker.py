@@ -1,6 +1,7 @@
-"""How a process that prepares images handles signals and the end of its run."""
+"""How a process that prepares images handles signals and the end of its run, and what the run says when it has ended."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -10,6 +11,18 @@ from collections.abc import Callable
 # ended waits for a batch that never comes, so this is longer than the steps of a run that stops can take.
 GRACE = 600.0
 _POLL = 1.0
+_TERMINATED = (
+    128 + signal.SIGTERM
+)  # as shells say it; of a process that ended with 0 grain expects more examples
+_ENDED = re.compile(
+    r"Worker process was terminated unexpectedly with exit code (-?\d+)"
+)  # grain's words, whose class is not its own
+_REASONS = {
+    -signal.SIGKILL: "killed, as the system does when memory runs out. Lower data.num_workers, data.prefetch "
+    "or data.num_threads, or give the machine or container more memory",
+    _TERMINATED: f"ended by SIGTERM, which the run itself outlived by {GRACE:.0f} s",
+}
+_CRASHED = "a crash outside of Python, or whoever sent it a signal; the log above may say more"
 
 
 def settle(_index: int, _count: int) -> None:
@@ -25,13 +38,25 @@ def settle(_index: int, _count: int) -> None:
     _start(_end_with, os.getppid())
 
 
+def ended(error: RuntimeError, *, host: int) -> ChildProcessError | None:
+    """Returns the error of a process that has ended: why, and what to do. None if grain's is about something else."""
+    found = _ENDED.match(str(error))
+    if found is None:
+        return None
+    code = int(found[1])
+    return ChildProcessError(
+        f"a process that prepares images on host {host} has ended with status {code}: "
+        f"{_REASONS.get(code, _CRASHED)}. What was saved stays: start the run again."
+    )
+
+
 def _start(function: Callable[..., None], argument: float) -> None:
     threading.Thread(target=function, args=[argument], daemon=True).start()
 
 
 def _end_after(seconds: float) -> None:
     time.sleep(seconds)
-    os._exit(0)
+    os._exit(_TERMINATED)
 
 
 def _end_with(parent: int) -> None:

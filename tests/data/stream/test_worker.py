@@ -13,26 +13,41 @@ ROOT = Path(__file__).parents[3]
 RUN = """
 import itertools, os, signal, sys, time
 import numpy as np
+from bias_clip.data.stream import worker
 from bias_clip.data.stream.pipeline import make_train_iterator
 from tests.data.tiny import Patches
 
-if __name__ == "__main__":
-    stream = make_train_iterator(
+worker.GRACE = float(os.environ.get("GRACE", worker.GRACE))  # of the processes, which read this too
+
+
+def open_stream(num_workers):
+    return make_train_iterator(
         Patches(21),
         image_fn=lambda x, _: x,
         text_fn=lambda _: np.zeros(4, np.int32),
         batch_size=64,
         seed=0,
-        num_workers=2,
+        num_workers=num_workers,
         num_threads=0,
     )
+
+
+if __name__ == "__main__":
+    signal.alarm(120)  # a run that waits for ever ends too, and the test fails
+    stream = open_stream(2)
     next(stream)
     signal.signal(getattr(signal, sys.argv[1]), lambda *_: None)
     print("ready", flush=True)
     sys.stdin.readline()
     time.sleep(1)
-    for _ in range(200):  # far more than what was made ahead
-        next(stream)
+    try:
+        for _ in range(200):  # far more than what was made ahead
+            next(stream)
+    except ChildProcessError as error:
+        print(error, flush=True)
+        expected = open_stream(0)
+        expected.set_state(stream.get_state())
+        np.testing.assert_array_equal(next(stream)["index"], next(expected)["index"])
     print("done", flush=True)
     if sys.argv[2] == "close":
         stream.close()
@@ -104,6 +119,38 @@ def test_processes_end_with_a_run_that_was_killed(start_run):
     run.kill()
     run.wait()
     assert all_gone(run.pid)
+
+
+def processes_that_prepare(run):
+    """Of a run of two: the youngest, because the first is the run and the second tracks what they share."""
+    return sorted(alive(run.pid))[-2:]
+
+
+def test_a_run_names_a_process_that_was_killed_and_can_go_on(start_run):
+    run = start_run()
+    os.kill(processes_that_prepare(run)[0], signal.SIGKILL)
+    begin = time.monotonic()
+    run.stdin.write("go on\n")
+    run.stdin.flush()
+    message = run.stdout.readline()
+    assert time.monotonic() - begin < 20
+    assert "has ended with status -9" in message
+    assert "memory runs out. Lower data.num_workers" in message
+    assert run.stdout.readline() == "done\n"
+    assert run.wait(timeout=20) == 0
+    assert all_gone(run.pid)
+
+
+@pytest.mark.slow
+def test_a_run_that_outlives_sigterm_too_long_names_its_process(start_run, monkeypatch):
+    monkeypatch.setenv("GRACE", "0.1")
+    run = start_run()
+    os.kill(processes_that_prepare(run)[1], signal.SIGTERM)
+    run.stdin.write("go on\n")
+    run.stdin.flush()
+    assert "has ended with status 143: ended by SIGTERM" in run.stdout.readline()
+    assert run.stdout.readline() == "done\n"
+    assert run.wait(timeout=20) == 0
 
 
 def test_a_stream_that_nobody_closes_holds_nothing_up(start_run):
