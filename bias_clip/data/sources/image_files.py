@@ -56,10 +56,9 @@ def image_files_source(
     """
     # One string is one table, and not a list of letters.
     names = [tables] if isinstance(tables, str) else list(tables)
-    files, _ = find_tables([str(Path(directory) / name) for name in names])
-    rows = stack(
-        files, [read_table_file(f, Form(skip_blanks=True), "refuse") for f in files], numbers=False
-    )
+    files, tables, _ = find_tables([str(Path(directory) / name) for name in names])
+    read = [read_table_file(file, Form(skip_blanks=True), "refuse") for file in files]
+    rows = stack(files, tables, read, numbers=False)
     layout = make_layout(
         [*rows.names, "table"],
         table=str(files[0]),

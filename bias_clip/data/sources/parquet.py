@@ -16,13 +16,13 @@ from bias_clip.core.remote import is_remote
 from bias_clip.data.records import Source, as_array, is_missing
 from bias_clip.data.sources.arrow.checks import (
     check_columns,
-    table_names,
     warn_of_equal_ids,
     warn_of_large_groups,
 )
 from bias_clip.data.sources.arrow.column_types import class_names, kind_of, reconcile
 from bias_clip.data.sources.arrow.shard_files import find_shards
 from bias_clip.data.sources.arrow.shards import CACHE_BYTES, Shard, ShardReader, open_shard
+from bias_clip.data.sources.table import table_names
 from bias_clip.data.sources.tabular.contained import make_roots
 from bias_clip.data.sources.tabular.places import OWN, Places
 from bias_clip.data.sources.tabular.rows import (

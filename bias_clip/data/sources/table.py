@@ -18,6 +18,7 @@ from bias_clip.data.sources.tabular.caption_files import (
 from bias_clip.data.sources.tabular.contained import make_roots
 from bias_clip.data.sources.tabular.copies import local_copy
 from bias_clip.data.sources.tabular.delimited import Form, TextRows, read_delimited
+from bias_clip.data.sources.tabular.groups import group_rows
 from bias_clip.data.sources.tabular.json_rows import (
     BAD_ROWS,
     JsonRows,
@@ -26,6 +27,7 @@ from bias_clip.data.sources.tabular.json_rows import (
     rows_of,
 )
 from bias_clip.data.sources.tabular.rows import RowRecords, Rows, make_layout
+from bias_clip.data.sources.tar.files import common_folder
 
 _REMOTE_READS = 32  # images of one chunk of a batch, read at the same time
 _LINES = (".jsonl", ".ndjson")
@@ -48,6 +50,7 @@ def table_source(
     bad_rows: str = "refuse",
     numbers: bool = True,
     roots: Sequence[str] = (),
+    group_by: str | None = None,
 ) -> RowRecords:
     """Reads records from tables, in the order of the tables and of their rows.
 
@@ -76,16 +79,18 @@ def table_source(
       numbers: columns of separated text in which every value is a number become numbers.
       roots: further folders, and beginnings of addresses, that images may be in, for paths that lead
         out of `root`, as ["https://host/images/"].
+      group_by: a column, mostly that of the image: rows with the same value in it become one record, which
+        has the captions of all and everything else from the first.
 
-    Raises: ValueError for a table that is missing, damaged or empty, an unknown column, or an id that
-      occurs twice. A record whose image is missing, outside of the folders, or not a file, raises
+    Raises: ValueError for a table that is missing, damaged or empty, or is given twice, an unknown column,
+      or an id that occurs twice. A record whose image is missing, outside of the folders, or not a file, raises
       ValueError when it is read.
 
         table_source(path="captions.tsv", captions=("title",))
     """
     if bad_rows not in BAD_ROWS:
         raise ValueError(f"got bad_rows={bad_rows!r}, expected one of {list(BAD_ROWS)}.")
-    files, folder = find_tables(path)
+    files, tables, folder = find_tables(path)
     form = Form(separator, quoting, encoding, None if header is None else tuple(header))
     read = [read_table_file(file, form, bad_rows) for file in files]
     # A published form is recognised by its content and comes as a list of rows; other tables as arrays of
@@ -99,7 +104,7 @@ def table_source(
         if is_remote(folder):
             raise ValueError(f"{files[0]}: give the address of the images as `root`, and `image`.")
         folder, image = find_images(read[0], Path(folder))
-    rows = stack(files, read, numbers=numbers)
+    rows = stack(files, tables, read, numbers=numbers)
     layout = make_layout(
         [*rows.names, "table"],
         table=str(files[0]),
@@ -110,13 +115,16 @@ def table_source(
         attributes=attributes,
     )
     elsewhere = is_remote(layout.roots.root) or any(map(is_remote, layout.roots.further))
-    return checked(RowRecords(rows, layout, threads=_REMOTE_READS if elsewhere else 1))
+    groups = None if group_by is None else group_rows(rows, group_by, str(files[0]))
+    return checked(
+        RowRecords(rows, layout, threads=_REMOTE_READS if elsewhere else 1, groups=groups)
+    )
 
 
-def find_tables(path: str | Sequence[str]) -> tuple[list[Path], str | Path]:
-    """The files of a path, an address, a pattern, or several of them; and the folder of the first.
+def find_tables(path: str | Sequence[str]) -> tuple[list[Path], list[str], str | Path]:
+    """The files of a path, an address, a pattern, or several of them; their names; the folder of the first.
 
-    Raises: ValueError if there is none.
+    Raises: ValueError if there is none, or if one comes twice.
     """
     names = [str(path)] if isinstance(path, str | Path) else [str(name) for name in path]
     found = list[str]()
@@ -130,13 +138,17 @@ def find_tables(path: str | Sequence[str]) -> tuple[list[Path], str | Path]:
     missing = [name for name in found if not is_remote(name) and not Path(name).is_file()]
     if missing or not found:
         raise ValueError(f"there is no table {missing[0] if missing else names}; give its path.")
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise ValueError(f"tables come twice: {twice}; name each once. A mixture repeats a source.")
     folder = found[0].rpartition("/")[0] if is_remote(found[0]) else Path(found[0]).parent
-    return [local_copy(name) if is_remote(name) else Path(name) for name in found], folder
+    files = [local_copy(name) if is_remote(name) else Path(name) for name in found]
+    return files, table_names(found), folder
 
 
-def stack(files: Sequence[Path], read: Sequence[Any], *, numbers: bool) -> Rows:
+def stack(
+    files: Sequence[Path], names: Sequence[str], read: Sequence[Any], *, numbers: bool
+) -> Rows:
     """The rows of all tables as one; raises ValueError for no rows, and tables of several kinds."""
-    names = [table_name(file) for file in files]
     tables = list(zip(names, read, strict=True))
     if not any(len(table) for table in read):
         raise ValueError(f"the tables {[str(file) for file in files]} have no rows.")
@@ -153,6 +165,17 @@ def table_name(path: Path) -> str:
     # "pairs.csv.gz" is the table "pairs": compressing a file must not change the ids of its records.
     inner = path.with_suffix("") if path.suffix in _PACKED else path
     return inner.stem
+
+
+def table_names(files: Sequence[str]) -> list[str]:
+    """The names of the files without endings; with folders, then endings, where two would have one name."""
+    names = [table_name(Path(file)) for file in files]
+    # Otherwise the rows of both would have equal ids.
+    shared = len(common_folder(files))
+    inner = [file[shared:].lstrip("/") for file in files]
+    if len(set(names)) < len(names):
+        names = [str(Path(file).with_name(table_name(Path(file)))) for file in inner]
+    return names if len(set(names)) == len(names) else inner
 
 
 def checked(source: RowRecords) -> RowRecords:

@@ -269,3 +269,63 @@ def test_a_source_goes_to_other_processes(folder):
     for text, name in (("image,caption\n0.png,a\n", "t.csv"), (json.dumps(ROWS), "t.json")):
         source = read(folder, text, name)
         assert pickle.loads(pickle.dumps(source))[0] == source[0]
+
+
+GROUPED = "image,n,caption\n0.png,7,a\n1.png,8,b\n0.png,9,c\n0.png,1,\n"
+
+
+def test_rows_of_one_image_become_its_captions_when_asked(folder, patches):
+    assert len(read(folder, GROUPED)) == 4
+    source = read(folder, GROUPED, group_by="image")
+    assert captions(source) == [("a", "c"), ("b",)]
+    assert source[0]["image"] == patches[0]
+    assert [record["id"] for record in source] == column(source, "id").tolist() == ["t/0", "t/1"]
+    assert [record["n"] for record in source] == column(source, "n").tolist() == [7, 8]
+    assert source.read_many([1, 0]) == [source[1], source[0]]
+
+
+def test_captions_of_a_template_are_those_of_each_row_of_a_group(folder):
+    source = read(folder, GROUPED, group_by="image", captions=("{n} {caption}",))
+    assert captions(source) == [("7 a", "9 c"), ("8 b",)]
+
+
+def test_rows_without_a_value_stay_alone_in_groups(folder):
+    source = read(folder, "image,caption\n,a\n0.png,b\n,c\n0.png,d\n", group_by="image")
+    assert len(source) == 3
+    with pytest.raises(ValueError, match="no image"):
+        source[0]
+    assert source[1]["captions"] == ("b", "d")
+
+
+def test_lists_of_images_group_as_they_are_written(folder):
+    rows = [{"image": ["0.png", "1.png"], "caption": c} for c in "ab"]
+    source = read(folder, json.dumps(rows), "t.json", group_by="image")
+    assert captions(source) == [("a", "b")]
+
+
+def test_an_unknown_column_to_group_by_is_refused(folder):
+    with pytest.raises(ValueError, match="no column 'x' to group by"):
+        read(folder, GROUPED, group_by="x")
+
+
+def test_tables_of_one_name_have_ids_with_folders(folder):
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "t.csv.gz").write_bytes(gzip.compress(b"image,caption\n0.png,x\n"))
+    source = make_source(name="table", path=str(folder / "*" / "t.csv.gz"), root=str(folder))
+    assert [record["id"] for record in source] == ["a/t/0", "b/t/0"]
+    assert column(source, "table").tolist() == ["a/t", "b/t"]
+
+
+def test_tables_of_one_name_and_folder_have_ids_with_endings(folder):
+    (folder / "t.tsv").write_bytes(b"image\tcaption\n0.png\ty\n")
+    source = read(folder, "image,caption\n0.png,x\n", "t.csv")
+    both = make_source(name="table", path=[str(folder / "t.csv"), str(folder / "t.tsv")])
+    assert source[0]["id"] == "t/0"
+    assert [record["id"] for record in both] == ["t.csv/0", "t.tsv/0"]
+
+
+def test_a_table_given_twice_is_refused(folder):
+    read(folder, "image,caption\n0.png,x\n")
+    with pytest.raises(ValueError, match=r"tables come twice: .*t\.csv"):
+        make_source(name="table", path=[str(folder / "t.csv")] * 2)

@@ -2,26 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from bias_clip.data.sources.arrow.shards import Shard
-from bias_clip.data.sources.table import table_name
 from bias_clip.data.sources.tabular.places import OWN
 from bias_clip.data.sources.tabular.rows import Layout, columns_of
-from bias_clip.data.sources.tar.files import common_folder
 
 # A random record reads its whole row group; above this many bytes a warning says how slow that is.
 LARGE_GROUP = 2**22
-
-
-def table_names(files: Sequence[str]) -> list[str]:
-    """The names of the files without endings; with their folders where two would have one name."""
-    names = [table_name(Path(file)) for file in files]
-    if len(set(names)) == len(names):
-        return names
-    # Otherwise the rows of both would have equal ids.
-    shared = len(common_folder(files))
-    return [file[shared:].lstrip("/").rpartition(".")[0] for file in files]
 
 
 def check_columns(layout: Layout, shards: Sequence[Shard]) -> None:

@@ -132,9 +132,20 @@ def columns_of(text: str) -> list[str]:
 class RowRecords:
     """Records made of rows; image files are read when a record is asked for."""
 
-    def __init__(self, rows: Rows, layout: Layout, *, threads: int = 1):
-        """Takes the number of records that `read_many` reads concurrently, for remote images."""
+    def __init__(
+        self,
+        rows: Rows,
+        layout: Layout,
+        *,
+        threads: int = 1,
+        groups: Sequence[Sequence[int]] | None = None,
+    ):
+        """Takes rows, of one record each or in groups of one each, and the layout of a record.
+
+        `threads` is the number of records that `read_many` reads concurrently, for remote images.
+        """
         self._threads = threads
+        self._groups = groups
         self._rows = rows
         self._layout = layout
         texts = (*layout.image, *layout.captions, layout.identity)
@@ -142,12 +153,14 @@ class RowRecords:
         self.columns = LazyColumns(("id", *layout.attributes), self._column)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows if self._groups is None else self._groups)
 
     def __getitem__(self, index: int) -> Record:
         # Negative indices, and IndexError beyond the end, as for a list.
         index = range(len(self))[index]
-        row = self._rows.row(index, self._needed)
+        group = [index] if self._groups is None else self._groups[index]
+        rows = [self._rows.row(i, self._needed) for i in group]
+        row = rows[0]
         name = fill(self._layout.identity, row, "id")
         try:
             images = [
@@ -156,7 +169,10 @@ class RowRecords:
                 for image in images_of(_value(text, row, "image"), self._layout.roots)
             ]
             captions = [
-                c for text in self._layout.captions for c in captions_of(_caption(text, row))
+                caption
+                for own in rows
+                for text in self._layout.captions
+                for caption in captions_of(_caption(text, own))
             ]
         except ValueError as error:
             raise ValueError(f"image or captions of record {name!r}: {error}") from error
@@ -164,7 +180,7 @@ class RowRecords:
             "id": name,
             "image": images[0] if len(images) == 1 else tuple(images),
             "captions": tuple(captions),
-            **self._rows.attributes(index, self._layout.attributes),
+            **self._rows.attributes(group[0], self._layout.attributes),
         }
 
     def read_many(self, indices: Sequence[int]) -> list[Record | ValueError]:
@@ -201,12 +217,13 @@ class RowRecords:
         return [value for values in columns for value in values if isinstance(value, str)]
 
     def _column(self, name: str) -> np.ndarray:
+        first = slice(None) if self._groups is None else [group[0] for group in self._groups]
         if name != "id":
-            return self._rows.column(name)
+            return self._rows.column(name)[first]
         parts = list(dict.fromkeys(columns_of(self._layout.identity)))
         columns = zip(*(self._rows.values(part) for part in parts), strict=True)
         rows = (dict(zip(parts, values, strict=True)) for values in columns)
-        return text_array([fill(self._layout.identity, row, "id") for row in rows])
+        return text_array([fill(self._layout.identity, row, "id") for row in rows])[first]
 
 
 def fill(template: str, row: Mapping[str, Any], what: str) -> str:
