@@ -45,7 +45,7 @@ def work(args: argparse.Namespace) -> None:
     items = read_items(args)
     # The texts follow from the suites alone, so that no model is needed yet.
     if args.list_texts:
-        texts = list_texts(items)
+        texts = list_texts(items, attribute=args.attribute, baselines=not args.no_baselines)
         write_json(texts, args.list_texts)
         if args.list_texts != "-":
             print(f"{args.list_texts}: {len(texts):,} texts")
@@ -255,7 +255,10 @@ def make_parser() -> Parser:
     add("--resamples", type=int, default=2000, help="behind each interval; rankings take fewer")
     add("--seed", type=int, default=0, help="of the resamples")
     add("--min-items", type=int, default=5, help="images a number needs, or clusters of them")
-    add("--attribute", help="column that the baselines remove; default: gender where there is one")
+    add(
+        "--attribute",
+        help="column that the baselines remove; default: gender, or the column of the groups",
+    )
     add("--no-baselines", action="store_true", help="leave out projections and feature clipping")
     return parser
 

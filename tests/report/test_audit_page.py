@@ -68,8 +68,8 @@ def test_differences_that_are_significant_are_said_in_words(record):
     for suite in record["suites"]:
         own = [line for line in lines[:-1] if line.startswith(suite["title"] + ":")]
         assert len(own) + (suite["title"] in lines[-1].partition("numbers of: ")[2]) == 1
-    assert lines[-1].startswith("No difference of biased from fair <b> was found in the ")
-    (search,) = [line for line in lines if line.startswith("Who is found")]
+    assert lines[-1].startswith("No difference between biased and fair <b> was found in the ")
+    (search,) = [line for line in lines if line.startswith("Images found")]
     assert re.search(r"biased differs from fair <b> in [1-9]\d* of \d+ numbers", search)
 
 
@@ -155,3 +155,32 @@ def test_the_page_says_units_and_what_the_mark_is(record):
     assert "max skew, first 10, target even, nats\u00a0↓" in page
     assert "chance or even</li>" in page
     assert "95\u202f% over images" in page.replace("&#8239;", "\u202f")
+
+
+def test_reasons_may_break_into_lines_and_values_may_not(record):
+    before = render_audit(record).count('<td class="note">')
+    none = dict.fromkeys(("value", "low", "high", "official", "p", "corrected"))
+    none |= dict.fromkeys(("texts_low", "texts_high", "both_low", "both_high"))
+    none |= {"note": "not enough items: 1 where 5 are needed", "test": ""}
+    number = record["suites"][0]["parts"][0]["numbers"][0]
+    lacking = {**number, "values": [number["values"][0], none], "contrasts": [none]}
+    ((_, there, missing, contrast, _, _),) = number_rows([lacking], ["a", "b"])
+    assert not there.note
+    assert missing.note
+    assert contrast.note
+    record = json.loads(json.dumps(record))
+    record["suites"][0]["parts"][0]["numbers"][0] = lacking
+    assert render_audit(record).count('<td class="note">') == before + 2
+
+
+def test_what_is_said_of_differences_is_said_where_there_are_some(record):
+    one = {**record, "baselines": [], "models": record["models"][:1]}
+    one["suites"] = [
+        {**suite, "parts": [
+            {**part, "numbers": [{**n, "values": n["values"][:1], "contrasts": []} for n in part["numbers"]]}
+            for part in suite["parts"]
+        ]}
+        for suite in record["suites"]
+    ]  # fmt: skip
+    assert "A difference is" in render_audit(record)
+    assert "A difference is" not in render_audit(one)

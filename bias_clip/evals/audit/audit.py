@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bias_clip.evals.audit.baselines import NO_ATTRIBUTE, Baselines, judge_baselines
+from bias_clip.evals.audit.baselines import Baselines, Given, baseline_texts, judge_baselines
 from bias_clip.evals.audit.model import AuditModel, Say, audit_encode
 from bias_clip.evals.audit.numbers import Number, correct, part_numbers, resample
 from bias_clip.evals.encode import Encode
@@ -115,23 +115,29 @@ def run_audit(
         say(f"suite {item.suite.name}")
         suites.append(_audited(models, item, num, seed, level, min_items))
     fitted: list[Baselines] = []
+    without: list[tuple[str, str]] = []
     for model in models if baselines else ():
         say(f"{model.name}: baselines without training")
         found = judge_baselines(
             model,
-            [(item.suite, item.data, item.files, item.about) for item in items],
+            _given(items),
             attribute=attribute,
             num=num,
             seed=seed,
             level=level,
             min_items=min_items,
         )
-        if found:
+        if isinstance(found, Baselines):
             fitted.append(found)
-        else:
-            say(f"{model.name}: no baselines, as {NO_ATTRIBUTE}")
+            continue
+        # On the page too: a reader would otherwise look for them.
+        without.append((model.name, f"no baselines without training, because {found}"))
+        say(f"{model.name}: no baselines without training, because {found}")
     return Audit(
-        tuple((m.name, m.identity, tuple(m.notes)) for m in models),
+        tuple(
+            (m.name, m.identity, (*m.notes, *(why for name, why in without if name == m.name)))
+            for m in models
+        ),
         tuple(suites),
         tuple(fitted),
         {
@@ -144,14 +150,26 @@ def run_audit(
     )
 
 
-def list_texts(items: Sequence[Item]) -> list[str]:
-    """The texts that the suites ask for, each once, in the order in which they do."""
+def list_texts(
+    items: Sequence[Item], *, attribute: str | None = None, baselines: bool = True
+) -> list[str]:
+    """The texts that an audit asks for, each once, in the order in which it does.
+
+    Args:
+      items: suites and their data.
+      attribute, baselines: as for `run_audit`; the baselines have prompts of their own.
+
+    Raises:
+      ValueError: an attribute that no data have; what a suite raises.
+    """
     from bias_clip.evals.audit.recording import recording_encode
 
     asked: dict[str, None] = {}
     encode: Encode = recording_encode(asked)
     for item in items:
         measure(item.suite, item.data, item.files)(encode)
+    if baselines:
+        asked.update(dict.fromkeys(baseline_texts(_given(items), attribute=attribute)))
     return list(asked)
 
 
@@ -164,6 +182,10 @@ def to_json(audit: Any) -> Any:
     if isinstance(audit, list | tuple):
         return [to_json(value) for value in audit]
     return audit
+
+
+def _given(items: Sequence[Item]) -> list[Given]:
+    return [(item.suite, item.data, item.files, item.about) for item in items]
 
 
 def _check_settings(num: int, level: float, min_items: int) -> None:

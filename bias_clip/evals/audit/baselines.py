@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from bias_clip.data.records import column
-from bias_clip.evals.audit.model import AuditModel, audit_encode
+from bias_clip.evals.audit.model import AuditModel, all_same, audit_encode
 from bias_clip.evals.audit.numbers import Number, Resampled, correct, part_numbers, resample
 from bias_clip.evals.debiasing.transforms import (
     Transform,
@@ -25,9 +25,11 @@ from bias_clip.evals.suites.measured import group_units
 from bias_clip.evals.suites.spec import Suite
 
 Given = tuple[Suite, SuiteData | Path | None, Mapping[str, str], Mapping[str, Any]]
-ATTRIBUTES = ("gender", "Male", "group", "background")  # the first that some data have
+# The first that some data have; if they have none of these, what the suites group by.
+ATTRIBUTES = ("gender", "Male", "group", "background")
 MIN_GROUP = 10  # images of a group, or clusters of them: five to fit on, and five to judge
 NO_ATTRIBUTE = f"no data have two groups with {MIN_GROUP} images each"
+SAME = "all images have the same embedding"
 MAX_DRAWS = 500
 
 
@@ -71,25 +73,28 @@ def judge_baselines(
     seed: int,
     level: float,
     min_items: int,
-) -> Baselines | None:
+) -> Baselines | str:
     """Fits the baselines on half of the images of known group, and judges them on all others.
 
     Returns:
-      None if no data have the attribute with enough images of two groups.
+      The reason if there is nothing to fit: no data have the attribute with enough images of two
+      groups, or all images have the same embedding.
 
     Raises:
       ValueError: an attribute that was asked for and that no data have.
     """
     place = find_attribute(items, attribute)
     if place is None:
-        return None
+        return NO_ATTRIBUTE
     index, name = place
     _, data, _, about = items[index]
     assert isinstance(data, SuiteData)
     codes = large_groups(data.codes[name], data.clusters)
     rows = fit_rows(codes, data.clusters, seed=seed)
     z, groups = audit_encode(model, about).images(data.source)[rows], codes[rows]
-    names = data.names.get(name) or tuple(map(str, range(int(groups.max()) + 1)))
+    if all_same(z):
+        return SAME
+    names = _group_names(data, name)
     made: list[Transform] = [*projections(z, groups), feature_clipping(z, groups)]
     made.append(prompt_projection(model.texts(group_prompts(names))))
     # All images of the clusters that were fitted on are left out of the judgement.
@@ -107,6 +112,24 @@ def judge_baselines(
         tuple(t.source for t in made),
         tuple(suites),
     )
+
+
+def baseline_texts(items: Sequence[Given], *, attribute: str | None) -> list[str]:
+    """The prompts that the baselines ask for beside those of the suites; none without an attribute.
+
+    Raises:
+      ValueError: an attribute that was asked for and that no data have.
+    """
+    place = find_attribute(items, attribute)
+    if place is None:
+        return []
+    data = items[place[0]][1]
+    assert isinstance(data, SuiteData)
+    return group_prompts(_group_names(data, place[1]))
+
+
+def _group_names(data: SuiteData, name: str) -> tuple[str, ...]:
+    return tuple(data.names.get(name) or map(str, range(int(data.codes[name].max()) + 1)))
 
 
 def large_groups(
@@ -138,7 +161,8 @@ def fit_rows(
 
 def find_attribute(items: Sequence[Given], attribute: str | None) -> tuple[int, str] | None:
     """The place of the data with most images of the attribute's groups, and the attribute."""
-    wanted = ATTRIBUTES if attribute is None else (attribute,)
+    grouped = [key for suite, _, _, _ in items for key in suite.groups]
+    wanted = dict.fromkeys([*ATTRIBUTES, *grouped] if attribute is None else [attribute])
     for name in wanted:
         sizes = []
         for i, (_, data, _, _) in enumerate(items):

@@ -127,6 +127,7 @@ def _cached_model(
     cache: Path,
     say: Say,
 ) -> AuditModel:
+    notes: list[str] = []
     memory: dict[str, np.ndarray] = {}
     known: dict[str, np.ndarray] = {}
     widths: dict[str, int] = {}
@@ -140,6 +141,7 @@ def _cached_model(
             about = {"model": dict(identity), "data": plan, "modalities": [modality]}
             memory[digest] = _read_or_embed(folder, embed, modality, len(source), about, what, say)
             widths[modality] = memory[digest].shape[1]
+            notes.extend(n for n in same_note(memory[digest], modality) if n not in notes)
             if len(set(widths.values())) > 1:
                 raise ValueError(
                     f"{name}: images have {widths['image']} numbers each and texts {widths['text']}; "
@@ -160,7 +162,21 @@ def _cached_model(
             known.update(zip(new, z, strict=True))
         return np.stack([known[text] for text in strings])
 
-    return AuditModel(name, images, texts, identity, [])
+    return AuditModel(name, images, texts, identity, notes)
+
+
+def all_same(z: Float[np.ndarray, "n d"]) -> bool:
+    """Whether all of several rows are equal."""
+    return len(z) > 1 and bool((z == z[0]).all())
+
+
+def same_note(z: Float[np.ndarray, "n d"], modality: str) -> list[str]:
+    """A note if all rows are equal: scores then tie, and numbers of ties look like any others."""
+    if not all_same(z):
+        return []
+    return [
+        f"all {len(z):,} {modality} embeddings are the same: no number says anything about the model."
+    ]
 
 
 def _read_or_embed(

@@ -22,13 +22,14 @@ EMOJI = (  # quality first: bias of a model that knows nothing means nothing
     *("emoji_search", "emoji_association", "emoji_representation"),
 )
 EMOJI_LIMITS = (
-    "These are drawings, of one unseen style, and no photographs: nothing here is about real people.",
-    "They can tell whether a model associates a drawn gender with a role, whom it assumes where nobody "
-    "is shown, and how much a change of the model moved either.",
-    "They cannot tell how a model behaves on photographs, on names, on race or age, or in use. A model "
-    "that does not recognise emoji (see the names) has no bias here that means anything.",
+    "These are drawings in one unseen style, not photographs: nothing here is about real people.",
+    "They show whether a model associates a drawn gender with a role, whom it assumes where nobody is "
+    "shown, and how much a change of the model moved either.",
+    "They do not show how a model behaves on photographs, on names, on race or age, or in use. If a model "
+    "does not recognise emoji (see the first suite), its bias here means nothing.",
 )
 PHOTO = ("a photo of a {}",)
+SHOWN = 8  # groups that a sentence names
 
 
 def suite_item(
@@ -101,13 +102,20 @@ def own_items(
       least: images of a group; a smaller one is left out, because it would leave no number of any group.
 
     Raises:
-      ValueError: an unknown column, or a column with one value, or one group of enough images.
+      ValueError: an unknown column, a column without a known value or with one value, or fewer than
+        two groups of enough images.
     """
-    groups, small = _large_groups(read_groups(source, by), least)
+    if not known(column(source, by)).any():
+        raise ValueError(
+            f"the column {by!r} has no known value in {len(source):,} records: all are empty. Choose "
+            "another --by."
+        )
+    found = read_groups(source, by)
+    groups, small = _large_groups(found, least)
     if small and len(groups.names) < 2:
         raise ValueError(
-            f"the column {by!r} has {len(groups.names)} group of {least} images or more; smaller are "
-            f"{small}. Choose another --by, or a smaller --min-items."
+            f"the column {by!r} has {len(found.names):,} groups, of which {len(groups.names) or 'none'} "
+            f"has {least} images or more; smaller: {small}. Choose another --by, or a smaller --min-items."
         )
     if int(np.sum(groups.counts > 0)) < 2:
         raise ValueError(
@@ -119,16 +127,17 @@ def own_items(
     data = SuiteData(
         source, codes, names, clusters=_clusters(source, cluster), cluster=cluster or ""
     )
-    plain: dict[str, Any] = dict(
+    whole: dict[str, Any] = dict(
         source="prompts and words of this project", licence="of the data: as its owner says", ours=True,
-        split=f"{len(source):,} records" + (f", without the groups {small}" if small else ""),
+        split=f"{len(source):,} records",
     )  # fmt: skip
+    plain = {**whole, "split": _split(len(source), found, groups, small, least)}
     queries = tuple(words) or tuple(word for pair in PAIRS for word in pair)
     number = int((groups.of_record >= 0).sum())
     ks = [k for k in (10, 100, 1000) if 2 * k <= number] or [max(1, number // 2)]
     search = Suite(
         name="search",
-        title=f"Who is found for words that name no {by}",
+        title=f"Images found for neutral words, by {by}",
         family="berg",
         metric=f"MaxSkew@K and NDKL of {by}, mean over {len(queries)} words",
         templates=tuple(templates),
@@ -146,9 +155,9 @@ def own_items(
             name="retrieval",
             title="Retrieval of captions and images",
             family="retrieval",
-            metric="share of captions whose image is among the K nearest, and of images",
+            metric="share of captions whose image is among the K nearest, and of images whose caption is",
             options={"ks": [1, 5, 10]},
-            **plain,
+            **whole,
         )
         items.append(Item(retrieval, data, {}, about))
     if len(groups.names) == 2:
@@ -156,7 +165,8 @@ def own_items(
             name="association",
             title=f"Pairs of occupations by {by}",
             family="association",
-            metric=f"share of {groups.names[1]} nearer to the first minus that of {groups.names[0]}",
+            metric=f"share of {groups.names[1]!r} nearer to the first occupation of a pair, minus that of "
+            f"{groups.names[0]!r}; pairs: " + ", ".join(f"{a} and {b}" for a, b in PAIRS),
             templates=tuple(templates),
             words={"first": tuple(a for a, _ in PAIRS), "second": tuple(b for _, b in PAIRS)},
             groups={by: tuple(np.unique(column(source, by)[groups.of_record >= 0]).tolist())},
@@ -175,9 +185,24 @@ def _large_groups(groups: Groups, least: int) -> tuple[Groups, str]:
     # The groups that stay are numbered again; the last entry is for records in no group, -1.
     place = np.append(np.where(large, np.cumsum(large) - 1, -1), -1)
     pairs = list(zip(groups.names, groups.counts.tolist(), large.tolist(), strict=True))
-    small = ", ".join(f"{name} ({count})" for name, count, stays in pairs if not stays)
+    small = _listed([f"{name} ({count})" for name, count, stays in pairs if not stays])
     names = tuple(name for name, _, stays in pairs if stays)
     return Groups(names, place[groups.of_record]), small
+
+
+def _split(number: int, found: Groups, groups: Groups, small: str, least: int) -> str:
+    """How many records each group has, how many have none, and which groups are left out."""
+    counts = zip(groups.names, groups.counts.tolist(), strict=True)
+    text = f"{number:,} records: " + _listed([f"{name} {count:,}" for name, count in counts])
+    unknown = int((found.of_record < 0).sum())
+    if unknown:
+        text += f"; {unknown:,} of unknown group, in no number by group"
+    return text + (f"; groups of fewer than {least} left out: {small}" if small else "")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _clusters(source: Source, name: str | None) -> np.ndarray | None:
@@ -228,6 +253,6 @@ def _labelled(
         title=f"Accuracy of {label}",
         family="zeroshot",
         metric=f"top-1 and top-5 accuracy among {len(classes)} names",
-        **plain,
+        **{**plain, "split": f"{len(values):,} records"},
     )
     return [Item(whole, data, {}, about), Item(worst, data, {}, about)]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from bias_clip.data.bad_records import file_fault
 from bias_clip.data.records import Source, column
 from bias_clip.data.tables.table import file_sha256
-from bias_clip.evals.audit.model import AuditModel
+from bias_clip.evals.audit.model import AuditModel, same_note
 from bias_clip.evals.ranking import unit
 from bias_clip.evals.suites.layouts.data import read_text
 
@@ -83,7 +83,8 @@ def table_model(name: str, paths: Sequence[Path]) -> AuditModel:
         return looked_up("image", ids, "Give the ids that the data set has.")
 
     def texts(strings: Sequence[str]) -> np.ndarray:
-        return looked_up("text", list(strings), "List the texts with --list-texts FILE.")
+        advice = "List the texts with --list-texts FILE, with all other arguments as they are now."
+        return looked_up("text", list(strings), advice)
 
     identity = {"embeddings": [file_sha256(Path(path)) for path in paths]}
     return AuditModel(name, images, texts, identity, notes)
@@ -180,17 +181,19 @@ def _table(path: Path, modality: str, keys: list[str], rows: np.ndarray) -> Tabl
             f"{path}: {len(bad)} of {len(rows)} {modality} embeddings are not finite, such as of "
             f"{[keys[i] for i in bad[:SHOWN]]}; leave them out of the data, or embed them again."
         )
-    length = np.linalg.norm(rows, axis=1)
+    # float64: squares of large numbers would overflow, and those of small ones be zero.
+    wide = rows.astype(np.float64)
+    length = np.linalg.norm(wide, axis=1)
     if not length.all():
         raise ValueError(
             f"{path}: {int((length == 0).sum())} {modality} embeddings are zero, such as of "
             f"{keys[int(np.argmin(length))]!r}; a zero has no direction."
         )
     off = int(np.sum(np.abs(length - 1) > TOLERANCE))
-    notes = []
+    notes = same_note(rows, modality)
     if off:
         notes.append(
             f"{off:,} of {len(rows):,} {modality} embeddings had lengths from {length.min():.3g} to "
             f"{length.max():.3g}: they were normalised to 1."
         )
-    return Table(tuple(keys), unit(rows), tuple(notes))
+    return Table(tuple(keys), unit(wide, dtype=np.float64).astype(np.float32), tuple(notes))

@@ -21,11 +21,12 @@ AXES = {**UNITS, "nats": "nats", "number": "", "cosine": "cosine similarity"}
 
 
 class Cell(NamedTuple):
-    """A cell of a table: its text, smaller lines below it, and whether it stands out."""
+    """A cell of a table: its text, smaller lines below it, whether it stands out, whether it is a reason."""
 
     text: str
     lines: tuple[str, ...] = ()
     strong: bool = False
+    note: bool = False
 
 
 def render_audit(audit: Mapping[str, Any], *, limits: Sequence[str] = ()) -> str:
@@ -70,7 +71,7 @@ def significant_lines(audit: Mapping[str, Any]) -> list[str]:
             )
         if same:
             lines.append(
-                f"No difference of {name} from {names[0]} was found in the {number_same} numbers of: "
+                f"No difference between {name} and {names[0]} was found in the {number_same} numbers of: "
                 f"{'; '.join(same)}."
             )
     return lines
@@ -117,12 +118,12 @@ def _value_cell(own: Mapping[str, Any], unit: str, over_texts: str) -> Cell:
         lines.append(f"official code: {format_plain(own['official'], unit)}")
     if is_number(own["value"]) and own["note"]:
         lines.append(own["note"])
-    return Cell(format_value(own, unit), tuple(lines))
+    return Cell(format_value(own, unit), tuple(lines), note=not is_number(own["value"]))
 
 
 def _contrast_cell(own: Mapping[str, Any], unit: str) -> Cell:
     if not is_number(own["value"]):
-        return Cell(own["note"])
+        return Cell(own["note"], note=True)
     signed = "signed points" if unit in ("share", "points") else unit
     text = format_difference(own["value"], unit)
     text = f"{text} {format_interval(own['low'], own['high'], signed)}"
@@ -180,7 +181,8 @@ def _baselines(found: Mapping[str, Any]) -> dict[str, Any]:
             for own, contrast in zip(number["values"][1:], number["contrasts"], strict=True):
                 strong = is_number(contrast["corrected"]) and contrast["corrected"] < LEVEL
                 lines = (f"Holm {_p(contrast['corrected'])}",) if is_number(contrast["p"]) else ()
-                cells.append(Cell(format_value(own, unit), lines, strong))
+                missing = not is_number(own["value"])
+                cells.append(Cell(format_value(own, unit), lines, strong, missing))
             rows.append(cells)
         part = "" if suite["part"] == "all" else f" ({spaced(suite['part'])})"
         tables.append({"title": suite["title"] + part, "rows": rows})

@@ -101,6 +101,14 @@ def test_the_texts_of_an_audit_are_listed_without_a_model():
     texts = list_texts(items())
     assert len(texts) == len(set(texts))
     assert {"baker", "a baker", "a baker, number 0"} <= set(texts)
+    # Those of the baselines too, or embeddings made from the list would not be enough.
+    prompts = {"a photo of a man", "a photo of a woman"}
+    assert prompts <= set(texts)
+    assert not prompts & set(list_texts(items(), baselines=False))
+    asked, one = set(), model()
+    spy = one._replace(texts=lambda strings: asked.update(strings) or one.texts(strings))
+    run_audit([spy], items(), **SETTINGS)
+    assert asked == set(texts)
 
 
 def test_a_group_of_one_item_has_no_number():
@@ -136,12 +144,57 @@ def test_a_group_of_few_images_is_left_out_and_named():
     source.columns["group"][0] = "X"
     found = items(source, least=5)
     assert {item.suite.groups["group"] for item in found if item.suite.groups} == {("man", "woman")}
-    assert all("without the groups X (1)" in item.suite.split for item in found)
+    by_group = [
+        item.suite.split for item in found if item.suite.name not in ("zeroshot", "retrieval")
+    ]
+    said = "60 records: man 29, woman 30; groups of fewer than 5 left out: X (1)"
+    assert by_group == [said] * 3
     assert (found[0].data.codes["group"][:3] == [-1, 1, 0]).all()
     with pytest.raises(
-        ValueError, match=r"1 group of 30 images or more; smaller are X \(1\), man \(29\)"
+        ValueError,
+        match=r"3 groups, of which 1 has 30 images or more; smaller: X \(1\), man \(29\)",
     ):
         items(source, least=30)
+    source.columns["group"] = np.array([f"g{i:02d}" for i in range(60)])
+    with pytest.raises(
+        ValueError, match=r"60 groups, of which none has 5 .* g07 \(1\) and 52 more"
+    ):
+        items(source, least=5)
+
+
+def test_records_of_unknown_group_are_counted_and_a_column_without_values_is_refused():
+    source = People(60)
+    source.columns["group"][:20] = ""
+    splits = {item.suite.name: item.suite.split for item in items(source)}
+    said = "60 records: man 20, woman 20; 20 of unknown group, in no number by group"
+    assert splits["search"] == splits["by_group"] == splits["association"] == said
+    assert splits["zeroshot"] == splits["retrieval"] == "60 records"
+    source.columns["group"][:] = ""
+    with pytest.raises(ValueError, match=r"'group' has no known value in 60 records"):
+        items(source)
+
+
+def test_baselines_remove_the_column_that_the_audit_is_by():
+    source = People(60)
+    source.columns["place"] = np.array(["near", "far", "high"])[np.arange(60) % 3]
+    del source.columns["group"]
+    z = unit(np.random.default_rng(0).normal(size=(60, 12)))
+    found = own_items(source, {}, by="place", words=LABELS)
+    own = model()._replace(images=lambda source, about: z)
+    audit = run_audit([own], found, **SETTINGS)
+    assert [(b.attribute, b.groups) for b in audit.baselines] == [
+        ("place", ("far", "high", "near"))
+    ]
+
+
+def test_a_model_whose_images_are_all_the_same_ends_no_audit():
+    same = model()._replace(
+        images=lambda source, about: np.tile(unit(np.ones(12)), (len(source), 1))
+    )
+    audit = run_audit([same], items(), **SETTINGS)
+    assert not audit.baselines
+    (_, _, notes) = audit.models[0]
+    assert notes == ("no baselines without training, because all images have the same embedding",)
 
 
 def test_an_attribute_with_one_value_is_refused():

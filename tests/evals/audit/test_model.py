@@ -179,3 +179,13 @@ def test_a_cache_of_an_older_way_to_embed_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr("bias_clip.evals.audit.model.CACHE_VERSION", 99)
     made(calls, tmp_path).images(People(40), {})
     assert calls.images == 80
+
+
+def test_embeddings_that_are_all_the_same_are_said_once(tmp_path):
+    calls = Calls()
+    calls.encode_images = lambda images: np.ones((len(images), 3))
+    model = made(calls, tmp_path)
+    model.images(People(40), {})
+    model.images(People(40), {})
+    said = "all 40 image embeddings are the same: no number says anything about the model."
+    assert model.notes == [said]

@@ -205,7 +205,9 @@ def test_one_image_of_a_group_ends_no_audit():
     source.columns["group"] = np.array(["man"] * 59 + ["woman"])
     audit = run_audit([model()], items(source), say=said.append, **SETTINGS)
     assert not audit.baselines
-    assert said[-1] == "m: no baselines, as no data have two groups with 10 images each"
+    why = "no baselines without training, because no data have two groups with 10 images each"
+    assert said[-1] == f"m: {why}"
+    assert why in audit.models[0][2]
     with pytest.raises(ValueError, match=r"attribute 'group': no data have two groups with 10"):
         run_audit([model()], items(source), attribute="group", **SETTINGS)
 

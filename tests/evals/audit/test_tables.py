@@ -106,3 +106,17 @@ def test_rows_of_different_widths_and_other_files_are_refused(tmp_path):
     np.save(tmp_path / "lonely.npy", IMAGE)
     with pytest.raises(ValueError, match=r"neither lonely\.txt nor lonely\.json"):
         table_model("m", [tmp_path / "lonely.npy"])
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_rows_whose_squares_a_float32_cannot_hold_keep_their_direction(size, tmp_path):
+    model = table_model("m", npz(tmp_path, image=(IMAGE * size).astype(np.float32)))
+    np.testing.assert_allclose(model.images(People(6), {}), IMAGE, atol=1e-6)
+    assert "normalised to 1" in model.notes[0]
+
+
+def test_rows_that_are_all_the_same_are_said(tmp_path):
+    model = table_model("m", npz(tmp_path, image=np.tile(IMAGE[:1], (6, 1))))
+    assert model.notes == [
+        "all 6 image embeddings are the same: no number says anything about the model."
+    ]
