@@ -3,8 +3,8 @@
     python -m tools.bench scale --rows 1000000 10000000 100000000
 
 The source makes its records when they are asked for, so only the machinery of orders, weights and columns is
-measured. Each size is a process of its own. "own" is memory of the process, "mapped" what it touched of the
-files, which the system takes back when it needs it.
+measured. Each size is a process of its own. "own" is memory of the process, "peak" the most that it had on the
+way, "mapped" what it touched of the files, which the system takes back when it needs it.
 """
 
 import argparse
@@ -64,7 +64,8 @@ def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
     record = [_mixture()]
     print(f"a mixture of five sources of 1e9 records: planned in {record[0]['seconds']:.3f} s")
     print(
-        f"{'records':>14}  {'from':<8}{'seconds':>9}{'own MB':>9}{'mapped MB':>11}{'disk, B per record':>20}"
+        f"{'records':>14}  {'from':<8}{'seconds':>9}{'own MB':>9}{'peak MB':>9}{'mapped MB':>11}"
+        f"{'disk, B per record':>20}"
     )
     for rows in args.rows:
         with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +79,8 @@ def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
                 record.append({"rows": rows, "form": form, **found, "bytes": size / rows})
                 print(
                     f"{rows:>14,}  {form:<8}{found['seconds']:>9.2f}{found['own'] / 1e6:>9.1f}"
-                    f"{found['mapped'] / 1e6:>11.1f}{size / rows:>20.2f}"
+                    f"{found['peak'] / 1e6:>9.1f}{found['mapped'] / 1e6:>11.1f}{size / rows:>20.2f}",
+                    flush=True,
                 )
     return record
 
@@ -100,8 +102,11 @@ def start(rows: int, path: str) -> dict[str, float]:
         with make_train_iterator(source, columns=columns, **given) as batches:
             next(batches)
     after = _memory()
+    # The peak is of all memory of the process, so from its size before; the others are what was added.
+    peak = after.pop("peak") - before.pop("now")
     seconds = time.perf_counter() - begin
-    return {"seconds": seconds, **{name: after[name] - before[name] for name in after}}
+    grown = {name: after[name] - before[name] for name in ("own", "mapped")}
+    return {"seconds": seconds, **grown, "peak": peak}
 
 
 def _write_columns(folder: Path, rows: int) -> tuple[str, int]:
@@ -150,4 +155,6 @@ def _mixture() -> dict[str, Any]:
 def _memory() -> dict[str, int]:
     lines = Path("/proc/self/status").read_text().splitlines()
     sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if " kB" in line}
-    return {"own": sizes["RssAnon"], "mapped": sizes["RssFile"]}
+    # The kernel counts the peak with mapped files; what a start maps is small beside it.
+    named = {"own": "RssAnon", "mapped": "RssFile", "now": "VmRSS", "peak": "VmHWM"}
+    return {name: sizes[field] for name, field in named.items()}

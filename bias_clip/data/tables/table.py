@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from bias_clip.core.json_object import read_object
 from bias_clip.core.write import whole_file, write_file
 from bias_clip.data.records import as_array, text_array
+from bias_clip.data.tables.memory import warn_of_memory
 
 KEY = "id"
 OWN_KEYS = ("rows", "ids_sha256", "columns", "file_sha256")  # of the manifest, written here
@@ -86,7 +87,7 @@ def write_shards(
 
 
 def read_table(path: str | Path, *, kind: str) -> Table:
-    """Reads a whole table.
+    """Reads a whole table; says in the log if that, and a join, take more memory than is free.
 
     Raises: ValueError if there is no such table, it is unfinished, of another kind, or its file is
       not the one that the manifest was written for.
@@ -94,6 +95,7 @@ def read_table(path: str | Path, *, kind: str) -> Table:
         table = read_table("w.parquet", kind="weights")
     """
     manifest, batches = open_table(path, kind=kind)
+    warn_of_memory(path, KEY)
     parts = list(batches)
     return Table({k: np.concatenate([part[k] for part in parts]) for k in parts[0]}, manifest)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bias_clip.data.tables import fingerprint, join, manifest_path, read_table, write_table
+from bias_clip.data.tables import fingerprint, join, manifest_path, memory, read_table, write_table
 from bias_clip.data.tables import table as tables
 
 IDS = ("a", "b/ü", "c d", "日本")
@@ -182,3 +182,25 @@ def test_one_long_cell_takes_its_own_memory_only(tmp_path):
     assert note[-1] == cells[-1]
     with pytest.raises(ValueError, match="100000 characters"):
         write_table(path, {"id": ["a", "x" * 100_000]}, {"kind": "k"})
+
+
+def test_a_table_that_does_not_fit_in_memory_is_said_before_it_is_read(
+    tmp_path, caplog, monkeypatch
+):
+    ids = [f"{i:010d}" for i in range(1000)]
+    write_table(tmp_path / "w.parquet", columns_of(ids), {"kind": "weights"})
+    needed = memory.joined_bytes(tmp_path / "w.parquet", "id")
+    # Ids, and 8 bytes of each column; a small file also has a dictionary of its ids.
+    assert 1000 * 6 * 40 <= needed <= 1000 * (6 * 40 + 8 * 6) * 1.2
+    monkeypatch.setattr(memory, "free_bytes", lambda: needed)
+    read_table(tmp_path / "w.parquet", kind="weights")
+    assert not caplog.records
+    monkeypatch.setattr(memory, "free_bytes", lambda: needed - 1)
+    read_table(tmp_path / "w.parquet", kind="weights")
+    assert "are free: the system may end this process" in caplog.text
+    assert "bias-clip columns" in caplog.text
+
+
+def test_free_memory_is_at_most_that_of_the_machine():
+    said = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    assert 0 < memory.free_bytes() <= int(said["MemTotal"].split()[0]) * 1024
