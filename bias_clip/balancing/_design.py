@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
+import scipy  # its parts are imported when they are used: a run that trains needs none
 from jaxtyping import Float, Int64
 
 from bias_clip.balancing.counts import CountTable, group_rows

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
+import scipy  # its parts are imported when they are used: a run that trains needs none
 from jaxtyping import Float
 
 from bias_clip.balancing._design import Design

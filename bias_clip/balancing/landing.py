@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # its parts are imported when they are used: a run that trains needs none
 from jaxtyping import Float
 
 from bias_clip.balancing.thinning import hash01
@@ -139,8 +140,6 @@ def _spread(
 
 
 def _solve(chances: np.ndarray, outcomes: np.ndarray, costs: np.ndarray) -> Any:
-    import scipy.optimize  # half of what importing this package would take; most runs do not draw
-
     # With the number of units fixed, the rows of the units say that the probabilities sum to 1.
     return scipy.optimize.linprog(
         costs, A_eq=outcomes.T, b_eq=chances, bounds=(0, None), method="highs-ds"

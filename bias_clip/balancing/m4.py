@@ -7,7 +7,7 @@ its dual is this project's method. The paper updates per example; that is `strea
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
+import scipy  # its parts are imported when they are used: a run that trains needs none
 from jaxtyping import Bool, Float
 
 from bias_clip.balancing._checks import check_groups, check_retained, retained_shares
@@ -112,10 +112,6 @@ def max_eta(table: CountTable, problem: Problem) -> float:
 
 
 def _max_eta(design: Design, table: CountTable, problem: Problem) -> float:
-    from scipy import (
-        optimize,
-    )  # half of what importing this package would take; training never needs it
-
     eps = tolerances(problem, table, 1.0).ravel()
     # An infinite tolerance is not a constraint, and would be an infinite bound here.
     keep = np.isfinite(eps)
@@ -128,22 +124,24 @@ def _max_eta(design: Design, table: CountTable, problem: Problem) -> float:
     bound = eps[keep] / size
     zero, infinite = np.zeros_like(bound), np.full_like(bound, np.inf)
     if problem.tolerance == "absolute":
-        constraints = [optimize.LinearConstraint(rows, -bound, bound)]
+        constraints = [scipy.optimize.LinearConstraint(rows, -bound, bound)]
     else:  # the tolerances are shares of E[q], which becomes the last variable
         above, below = (scipy.sparse.hstack([rows, sign * bound[:, None]]) for sign in (-1, 1))
         mean = np.append(np.ones(len(design.mass)), -1.0)[None]
         constraints = [
-            optimize.LinearConstraint(scipy.sparse.csr_array(above), -infinite, zero),
-            optimize.LinearConstraint(scipy.sparse.csr_array(below), zero, infinite),
-            optimize.LinearConstraint(mean, 0, 0),
+            scipy.optimize.LinearConstraint(scipy.sparse.csr_array(above), -infinite, zero),
+            scipy.optimize.LinearConstraint(scipy.sparse.csr_array(below), zero, infinite),
+            scipy.optimize.LinearConstraint(mean, 0, 0),
         ]
     extra = [] if problem.tolerance == "absolute" else [0.0]
     # Without integers `milp` is a plain linear programme. Unlike `linprog` it takes constraints with two
     # sides.
-    result = optimize.milp(
+    result = scipy.optimize.milp(
         np.append(-np.ones(len(design.mass)), extra),
         constraints=constraints,
-        bounds=optimize.Bounds(0, np.append(problem.cap * design.mass, [problem.cap] * len(extra))),
+        bounds=scipy.optimize.Bounds(
+            0, np.append(problem.cap * design.mass, [problem.cap] * len(extra))
+        ),
     )
     if result.x is None:
         raise ArithmeticError(f"the linear programme of max_eta failed: {result.message}")

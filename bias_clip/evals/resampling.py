@@ -5,11 +5,10 @@ on the same items have the same resamples, and the difference of their draws is 
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
-import scipy.special
+import scipy  # its parts are imported when they are used: a run that trains needs none
 from jaxtyping import Float, Int, Shaped
 
 from bias_clip.evals.uncertainty import (
@@ -117,7 +116,7 @@ def kind_draws(
 
 def _cluster_table(
     kinds: Int[np.ndarray, " n"], names: Int[np.ndarray, " n"], shape: tuple[int, int]
-) -> scipy.sparse.csr_array:
+) -> Any:  # a scipy.sparse.csr_array; naming it would import it
     """How many items of each kind each cluster has; sparse, as most have few kinds."""
     return scipy.sparse.csr_array((np.ones(len(kinds)), (names, kinds)), shape=shape)
 
@@ -125,7 +124,7 @@ def _cluster_table(
 def _drawn_counts(
     rng: np.random.Generator,
     counts: Int[np.ndarray, " u"],
-    table: scipy.sparse.csr_array | None,
+    table: Any,  # of `_cluster_table`, or None
     size: int,
 ) -> Float[np.ndarray, "b u"]:
     """The number of items of each kind in each resample: of items, or of the clusters in `table`."""

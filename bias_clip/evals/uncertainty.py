@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
+import scipy  # its parts are imported when they are used: a run that trains needs none
 from jaxtyping import Bool, Float, Int, Shaped
 
 OVER = ("items", "templates", "both")

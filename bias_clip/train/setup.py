@@ -129,7 +129,7 @@ def make_setup(
         mesh=mesh,
         model=model,
         apply=apply,
-        schedule=schedule,
+        schedule=jax.jit(schedule),  # one program; by itself each operation would be one
         total_steps=total_steps,
         log_every=log_every,
         evaluate_every=max(1, steps("evaluation.every", config.evaluation.every)),

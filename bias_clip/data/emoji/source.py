@@ -70,8 +70,8 @@ class EmojiSource:
 
     Attributes:
       columns: all attributes of the records, and "id", as arrays.
-      places: for each record, style and number of each of its images; they are decoded when the
-        first image of a style is read, so that a run compiles meanwhile.
+      places: for each record, style and number of each of its images; they are decoded when they
+        are read, in part all of a style at once, so that a run compiles meanwhile.
       languages: languages of the captions.
       single: whether a record has one image, or a tuple of images.
     """
@@ -89,7 +89,7 @@ class EmojiSource:
         """Returns one record."""
         record = {k: v[index].item() for k, v in self.columns.items()}
         # Read-only views of arrays that all records share.
-        images = tuple(_load_images(style)[i] for style, i in self.places[index])
+        images = tuple(_load_image(style, number) for style, number in self.places[index])
         record["image"] = images[0] if self.single else images
         record["captions"] = emoji_captions_of(record["entry"], self.languages)
         return record
@@ -270,21 +270,19 @@ def _load_splits() -> np.ndarray:
     return splits.assign_splits(_load_drawings(), families)
 
 
-def _load_images(style: str) -> UInt8[np.ndarray, "n 64 64 4"]:
-    """All images of a style; colour is zero where they are transparent."""
+def _load_image(style: str, number: int) -> UInt8[np.ndarray, "64 64 4"]:
+    """One image of a style; colour is zero where it is transparent."""
+    if style == "fluent-3d":
+        return _decode_webp(style, number)
     # Else each of the threads that read the first batch would decode them.
     with _DECODING:
-        return _decode_images(style)
+        return _decode_images(style)[number]
 
 
 @functools.cache
 def _decode_images(style: str) -> UInt8[np.ndarray, "n 64 64 4"]:
-    data = (PACK / IMAGE_FILES[style]).read_bytes()
-    if style == "fluent-3d":
-        images = _decode_webp(data)
-    else:
-        flat = np.frombuffer(lzma.decompress(data), np.uint8)
-        images = flat.reshape(-1, SIZE, SIZE, 1 if style == "fluent-hc" else 4)
+    flat = np.frombuffer(lzma.decompress(_read_images(style)), np.uint8)
+    images = flat.reshape(-1, SIZE, SIZE, 1 if style == "fluent-hc" else 4)
     if style == "fluent-hc":  # all black, so the file has only the alpha channel
         images = np.concatenate([np.zeros((*images.shape[:3], 3), np.uint8), images], axis=-1)
     # Records are views of this cached array: an operation in place would change it for the whole run.
@@ -292,19 +290,27 @@ def _decode_images(style: str) -> UInt8[np.ndarray, "n 64 64 4"]:
     return images
 
 
-def _decode_webp(data: bytes) -> UInt8[np.ndarray, "n 64 64 4"]:
-    """Decodes images: the file has their number and ends as little-endian uint32, then WebP files."""
+@functools.cache
+def _decode_webp(style: str, number: int) -> UInt8[np.ndarray, "64 64 4"]:
+    """One image: the file has their number and ends as little-endian uint32, then WebP files."""
+    data = _read_images(style)
     count = int(np.frombuffer(data, "<u4", 1)[0])
     # Ends count from behind the table, which has 4 (count + 1) bytes.
-    ends = np.frombuffer(data, "<u4", count, offset=4).astype(int) + 4 * (count + 1)
-    starts = [4 * (count + 1), *ends]
-    images = np.empty((count, SIZE, SIZE, 4), np.uint8)
-    for i in range(count):
-        with Image.open(BytesIO(data[starts[i] : ends[i]]), formats=("WEBP",)) as image:
-            pixels = np.asarray(image.convert("RGBA"))  # an image without transparency is RGB
-        # The codec leaves arbitrary colours where alpha is 0.
-        images[i] = pixels * (pixels[..., 3:] > 0)
-    return images
+    ends = np.frombuffer(data, "<u4", count, offset=4)
+    start, end = (int(ends[i]) if i >= 0 else 0 for i in (number - 1, number))
+    first = 4 * (count + 1)
+    encoded = data[first + start : first + end]
+    with Image.open(BytesIO(encoded), formats=("WEBP",)) as image:
+        pixels = np.asarray(image.convert("RGBA"))  # an image without transparency is RGB
+    # The codec leaves arbitrary colours where alpha is 0.
+    pixels = pixels * (pixels[..., 3:] > 0)
+    pixels.setflags(write=False)
+    return pixels
+
+
+@functools.cache
+def _read_images(style: str) -> bytes:
+    return (PACK / IMAGE_FILES[style]).read_bytes()
 
 
 def _read_table(name: str) -> Table:

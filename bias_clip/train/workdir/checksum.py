@@ -59,6 +59,7 @@ def _checksums(leaves: dict[str, Array]) -> dict[str, tuple[UInt32[Array, ""], .
     return {name: _checksum(leaf) for name, leaf in leaves.items()}
 
 
+@jax.jit  # inside of the program above: traced once for all arrays of a shape, such as moments
 def _checksum(x: Array) -> tuple[UInt32[Array, ""], ...]:
     words = _bits(x)
     index = _index(words.shape)
