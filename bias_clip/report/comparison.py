@@ -91,8 +91,16 @@ def render_comparison(
             # Counts and chance levels are the same in all runs; the table has them.
             if described(key, details).unit != "count" and not key.endswith("chance")
         ],
-        rows=table_rows(groups, keys, details, intervals),
+        rows=[
+            [first.replace(" ", "\u00a0"), *others]
+            for first, *others in table_rows(groups, keys, details, intervals)
+        ],
     )
+
+
+def arrow(better: str) -> str:
+    """The arrow in the better direction, which stays on the line of the last word."""
+    return ARROWS[better].replace(" ", "\u00a0")
 
 
 def comparison_chart(
@@ -111,7 +119,7 @@ def comparison_chart(
         own = ends.get(name, {}).get(key) if len(known) == 1 else None
         rows.append(Values(name, [(i, value) for value in known], mean, ends=own))
     series = [Series(name, f"s{i % 6}") for i, name in enumerate(groups)]
-    title = f"{spaced(_evaluator(key))}: {metric.name}{ARROWS[metric.better]}"
+    title = f"{spaced(_evaluator(key))}: {metric.name}{arrow(metric.better)}"
     chart = dot_chart(title, rows, series=series, form=metric.unit, unit=UNITS.get(metric.unit, ""))
     return chart._replace(series=())  # the rows have the names
 

@@ -57,6 +57,7 @@ TRAIN_CHARTS: tuple[tuple[str, str, dict[str, str], dict], ...] = (
         },
         {"zero": True},
     ),
+    ("Time in training steps", "share of time, %", {"goodput": "steps"}, SHARE),
     ("Gradient norm", "all parameters", {"train/grad_norm": "norm"}, {"zero": True}),
     ("Parameter norm", "all parameters", {"train/param_norm": "norm"}, {}),
 )
@@ -67,7 +68,9 @@ def train_charts(rows: list[dict]) -> list[Chart]:
     charts = _charts(rows, TRAIN_CHARTS)
     known = {*AXES}.union(*(keys for _, _, keys, _ in TRAIN_CHARTS))
     # Sorted, so that the page does not depend on the order in which signals were first logged.
-    others = sorted({key for row in rows for key in row if not key.startswith("eval/")} - known)
+    # Where the time went is a list in the head of the page, in which the parts have their names.
+    apart = ("eval/", "goodput/")
+    others = sorted({key for row in rows for key in row if not key.startswith(apart)} - known)
     terms = {key: spaced(key[11:]) for key in others if key.startswith("train/term_")}
     if len(terms) > 1:  # a single one is the loss itself
         charts += _charts(rows, (("Terms of the loss", "per image", terms, {}),))

@@ -14,6 +14,7 @@ from bias_clip.core.formatting import (
 )
 from bias_clip.report import plots as plots
 from bias_clip.report.plots import bias_chart, line_chart, nice_ticks, sparkline
+from bias_clip.report.run_charts import train_charts
 from bias_clip.report.run_read import Curve
 
 NBSP = "\u202f"
@@ -198,3 +199,12 @@ def test_ends_of_the_gap_axis_hold_the_longest_bar():
 )
 def test_preference_takes_a_side_only_outside_its_interval(share, low, high, side):
     assert bias_chart([role("a", 0.1, share, low, high)]).rows[0].preference_side == side
+
+
+def test_parts_of_the_time_have_no_charts_because_the_head_of_the_page_names_them():
+    rows = [
+        {"step": step, "goodput": 0.5 + step / 100, "goodput/compile": 9.0, "own": step}
+        for step in (1, 2, 3)
+    ]
+    found = {chart.title: chart.unit for chart in train_charts(rows)}
+    assert found == {"Time in training steps": "share of time, %", "Own": ""}

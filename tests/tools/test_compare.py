@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bias_clip.cli.compare import compare, make_table, read_group, read_groups
+from bias_clip.report.comparison import render_comparison
 from tests.report.test_run_page import Page
 
 
@@ -75,3 +76,9 @@ def test_a_page_has_a_chart_for_each_metric_and_a_dot_for_each_run(tmp_path):
 def test_a_plot_that_is_not_a_page_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"ends in \.html"):
         compare({"plain": [write_run(tmp_path / "a", 0.2)]}, [""], plot_path=tmp_path / "plot.png")
+
+
+def test_arrows_stay_with_the_last_word_on_the_page():
+    details = {"style": {"kind": "zeroshot"}}
+    page = render_comparison({"plain": {"style/acc1": [0.2]}}, ["style/acc1"], details)
+    assert page.count("\u00a0↑") == 3  # the title of the chart, the label of its image, the row

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bias_clip.core.formatting import format_number, format_unit, is_number, spaced
-from bias_clip.report.comparison import ARROWS, UNITS
+from bias_clip.report.comparison import UNITS, arrow
 from bias_clip.report.interval_plots import (
     IntervalChart,
     format_difference,
@@ -102,8 +102,7 @@ def number_rows(
 def _named(number: Mapping[str, Any]) -> str:
     """The name, the unit where its values have none, and an arrow in the better direction."""
     unit = f", {number['unit']}" if number["unit"] in ("nats", "cosine") else ""
-    # The arrow stays with the last word.
-    return number["name"] + unit + ARROWS[number["better"]].replace(" ", "\u00a0")
+    return number["name"] + unit + arrow(number["better"])
 
 
 def _value_cell(own: Mapping[str, Any], unit: str, over_texts: str) -> Cell:

@@ -75,6 +75,26 @@ def test_the_mmvp_evaluator_has_the_authors_average(case):
     assert result.metrics["pairs"] == 135
 
 
+def test_mmvp_averages_patterns_of_any_size_and_reads_first_captions():
+    # Three pairs of pattern a, of which one is right, and one right pair of pattern b.
+    names, right = ["a", "a", "a", "b"], [True, False, False, True]
+    source = ListSource(
+        record(2 * p + i, [f"s{p}{i}", f"other {p}{i}"], kind=name)
+        for p, name in enumerate(names)
+        for i in range(2)
+    )
+    images = np.stack([np.eye(2)[i if ok else 1 - i] for ok in right for i in range(2)])
+    texts = {
+        f"a photo of s{p}{i}": np.array([[1, 0], [0.6, 0.8]])[i] for p in range(4) for i in range(2)
+    }
+    found = make_evaluator("mmvp", source, pattern="kind")(fixed_encode(images, texts)).metrics
+    assert found["acc_a"] == pytest.approx(1 / 3)
+    assert found["acc_b"] == 1
+    assert found["average"] == pytest.approx(2 / 3)
+    assert found["image_similarity"] == pytest.approx(0, abs=1e-6)
+    assert found["text_similarity"] == pytest.approx(0.6)
+
+
 # Cosines are scores[i, j] of image i and text j: images are the rows, texts the axes.
 SCORES = {  # text, image, group right?
     "both": ([[0.9, 0.1], [0.2, 0.8]], (True, True)),

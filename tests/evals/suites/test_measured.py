@@ -144,3 +144,15 @@ def test_images_scored_in_parts_have_the_ranks_of_all(monkeypatch) -> None:
     parts = classified.measure_zeroshot(images, prompts, labels)
     assert parts.result.metrics == whole.result.metrics
     np.testing.assert_array_equal(parts.hits["acc1"], whole.hits["acc1"])
+
+
+def test_templates_judged_on_some_images_lie_around_the_value_of_all(monkeypatch) -> None:
+    monkeypatch.setattr(classified, "TEMPLATE_IMAGES", 10)
+    rng = np.random.default_rng(0)
+    # All templates are the same, so no resample of them changes anything.
+    prompts = np.repeat(rng.normal(size=(7, 1, 6)).astype(np.float32), 4, axis=1)
+    images, labels = rng.normal(size=(50, 6)), rng.integers(0, 7, 50)
+    part = classified.measure_zeroshot(images, prompts, labels)
+    assert part.draw_texts is not None
+    for key, values in part.draw_texts(20, 0).drawn.items():
+        np.testing.assert_allclose(values, part.result.metrics[key], atol=1e-12, err_msg=key)
