@@ -24,13 +24,12 @@ from bias_clip.evals.audit import functions_model, run_audit, to_json
 from bias_clip.evals.audit.own_data import own_items
 from tests.evals.audit.people import LABELS, People
 
-MODELS = ("whole_hf_siglip", "whole_hf_clip")
+SAME = 1e-5  # of every number where the pixels are the same
+# Of every number on the emoji, which each library resizes. SigLIP's pixels come out the same: 3.4e-7 measured.
+# CLIP's bicubic ones differ by up to one grey level, of which random weights make 0.0247.
+MODELS = {"whole_hf_siglip": SAME, "whole_hf_clip": 0.03}
 DOCS = Path(__file__).parents[3] / "docs" / "audit.md"
 SIZE = 48  # of the models: nothing is resized, so both read the same pixels
-SAME = 1e-5  # of every number where the pixels are the same
-CLOSE = (
-    0.05  # of every number on the emoji, which each library resizes to one grey level of the other
-)
 SETTINGS = ["--resamples", "50", "--no-baselines"]
 
 
@@ -45,10 +44,10 @@ class Noise(People):
 def main(root: Path) -> int:
     """Prints a line per model; returns the exit status."""
     failed = 0
-    for name in MODELS:
+    for name, on_emoji in MODELS.items():
         with tempfile.TemporaryDirectory() as out:
             same, close, number = compare(root / name, Path(out))
-        good = same <= SAME and close <= CLOSE
+        good = same <= SAME and close <= on_emoji
         failed += not good
         print(
             f"{'passed' if good else 'FAILED'} {name}: {number} numbers; at most {same:.2g} apart on "
