@@ -78,12 +78,22 @@ class TextTransformer(nnx.Module):
         self.map = MapHead(*heads, **same) if pool == "map" else None
         self.head = layers.head(sizes.width, out_dim, bias=head_bias)
 
-    def __call__(self, text: Int[Array, "b l"], dtype: str = "float32") -> Float[Array, "b d"]:
-        """Returns the pooled and projected features, not yet normalised."""
+    def __call__(
+        self, text: Int[Array, "b l"], dtype: str = "float32", length: int | None = None
+    ) -> Float[Array, "b d"]:
+        """Returns the pooled and projected features, not yet normalised.
+
+        With a `length` below that of the tower, only the first tokens are read, and the one that is pooled:
+        with pool "last" the last one at its own position; with "argmax" and "eos" the end of the text,
+        which takes the place of the last token that is left if it came later.
+        """
+        table = self.pos_embedding[...]
+        if length is not None and length < self.length:
+            text, table = self._cut(text, table, length)
         # Plain indexing would clamp a token outside of the table to its last row, without an error.
         x = jnp.take(self.embedding[...], text, axis=0, mode="fill", fill_value=jnp.nan)
         # The sum in float32, and only then in the dtype of the products.
-        x = (x + self.pos_embedding[...]).astype(dtype)
+        x = (x + table).astype(dtype)
         if self.pool in ("argmax", "eos"):
             # Pooled before the last norm: it then runs on one token of each text, and not on all.
             x = self.encoder(x, lambda x: _at(x, self._end(text)))
@@ -94,6 +104,22 @@ class TextTransformer(nnx.Module):
         else:
             x = x[:, -1] if self.pool == "last" else jnp.mean(x, axis=1)
         return x if self.head is None else self.head(x)
+
+    def _cut(
+        self, text: Int[Array, "b l"], table: Float[Array, "1 l d"], length: int
+    ) -> tuple[Int[Array, "b m"], Float[Array, "1 m d"]]:
+        """The tokens that a shorter text keeps, and their positions."""
+        if self.pool == "last":
+            rest = text[:, : length - 1], table[:, : length - 1]
+            ends = text[:, -1:], table[:, -1:]
+            tokens, places = (jnp.concatenate(two, axis=1) for two in zip(rest, ends, strict=True))
+            return tokens, places
+        short = text[:, :length]
+        if self.pool in ("argmax", "eos"):
+            end = self._end(text)
+            token = jnp.take_along_axis(text, end[:, None], axis=1)[:, 0]
+            short = short.at[:, -1].set(jnp.where(end < length, short[:, -1], token))
+        return short, table[:, :length]
 
     def _end(self, text: Int[Array, "b l"]) -> Int[Array, " b"]:
         """The position where each text ends; of several equal tokens, argmax takes the first."""

@@ -55,9 +55,25 @@ class Features(NamedTuple):
     text: Float[Array, "b d"] | None
 
 
+class Light(NamedTuple):
+    """What a cheap training step leaves out; the parameters are those of whole inputs.
+
+    Attributes:
+      size: pixels of a side of the images, below those of the tower.
+      kept: numbers of the patches that each image keeps, row by row in the grid of its size; None: all.
+      length: tokens that are read of each text; None: all.
+    """
+
+    size: int
+    kept: Int[Array, "b k"] | None = None
+    length: int | None = None
+
+
 class Model(NamedTuple):
     """Pure functions: `init(key) -> params`, `apply(params, image, text) -> Outputs`, and
     `features(params, image, text) -> Features`, which `apply` scales to unit norm.
+
+    Both take `light`, a `Light`, for steps that see less of each input.
     """
 
     init: Callable[..., Any]
@@ -132,14 +148,17 @@ def make_model(
         params: Mapping[str, Any],
         image: Float[Array, "b s s 3"] | None = None,
         text: Int[Array, "b l"] | None = None,
+        *,
+        light: Light | None = None,
     ) -> Features:
         fimg = ftxt = None
         if image is not None:
-            size = _present("image", img).size
+            size = _present("image", img).size if light is None else light.size
             _check_shape("image", image.shape[1:], (size, size, 3))
             tower = nnx.merge(split["img"][0], params["img"])
+            kept = None if light is None else light.kept
             # float32 from here on: norms, logits and losses do not round to 8 bits.
-            fimg = tower(image.astype(dtype)).astype(jnp.float32)
+            fimg = tower(image.astype(dtype), kept).astype(jnp.float32)
         if image is not None and text is not None:
             # Without this order XLA interleaves the towers' backward passes: with all regularisers, a
             # step of B/16 on v5e then needed 9 % more memory, now 0.3 % (docs/plans.md).
@@ -148,15 +167,19 @@ def make_model(
         if text is not None:
             _check_shape("text", text.shape[1:], (_present("text", txt).length,))
             tower = nnx.merge(split["txt"][0], params["txt"])
-            ftxt = tower(text, dtype=dtype).astype(jnp.float32)
+            length = None if light is None else light.length
+            ftxt = tower(text, dtype=dtype, length=length).astype(jnp.float32)
         return Features(fimg, ftxt)
 
     def apply(
         params: Mapping[str, Any],
         image: Float[Array, "b s s 3"] | None = None,
         text: Int[Array, "b l"] | None = None,
+        *,
+        light: Light | None = None,
     ) -> Outputs:
-        zimg, ztxt = (None if x is None else unit_norm(x) for x in features(params, image, text))
+        found = features(params, image, text, light=light)
+        zimg, ztxt = (None if x is None else unit_norm(x) for x in found)
         scale = jnp.exp(params["log_scale"]) if "log_scale" in scalars else jnp.ones(())
         return Outputs(zimg, ztxt, scale, params["bias"] if "bias" in scalars else jnp.zeros(()))
 

@@ -1,14 +1,15 @@
 """The image tower: a Vision Transformer with attention or mean pooling."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from bias_clip.models import initializers, layers
+from bias_clip.models import initializers, layers, positions
 from bias_clip.models.activations import gelu_tanh
 from bias_clip.models.encoder import Encoder, MapHead
 
@@ -42,6 +43,8 @@ VARIANTS = {
 LARGEST = (
     8_192  # pixels of a side: above it is a slip, and the memory of an image grows with its square
 )
+_EXACT = jax.lax.Precision.HIGHEST  # else a TPU multiplies float32 in bfloat16
+
 POOLS = ("map", "gap", "gap_norm", "class")
 POSEMBS = ("learned", "sincos2d")
 STEMS = ("patch", "conv")
@@ -197,7 +200,7 @@ class ViT(nnx.Module):
         sizes, patch = parse_variant(
             variant, width=width, depth=depth, mlp_dim=mlp_dim, num_heads=num_heads
         )
-        side = _grid_side(variant, size, patch)
+        side = grid_side(variant, size, patch)
         width, heads = sizes.width, sizes.num_heads
         conv = choose("stem", stem, STEMS) == "conv"
         learned = choose("posemb", posemb, POSEMBS) == "learned"
@@ -223,8 +226,14 @@ class ViT(nnx.Module):
         self.map = MapHead(width, sizes.mlp_dim, heads, **same) if pool == "map" else None
         self.head = layers.head(width, out_dim, bias=head_bias)
 
-    def __call__(self, image: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
-        """Returns the pooled and projected features, not yet normalised."""
+    def __call__(
+        self, image: Float[Array, "b s s 3"], kept: Int[Array, "b k"] | None = None
+    ) -> Float[Array, "b d"]:
+        """Returns the pooled and projected features, not yet normalised.
+
+        Positions are resampled for an image of another size ("linear_antialias" of `positions`). Of its
+        patches, numbered row by row, only those in `kept` become tokens; None: all.
+        """
         x = image if self.stem is None else self.stem(image)
         x = self.embedding(_patches(x, self.patch))
         if self.class_token is not None:
@@ -235,7 +244,9 @@ class ViT(nnx.Module):
             table = jnp.asarray(sincos2d(self.side, x.shape[-1]))[None]
         else:
             table = self.pos_embedding[...]
-        x = x + table.astype(x.dtype)
+        x = x + self._resampled(table, x.shape[1]).astype(x.dtype)
+        if kept is not None:
+            x = self._keep(x, kept)
         x = x if self.pre_norm is None else self.pre_norm(x)
         # In a matrix with a row per token, the batch axis can only be outermost. Otherwise XLA for GPUs
         # puts the batch innermost in all blocks, and each norm transposes what it reads. (A layout
@@ -243,6 +254,25 @@ class ViT(nnx.Module):
         x = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1])).reshape(x.shape)
         x = self._pooled(x)
         return x if self.head is None else self.head(x)
+
+    def _resampled(self, table: Float[Array, "1 l d"], length: int) -> Float[Array, "1 m d"]:
+        """The positions of a grid of another size; the class token's does not change."""
+        if length == table.shape[1]:
+            return table
+        first = 0 if self.class_token is None else 1
+        side = math.isqrt(length - first)
+        weights = positions.grid_weights(self.side, side, "linear_antialias")
+        grid = jnp.einsum("ml,bld->bmd", weights, table[:, first:], precision=_EXACT)
+        return jnp.concatenate([table[:, :first], grid], axis=1)
+
+    def _keep(self, x: Float[Array, "b l d"], kept: Int[Array, "b k"]) -> Float[Array, "b m d"]:
+        """The class token, and the patches that are kept."""
+        first = 0 if self.class_token is None else 1
+        rows = jnp.pad(kept + first, ((0, 0), (first, 0)))  # the class token is row 0
+        # A product and not a gather, whose gradient would be a scatter, which is slow on TPUs. One factor
+        # is 1 and the others 0, so the result is exact.
+        picked = jax.nn.one_hot(rows, x.shape[1], dtype=x.dtype)
+        return jnp.einsum("bkl,bld->bkd", picked, x, precision=_EXACT)
 
     def _pooled(self, x: Float[Array, "b l d"]) -> Float[Array, "b d"]:
         first = 0 if self.class_token is None else 1  # patch
@@ -265,7 +295,8 @@ def _check_class_token(class_token: bool, pool: str, posemb: str) -> None:
         )
 
 
-def _grid_side(variant: str, size: int, patch: int | None) -> int:
+def grid_side(variant: str, size: int, patch: int | None) -> int:
+    """Returns the patches of a side; raises ValueError for a size that the patch does not divide."""
     if patch is None:
         raise ValueError(f"An image tower needs a patch: got {variant!r}, expected e.g. 'B/16'.")
     check_size(size)

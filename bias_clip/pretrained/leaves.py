@@ -7,7 +7,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from bias_clip.pretrained import positions
+from bias_clip.models import positions
 from bias_clip.pretrained.files.tensors import Tensor
 from bias_clip.pretrained.layouts.table import (
     Entry,

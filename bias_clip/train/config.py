@@ -33,7 +33,7 @@ _REQUIRED = (
     ("mesh",),
 )
 _EVALUATOR_NAME = re.compile(r"[\w-]{1,100}")
-_OPTIONAL = (("data", "balance"), ("data", "cells"), ("init_from",))
+_OPTIONAL = (("data", "balance"), ("data", "cells"), ("init_from",), ("light",))
 _OR_NONE: dict[str, Any] = {  # keys whose default does not say their type
     "config.ema_decay": float | None,
     "config.keep_every": Duration | None,
@@ -70,6 +70,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _check_section(config, path)
     refuse_unknown("config.data.columns", config.data.columns, ATTRIBUTES)
     refuse_unknown("config.sinks", config.sinks, SINKS)
+    if config.light is not None and "until" not in config.light:
+        raise ValueError("config.light lacks 'until', the duration of the light steps; set it.")
     _check_cells(config.data)
     _check_balance(config.data)
     _check_objective(config)

@@ -30,7 +30,7 @@ from bias_clip.train.hosts.slow import describe as describe_slow
 from bias_clip.train.hosts.slow import gather_times, host_names, slow_hosts
 from bias_clip.train.hosts.watchdog import Watchdog
 from bias_clip.train.metrics import Clock, MetricWriter, plain_numbers
-from bias_clip.train.setup import Setup, make_setup
+from bias_clip.train.setup import Setup, make_setup, step_after
 from bias_clip.train.sharding import make_mesh, to_global
 from bias_clip.train.state import TrainState
 from bias_clip.train.stream import open_stream
@@ -145,9 +145,10 @@ def _opened(
 def _describe(setup: Setup) -> str:
     devices, params = setup.mesh.devices.flat, setup.abstract_state.params
     kind = devices[0].device_kind or devices[0].platform
+    light = "" if setup.light is None else f", the first {setup.light.until:,} of them light"
     return (
         f"device: {setup.mesh.size} x {kind}; model: {format_large(count_parameters(params))} "
-        f"parameters; {setup.total_steps:,} steps"
+        f"parameters; {setup.total_steps:,} steps{light}"
     )
 
 
@@ -208,12 +209,13 @@ def _steps(
             if "skipped_in_row" in metrics:
                 _check_health(run, state, step - 1, metrics)
             dog.done(step - 1)
-            if step == start + 1:
-                state, metrics = timed("compile", _first_step, setup, state, arrays)
+            train_step = step_after(setup, step - 1)
+            if step == start + 1 or (setup.light is not None and step == setup.light.until + 1):
+                state, metrics = timed("compile", _first_step, train_step, state, arrays, step)
             elif run.recheck_every is not None and step % run.recheck_every == 0:
-                state, metrics = step_twice(setup.train_step, state, arrays, step=step, hosts=hosts)
+                state, metrics = step_twice(train_step, state, arrays, step=step, hosts=hosts)
             else:
-                state, metrics = setup.train_step(state, arrays)
+                state, metrics = train_step(state, arrays)
             if step % setup.log_every == 0 or step == total:
                 values = jax.device_get(metrics)
                 _check_health(run, state, step, values)
@@ -224,7 +226,7 @@ def _steps(
                 seconds += elapsed
                 spent = goodput.add(spent, elapsed, parts)
                 goodput.write(run.workdir, spent)
-                line = speed(step - logged, elapsed, parts)
+                line = speed(logged, step, elapsed, parts)
                 write(step, _log_line(run, step, seconds, values) | line | goodput.line(spent))
                 if hosts:
                     _say_slow(progress, hosts, elapsed, parts)
@@ -264,14 +266,16 @@ def _steps(
     return flat_metrics(results)
 
 
-def _first_step(setup: Setup, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-    """Compiles and runs the first step; its time does not count for the speed."""
+def _first_step(
+    train_step: Any, state: TrainState, batch: Any, step: int
+) -> tuple[TrainState, dict[str, Any]]:
+    """Compiles and runs the first step of its kind; its time does not count for the speed."""
     if jax.process_count() > 1:
         # The first collective waits for all hosts with a deadline (30 s on CPUs, minutes on GPUs), and
         # hosts may differ by more in compiling. So they meet in between, without a deadline.
-        setup.train_step.lower(state, batch).compile()  # kept: the call below compiles nothing
-        wait_for_all("first step")
-    return jax.block_until_ready(setup.train_step(state, batch))
+        train_step.lower(state, batch).compile()  # kept: the call below compiles nothing
+        wait_for_all(f"step {step} is compiled")
+    return jax.block_until_ready(train_step(state, batch))
 
 
 def _save(run: _Run, state: TrainState, step: int, seconds: float) -> None:

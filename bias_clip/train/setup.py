@@ -12,6 +12,7 @@ from bias_clip.core.registry import named
 from bias_clip.data.stream.batch import attributes_of, batch_columns
 from bias_clip.models.two_towers import Model
 from bias_clip.train.accumulate import make_gradient
+from bias_clip.train.light import LightSteps, make_light
 from bias_clip.train.metrics import health
 from bias_clip.train.model import (
     has_frozen_tower,
@@ -52,6 +53,13 @@ class Setup(NamedTuple):
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
     init: Any  # jitted: key -> TrainState
     train_step: Any  # jitted: (state, batch) -> (state, metrics); the state is donated
+    light: LightSteps | None  # the first steps, if they are cheaper ones
+
+
+def step_after(setup: Setup, step: int) -> Any:
+    """Returns the jitted step that follows `step` others."""
+    light = setup.light
+    return setup.train_step if light is None or step >= light.until else light.train_step
 
 
 def make_setup(
@@ -106,25 +114,43 @@ def make_setup(
     apply = on_bytes(model.apply, config.data.image)
     # Before the gradient is made: a tower that is frozen whole needs no backward pass.
     frozen = frozen_leaves(params_shape, freeze=config.optimizer.get("freeze", ()))
-    if has_frozen_tower(frozen):
-        apply = towers_apart(apply)
-    gradient = make_gradient(
-        apply=apply,
-        objective=make_objective(config.objective.to_dict(), mesh),
-        mesh=mesh,
-        layout=make_layout(shardings.params),
-        frozen=frozen,
-        **accumulation,
-    )
-    train_step = make_train_step(
-        gradient=gradient,
-        tx=tx,
-        health=health,
-        log_every=log_every,
-        total_steps=total_steps,
-        ema_decay=config.ema_decay,
-        max_grad_norm=None if guards is None else guards.max_grad_norm,
-    )
+    apart = has_frozen_tower(frozen)
+    objective = make_objective(config.objective.to_dict(), mesh)
+
+    def jitted_step(apply: Callable, inputs: Callable | None = None) -> Any:
+        gradient = make_gradient(
+            apply=towers_apart(apply) if apart else apply,
+            objective=objective,
+            mesh=mesh,
+            layout=make_layout(shardings.params),
+            frozen=frozen,
+            **accumulation,
+        )
+        train_step = make_train_step(
+            gradient=gradient,
+            tx=tx,
+            health=health,
+            log_every=log_every,
+            total_steps=total_steps,
+            ema_decay=config.ema_decay,
+            max_grad_norm=None if guards is None else guards.max_grad_norm,
+        )
+        return jax.jit(
+            train_step if inputs is None else _on_inputs(train_step, inputs),
+            in_shardings=(shardings, batch_sharding(mesh)),
+            out_shardings=(shardings, replicated(mesh)),
+            # The old state's memory holds the new one: a step needs the state once and not twice.
+            donate_argnums=0,
+        )
+
+    light = None
+    if config.light is not None:
+        light_steps = config.light.to_dict()
+        until = _within("light.until", light_steps.pop("until"), steps, total_steps)
+        over = {"ops": config.data.image, "seed": config.seed, **light_steps}
+        with named("config.light"):
+            light_apply, inputs = make_light(config.model.to_dict(), model, mesh, **over)
+        light = LightSteps(until, light_apply, inputs, jitted_step(light_apply, inputs))
     return Setup(
         mesh=mesh,
         model=model,
@@ -139,14 +165,16 @@ def make_setup(
         abstract_state=abstract_state,
         abstract_batch=_abstract_batch(config, mesh),
         init=jax.jit(init, out_shardings=shardings),
-        train_step=jax.jit(
-            train_step,
-            in_shardings=(shardings, batch_sharding(mesh)),
-            out_shardings=(shardings, replicated(mesh)),
-            # The old state's memory holds the new one: a step needs the state once and not twice.
-            donate_argnums=0,
-        ),
+        train_step=jitted_step(apply),
+        light=light,
     )
+
+
+def _on_inputs(train_step: Callable, inputs: Callable) -> Callable:
+    def light_step(state, batch):
+        return train_step(state, inputs(state.step, batch))
+
+    return light_step
 
 
 def _total_steps(total: Duration, known: Mapping[str, Any]) -> int:
@@ -173,13 +201,18 @@ def _switch(data: ml_collections.ConfigDict, steps: Callable, total_steps: int) 
     balance = data.balance
     if balance is None or "switch" not in balance or balance.switch is None:
         return None
-    switch = steps("data.balance.switch", balance.switch)
-    if switch > total_steps:
+    return _within("data.balance.switch", balance.switch, steps, total_steps)
+
+
+def _within(key: str, duration: Duration, steps: Callable, total_steps: int) -> int:
+    """The steps of a duration that must not be longer than the run."""
+    count = steps(key, duration)
+    if count > total_steps:
         raise ValueError(
-            f"config.data.balance.switch is {balance.switch!r}, step {switch}, after the end of the "
-            f"run of {total_steps} steps; expected at most '100%'."
+            f"config.{key} is {duration!r}, step {count}, after the end of the run of {total_steps} "
+            "steps; expected at most '100%'."
         )
-    return switch
+    return count
 
 
 def _make_init(

@@ -110,3 +110,25 @@ def test_a_token_outside_the_vocabulary_shows_as_nan():
 def test_what_cannot_be_is_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         make(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("pool", "expected", "places"),
+    [
+        # The last token stays where it is.
+        ("last", [[2, 5, 1], [4, 6, 1], [4, 6, 1]], [0, 1, 5]),
+        ("gap", [[2, 5, 7], [4, 6, 3], [4, 6, 8]], [0, 1, 2]),
+        # The largest token is the end: at places 4, 3 and 2.
+        ("argmax", [[2, 5, 9], [4, 6, 8], [4, 6, 8]], [0, 1, 2]),
+        # 3 is the end: at places 2 and 4. The first text has none, so that its first token is pooled.
+        ("eos", [[2, 5, 7], [4, 6, 3], [4, 6, 3]], [0, 1, 2]),
+    ],
+)
+def test_a_text_that_is_cut_keeps_the_token_that_is_pooled(pool, expected, places):
+    tower = make(pool=pool, **({"eos_id": 3} if pool == "eos" else {}))
+    x = jnp.array([[2, 5, 7, 2, 9, 1], [4, 6, 3, 8, 1, 1], [4, 6, 8, 2, 3, 1]])
+    cut, table = tower._cut(x, tower.pos_embedding[...], 3)
+    np.testing.assert_array_equal(cut, expected)
+    np.testing.assert_array_equal(table, tower.pos_embedding[...][:, np.array(places)])
+    whole = nnx.jit(lambda x: tower(x, length=LENGTH))(x)
+    np.testing.assert_array_equal(whole, call(tower, x))

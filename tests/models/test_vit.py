@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bias_clip.models import layers, vit
+from bias_clip.models import layers, positions, vit
 from bias_clip.models.two_towers import count_parameters
 from tests.models.cases import assert_close, build, call, normal, scalar_and_grads
 
@@ -164,3 +164,41 @@ def test_sizes_can_be_overridden_one_by_one():
 def test_what_cannot_be_is_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         make(**arguments)
+
+
+@pytest.mark.parametrize("more", [{}, CLIP])
+def test_patches_that_are_left_out_have_no_influence(more):
+    tower, x = make(**more), image()
+    kept = jnp.array([[1, 4, 6, 15], [0, 2, 3, 11]])
+    # A grid of 4 x 4: patch 5 is left out of both images, patch 6 of the second alone.
+    pixels = {5: (slice(4, 8), slice(4, 8)), 6: (slice(4, 8), slice(8, 12))}
+    y = nnx.jit(lambda x, kept: tower(x, kept))
+    before = y(x, kept)
+    without, changed = (y(x.at[:, *pixels[i]].add(1.0), kept) for i in (5, 6))
+    np.testing.assert_array_equal(without, before)
+    np.testing.assert_array_equal(changed[1], before[1])
+    assert np.abs(changed[0] - before[0]).max() > 1e-4
+    everything = jnp.tile(jnp.arange(16), (2, 1))
+    np.testing.assert_allclose(y(x, everything), call(tower, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [{}, CLIP, {"posemb": "sincos2d"}])
+def test_an_image_of_another_size_has_resampled_positions(more):
+    large, small = make(**more), make(size=8, **more)
+    # The same tower for 8 px: a table of 2 x 2 that is made by hand.
+    state = nnx.state(large)
+    if "posemb" in more:
+        table = vit.sincos2d(4, 32)
+    else:
+        table = np.asarray(state["pos_embedding"][...])[0]
+    first = len(table) - 16
+    grid = positions.resample_grid(table[first:], old=4, new=2, rule="linear_antialias")
+    made = np.concatenate([table[:first], grid])[None]
+    x = normal(2, 8, 8, 3)
+    if "posemb" in more:
+        np.testing.assert_allclose(large._resampled(jnp.asarray(table)[None], 4), made, atol=1e-6)
+        assert call(large, x).shape == call(small, x).shape
+        return
+    state["pos_embedding"] = state["pos_embedding"].replace(jnp.asarray(made))
+    nnx.update(small, state)
+    assert_close(call(large, x), call(small, x))

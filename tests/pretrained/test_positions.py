@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bias_clip.pretrained import positions
+from bias_clip.models import positions
 from tests.pretrained.cases import GOLDEN, distance
 
 RULES = {

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from bias_clip.core.formatting import format_duration
 from bias_clip.plan.flops import count_flops, peak_flops
 from bias_clip.train.setup import Setup
@@ -11,8 +13,8 @@ from bias_clip.train.setup import Setup
 WAITS = {"compile": "compiling the step", "evaluate": "evaluating", "save": "saving"}
 
 
-def make_speed(setup: Setup) -> Callable[[int, float, Mapping[str, float]], dict[str, float]]:
-    """Returns `speed(steps, seconds, parts)`: how fast an interval between two log lines went.
+def make_speed(setup: Setup) -> Callable[[int, int, float, Mapping[str, float]], dict[str, float]]:
+    """Returns `speed(before, step, seconds, parts)`: how fast the steps after `before` up to `step` went.
 
     `parts` has the seconds of `WAITS` and of "input" within the interval. The result has
     `examples_per_second`, `input_wait` (the share of the time spent waiting for data) and, except on
@@ -24,14 +26,23 @@ def make_speed(setup: Setup) -> Callable[[int, float, Mapping[str, float]], dict
     batch, size, peak = setup.abstract_batch, batch_size(setup), peak_flops()
     # Backward takes twice the products of forward.
     # A training step is counted as three forward passes: recomputation is not useful work.
-    forward = (setup.apply, setup.abstract_state.params, batch["image"], batch["text"])
-    flops = 0.0 if peak is None else 3 * count_flops(*forward)
+    params, light = setup.abstract_state.params, setup.light
+    full = (
+        0.0 if peak is None else 3 * count_flops(setup.apply, params, batch["image"], batch["text"])
+    )
+    until, less = 0, 0.0
+    if peak is not None and light is not None:
+        made = jax.eval_shape(light.inputs, 0, batch)
+        until = light.until
+        less = full - 3 * count_flops(light.apply, params, made["image"], made["text"])
 
-    def speed(steps, seconds, parts):
+    def speed(before, step, seconds, parts):
         useful = seconds - sum(parts.get(part, 0.0) for part in WAITS)
-        steps -= "compile" in parts  # the first step runs within "compile", whose time is excluded
+        # The first step runs within "compile", whose time is excluded.
+        steps = step - before - ("compile" in parts)
         # The floor is for intervals that were all compiling or saving.
         per_second = steps / max(useful, 1e-9)
+        flops = full - less * max(0, min(step, until) - before) / (step - before)
         line = {
             "examples_per_second": per_second * size,
             "input_wait": parts.get("input", 0.0) / max(useful, 1e-9),

@@ -14,6 +14,7 @@ from bias_clip.data.stream.pipeline import check_reading, check_seed
 from bias_clip.models.vit import check_size
 from bias_clip.train.guards import check_consecutive
 from bias_clip.train.hosts.watchdog import check_seconds
+from bias_clip.train.light import check_light
 from bias_clip.train.objective import check_term
 from bias_clip.train.optim import check_ema_decay
 from bias_clip.train.workdir.checkpoint import check_keep
@@ -37,6 +38,11 @@ def check_ranges(config: ml_collections.ConfigDict) -> None:
     with named("config.checkpoint"):
         check_keep(config.checkpoint.keep)
     _check_data(config.data)
+    if config.light is not None:
+        with named("config.light"):
+            given = {"size": None, "length": None, "patches": None, **config.light.to_dict()}
+            del given["until"]
+            check_light(config.model.to_dict(), **given)
     _check_terms(config)
     _check_images(config)
 

@@ -14,6 +14,7 @@ from bias_clip.models.text import TextTransformer
 from bias_clip.models.two_towers import make_model
 from bias_clip.models.vit import ViT
 from bias_clip.train.accumulate import make_gradient
+from bias_clip.train.light import make_light
 from bias_clip.train.objective import TERMS
 from bias_clip.train.optim import make_optimizer
 from bias_clip.train.optim.schedule import SCHEDULES, Duration
@@ -50,6 +51,9 @@ _FIXED: dict[Section, Receiver] = {
     ("mesh",): Receiver(make_mesh, {}, ("devices",)),
     ("accumulation",): Receiver(
         make_gradient, {}, ("apply", "objective", "mesh", "layout", "frozen")
+    ),
+    ("light",): Receiver(
+        make_light, {"until": Duration}, ("arguments", "model", "mesh", "ops", "seed")
     ),
     ("init_from",): Receiver(load_params, {}, ("abstract_params",)),
 }

@@ -78,6 +78,10 @@ def default_config() -> ml_collections.ConfigDict:
     # How the gradient of a batch is made: "none", "microbatch" (fewer negatives) or "cached" (exact).
     config.accumulation = dict(mode="none", steps=1)  # steps: microbatches per batch
 
+    # None, or dict(until="80%", size=..., length=..., patches=...): the first steps see less of each input
+    # (train/light.py), which makes them cheaper. until: a duration.
+    config.light = None
+
     # A step whose loss or gradient is not finite is skipped; None: no guard.
     config.guards = dict(
         max_grad_norm=None,  # skip also above this norm of the gradient, before clipping

@@ -23,7 +23,7 @@ def resample_grid(
     table: Float[np.ndarray, "l d"], *, old: int, new: int, rule: str
 ) -> Float[np.ndarray, "m d"]:
     """Resamples the positions of an `old` x `old` grid, row by row, to a `new` x `new` grid, in float32."""
-    weights = _weights(old, new, rule)
+    weights = line_weights(old, new, rule)
     grid = table.reshape(old, old, -1).astype(np.float64)
     # [old, old, d] to [new, new, d], the same weights along rows and columns.
     grid = np.einsum("ai,bj,ijd->abd", weights, weights, grid, optimize=True)
@@ -34,10 +34,17 @@ def resample_line(
     table: Float[np.ndarray, "l d"], *, new: int, rule: str
 ) -> Float[np.ndarray, "m d"]:
     """Resamples the positions of a text to `new` tokens, in float32."""
-    return (_weights(len(table), new, rule) @ table.astype(np.float64)).astype(np.float32)
+    return (line_weights(len(table), new, rule) @ table.astype(np.float64)).astype(np.float32)
 
 
-def _weights(old: int, new: int, rule: str) -> Float[np.ndarray, "m l"]:
+def grid_weights(old: int, new: int, rule: str) -> Float[np.ndarray, "m l"]:
+    """The matrix of `resample_grid`, for a table that is known only when a program runs."""
+    weights = line_weights(old, new, rule)
+    return np.kron(weights, weights).astype(np.float32)
+
+
+def line_weights(old: int, new: int, rule: str) -> Float[np.ndarray, "m l"]:
+    """The share of each of the `old` positions in each of the `new` ones, along one axis."""
     if rule not in RULES:
         raise ValueError(f"Unknown rule of resampling: got {rule!r}, expected one of {RULES}.")
     i = np.arange(new)[:, None]
