@@ -12,11 +12,11 @@ from absl import logging
 
 from bias_clip.core.launching import RUN_AGAIN
 from bias_clip.core.storage import NotSavedError, run_folder
-from bias_clip.train.compiled import keep_compiled
 from bias_clip.train.config import validate
 from bias_clip.train.config_io import load_config, split_spec
 from bias_clip.train.display.terminal import device_note, say
 from bias_clip.train.hosts.allocator import keep_pages
+from bias_clip.train.hosts.compiled import keep_compiled
 from bias_clip.train.hosts.distributed import join
 from bias_clip.train.hosts.log import log
 from bias_clip.train.loop import Interrupted, train
