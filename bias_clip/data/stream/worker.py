@@ -1,4 +1,4 @@
-"""How a process that prepares images handles signals and the end of its run, and what the run says when it has ended."""
+"""How a process that prepares images handles signals and the end of its run, and what is said of its own end."""
 
 import os
 import re
@@ -8,15 +8,13 @@ import time
 from collections.abc import Callable
 
 # Seconds after SIGTERM, for the batches that a run still takes before it saves. A run whose processes have
-# ended waits for a batch that never comes, so this is longer than the steps of a run that stops can take.
+# ended stops with an error, so this is longer than the steps of a run that stops can take.
 GRACE = 600.0
 _POLL = 1.0
-_TERMINATED = (
-    128 + signal.SIGTERM
-)  # as shells say it; of a process that ended with 0 grain expects more examples
-_ENDED = re.compile(
-    r"Worker process was terminated unexpectedly with exit code (-?\d+)"
-)  # grain's words, whose class is not its own
+# As shells say it. Not 0: of a process that ended with 0 grain expects more examples.
+_TERMINATED = 128 + signal.SIGTERM
+# grain's words: its error has no class of its own.
+_ENDED = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
 _REASONS = {
     -signal.SIGKILL: "killed, as the system does when memory runs out. Lower data.num_workers, data.prefetch "
     "or data.num_threads, or give the machine or container more memory",

@@ -129,11 +129,9 @@ def processes_that_prepare(run):
 def test_a_run_names_a_process_that_was_killed_and_can_go_on(start_run):
     run = start_run()
     os.kill(processes_that_prepare(run)[0], signal.SIGKILL)
-    begin = time.monotonic()
     run.stdin.write("go on\n")
     run.stdin.flush()
     message = run.stdout.readline()
-    assert time.monotonic() - begin < 20
     assert "has ended with status -9" in message
     assert "memory runs out. Lower data.num_workers" in message
     assert run.stdout.readline() == "done\n"
