@@ -10,8 +10,9 @@ import jax
 import pytest
 
 from bias_clip.core.storage import run_folder, writing
-from bias_clip.train import command, compiled
+from bias_clip.train import command
 from bias_clip.train.config_io import load_config
+from bias_clip.train.hosts import compiled
 from bias_clip.train.loop import Interrupted
 from bias_clip.train.options.command_line import Arguments, parse
 
