@@ -53,6 +53,7 @@ def two_steps(setup, *, light=True):
     return state, {name: float(value) for name, value in metrics.items()}
 
 
+@pytest.mark.slow
 def test_a_light_step_that_leaves_nothing_out_is_a_full_one():
     whole = light_config({"until": "4 steps", "size": 32, "length": 8, "patches": 1.0})
     setup = make_setup(whole, mesh=make().mesh, examples_per_epoch=40)
