@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from bias_clip.train.display.speed import WAITS, make_speed, speed_text
 from bias_clip.train.display.terminal import Progress, format_table, say, waiting
 from bias_clip.train.evaluation import flat_metrics, make_evaluation, write_results
 from bias_clip.train.guards import is_healthy, stop_sick_run
-from bias_clip.train.hosts.distributed import asked_to_stop, is_main, wait_for_all
+from bias_clip.train.hosts.distributed import asked_to_stop, check_same, is_main, wait_for_all
 from bias_clip.train.hosts.recheck import step_twice
 from bias_clip.train.hosts.signals import stop_signal
 from bias_clip.train.hosts.slow import describe as describe_slow
@@ -96,6 +97,9 @@ def train(
         batch_size=config.evaluation.batch_size,
     )
     iterator = open_stream(config, source, switch=setup.switch)
+    # A draw depends on how a machine rounds: hosts that drew other rows would train on a mixture of both.
+    order = json.dumps(iterator.get_state(), sort_keys=True)
+    check_same("the order of the data", order, advice="give all hosts the same files and packages.")
     with (
         contextlib.closing(iterator),
         hold_workdir(workdir) as check_lock,  # before anything is written or deleted there

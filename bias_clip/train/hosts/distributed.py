@@ -89,6 +89,30 @@ def wait_for_all(name: str) -> None:
         global_state.client.wait_at_barrier(name, _FOREVER)
 
 
+def check_same(name: str, value: str, *, advice: str) -> None:
+    """Compares a text with that of process 0; all processes call it with the same name.
+
+    Args:
+      name: of what is compared, for the error too.
+      value: of this process.
+      advice: what to do where they differ.
+
+    Raises:
+      ValueError: this process has another value; shows both.
+    """
+    client = global_state.client
+    if client is None:
+        return
+    if is_main():
+        client.key_value_set(f"check_same/{name}", value, allow_overwrite=True)
+    expected = client.blocking_key_value_get(f"check_same/{name}", _FOREVER)
+    if value != expected:
+        raise ValueError(
+            f"{name} of process {jax.process_index()} is {value}, but that of process 0 is {expected}; "
+            f"{advice}"
+        )
+
+
 def is_main() -> bool:
     """Whether this process writes what all agree on: metrics, results, the report."""
     return jax.process_index() == 0

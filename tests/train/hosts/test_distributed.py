@@ -62,6 +62,29 @@ def test_the_preemption_service_is_asked_only_where_it_runs(monkeypatch):
     assert asked == [7]
 
 
+class Store(dict):
+    """What the processes of a run tell each other."""
+
+    def key_value_set(self, key, value, allow_overwrite):
+        assert allow_overwrite  # a second run in the same processes compares again
+        self[key] = value
+
+    def blocking_key_value_get(self, key, _milliseconds):
+        return self[key]
+
+
+def test_a_host_with_another_order_of_the_data_is_refused(monkeypatch):
+    distributed.check_same("order", "a", advice="mend it.")  # one process: nothing to compare
+    monkeypatch.setattr(distributed.global_state, "client", Store())
+    for process, value in ((0, "a"), (1, "a"), (0, "b"), (1, "b")):
+        monkeypatch.setattr(distributed.jax, "process_index", lambda process=process: process)
+        distributed.check_same("order", value, advice="mend it.")
+    with pytest.raises(
+        ValueError, match="order of process 1 is c, but that of process 0 is b; mend"
+    ):
+        distributed.check_same("order", "c", advice="mend it.")
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """One process with eight devices, not interrupted."""
