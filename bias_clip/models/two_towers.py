@@ -59,7 +59,7 @@ class Light(NamedTuple):
     """What a cheap training step leaves out; the parameters are those of whole inputs.
 
     Attributes:
-      size: pixels of a side of the images, below those of the tower.
+      size: pixels of a side of the images, at most those of the tower.
       kept: numbers of the patches that each image keeps, row by row in the grid of its size; None: all.
       length: tokens that are read of each text; None: all.
     """

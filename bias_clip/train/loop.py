@@ -177,7 +177,7 @@ def _steps(
     writer = MetricWriter(run.workdir, start_step=start, evaluators=kinds)
     progress = Progress(total_steps=total, start_step=start)
     speed = make_speed(setup)
-    clock, logged = Clock(), start
+    clock, logged, compiled = Clock(), start, 0
     dog = Watchdog(run.workdir, seconds=run.config.stall_seconds, step=start)
     hosts = host_names() if jax.process_count() > 1 else []
     results: dict[str, Any] = {}
@@ -216,6 +216,7 @@ def _steps(
             train_step = step_after(setup, step - 1)
             if step == start + 1 or (setup.light is not None and step == setup.light.until + 1):
                 state, metrics = timed("compile", _first_step, train_step, state, arrays, step)
+                compiled += 1
             elif run.recheck_every is not None and step % run.recheck_every == 0:
                 state, metrics = step_twice(train_step, state, arrays, step=step, hosts=hosts)
             else:
@@ -230,12 +231,12 @@ def _steps(
                 seconds += elapsed
                 spent = goodput.add(spent, elapsed, parts)
                 goodput.write(run.workdir, spent)
-                line = speed(logged, step, elapsed, parts)
+                line = speed(logged, step, compiled, elapsed, parts)
                 write(step, _log_line(run, step, seconds, values) | line | goodput.line(spent))
                 if hosts:
                     _say_slow(progress, hosts, elapsed, parts)
                 progress.update(step, speed_text(values, line, setup, total - step))
-                logged = step
+                logged, compiled = step, 0
             if step % setup.evaluate_every == 0 or step == total:
                 results = timed("evaluate", _evaluate, run, state, step)
                 write(step, flat_metrics(results))

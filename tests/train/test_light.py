@@ -11,10 +11,12 @@ import pytest
 from bias_clip.plan.flops import count_flops
 from bias_clip.train import loop
 from bias_clip.train.config import validate
+from bias_clip.train.display.speed import make_speed
 from bias_clip.train.light import draw_patches
 from bias_clip.train.loop import Interrupted, train
 from bias_clip.train.setup import make_setup, step_after
 from bias_clip.train.sharding import make_mesh, to_global
+from bias_clip.train.workdir.folder import open_workdir
 from tests.train.test_step import batches
 from tests.train.tiny import share_compiled, tiny_config, use_squares
 
@@ -159,6 +161,27 @@ def test_bad_light_steps_are_refused(light, message, monkeypatch):
     use_squares(monkeypatch)
     with pytest.raises(ValueError, match=message):
         validate(light_config(light))
+
+
+def test_a_workdir_from_before_there_were_light_steps_continues(tmp_path):
+    config = tiny_config()
+    open_workdir(tmp_path, config)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    del old["light"]
+    path.write_text(json.dumps(old))
+    open_workdir(tmp_path, config)
+    path.write_text(json.dumps(old))
+    config.light = LESS
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        open_workdir(tmp_path, config)
+
+
+@pytest.mark.parametrize(("compiled", "expected"), [(0, 128.0), (1, 112.0), (2, 96.0)])
+def test_steps_that_were_compiled_are_not_in_the_speed(compiled, expected):
+    # Eight steps of 16 examples in three seconds, of which two went into compiling.
+    line = make_speed(make())(0, 8, compiled, 3.0, {"compile": 2.0})
+    assert line["examples_per_second"] == pytest.approx(expected)
 
 
 def test_light_steps_beyond_the_end_are_refused():

@@ -13,9 +13,12 @@ from bias_clip.train.setup import Setup
 WAITS = {"compile": "compiling the step", "evaluate": "evaluating", "save": "saving"}
 
 
-def make_speed(setup: Setup) -> Callable[[int, int, float, Mapping[str, float]], dict[str, float]]:
-    """Returns `speed(before, step, seconds, parts)`: how fast the steps after `before` up to `step` went.
+def make_speed(
+    setup: Setup,
+) -> Callable[[int, int, int, float, Mapping[str, float]], dict[str, float]]:
+    """Returns `speed(before, step, compiled, seconds, parts)`: how fast steps `before + 1` to `step` went.
 
+    `compiled` of them were the first of their kind: they ran within "compile", whose time is excluded.
     `parts` has the seconds of `WAITS` and of "input" within the interval. The result has
     `examples_per_second`, `input_wait` (the share of the time spent waiting for data) and, except on
     CPUs, `mfu` (see `peak_flops`).
@@ -36,12 +39,10 @@ def make_speed(setup: Setup) -> Callable[[int, int, float, Mapping[str, float]],
         until = light.until
         less = full - 3 * count_flops(light.apply, params, made["image"], made["text"])
 
-    def speed(before, step, seconds, parts):
+    def speed(before, step, compiled, seconds, parts):
         useful = seconds - sum(parts.get(part, 0.0) for part in WAITS)
-        # The first step runs within "compile", whose time is excluded.
-        steps = step - before - ("compile" in parts)
         # The floor is for intervals that were all compiling or saving.
-        per_second = steps / max(useful, 1e-9)
+        per_second = (step - before - compiled) / max(useful, 1e-9)
         flops = full - less * max(0, min(step, until) - before) / (step - before)
         line = {
             "examples_per_second": per_second * size,

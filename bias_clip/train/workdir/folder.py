@@ -26,8 +26,6 @@ from bias_clip.train.workdir.lock import take
 
 _RESTORE = "restore it from a copy; if the run is to continue with this --config, delete it"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-# Keys that configs of older runs lack, with the value that means what these runs did.
-_ADDED = {"light": None}
 # Where and how a run computes, not what: these may change when it is continued.
 MAY_CHANGE = (
     "mesh",
@@ -53,7 +51,7 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     plain, path = to_plain(config), workdir / "config.json"
     with _as_value_error(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        found = _ADDED | read_object(path, advice=_RESTORE) if path.exists() else plain
+        found = read_object(path, advice=_RESTORE) if path.exists() else plain
     check_same_plan(
         f"{workdir} holds a run of another config",
         found,
