@@ -16,6 +16,7 @@ Writes index.html, audit.json, audit.csv and audit.tex to --out. docs/audit.md e
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bias_clip.cli.shared.flags import (
     Parser,
@@ -26,6 +27,10 @@ from bias_clip.cli.shared.flags import (
     run_tool,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from bias_clip.evals.audit import Provenance
+    from bias_clip.train.workdir.load_run import Trained
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -158,10 +163,12 @@ def read_models(args: argparse.Namespace) -> list:
 
         found = load_model(path, changes=read_changes(own_words(args.set, name)))
         cache = args.cache or args.out / "cache"
+        which = identity(found)
         model = stage_model(
             name,
             as_stage(found, args.batch_size),
-            identity(found),
+            which,
+            provenance=_provenance(path, found, which),
             cache=cache,
             batch_size=args.batch_size,
             say=say,
@@ -173,6 +180,23 @@ def read_models(args: argparse.Namespace) -> list:
     if unused:
         raise ValueError(f"--embeddings of {unused}, which are not among the models {args.models}.")
     return models
+
+
+def _provenance(path: str, found: "Trained", which: Mapping[str, Any]) -> "Provenance":
+    """Which model a path holds: the path as it was typed, and what its parameters say."""
+    import jax
+
+    from bias_clip.evals.audit import Provenance
+
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(found.params))
+    sha256 = {"parameters": which["params_sha256"]}
+    if found.origin is None:
+        averaged = "" if found.config.ema_decay is None else "averaged parameters"
+        return Provenance(path, "run", averaged, found.step, parameters, sha256)
+    details = f"{found.origin['family']} in the layout of {found.origin['layout']}"
+    if "commit" in found.origin:
+        details += f", commit {found.origin['commit']}"
+    return Provenance(path, "published checkpoint", details, None, parameters, sha256)
 
 
 def own_words(words: Sequence[str], name: str) -> list[str]:

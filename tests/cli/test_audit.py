@@ -1,14 +1,16 @@
 """The command: from a folder of a suite and tables of embeddings to a page and its numbers."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
-from bias_clip.cli.audit import main
+from bias_clip.cli.audit import main, make_parser, read_models
 from bias_clip.evals.suites.layouts import read_layout
 from tests.evals.suites.folders import fairface, images
 from tests.evals.suites.test_run import _vectors
+from tests.tools.runs import make_published, make_run
 
 
 def sispi(path):
@@ -38,7 +40,12 @@ def test_texts_are_listed_then_two_tables_are_audited(tmp_path, capsys):
     main(["a", "b", "--embeddings", f"a={files[0]}", f"b={files[1]}", "--suite", f"sispi={data}",
           "--out", str(out), "--resamples", "50"])  # fmt: skip
     record = json.loads((out / "audit.json").read_text())
-    assert [name for name, _, _ in record["models"]] == ["a", "b"]
+    assert [model["name"] for model in record["models"]] == ["a", "b"]
+    for model, file in zip(record["models"], files, strict=True):
+        own = model["provenance"]
+        assert (own["format"], own["given"]) == ("embeddings", str(file))
+        assert own["sha256"] == {str(file): hashlib.sha256(file.read_bytes()).hexdigest()}
+        assert own["parameters"] is own["step"] is None
     assert "NDKL, gender" in capsys.readouterr().out
     assert {p.name for p in out.iterdir()} == {
         "index.html",
@@ -75,3 +82,29 @@ def test_an_audit_without_a_model_or_with_tables_of_no_model_is_refused(tmp_path
     file = embedded(tmp_path, "sispi", data, ["a"])
     with pytest.raises(SystemExit, match=r"--embeddings of \['other'\]"):
         main(["m", "--suite", f"sispi={data}", "--embeddings", f"m={file}", f"other={file}"])
+
+
+def provenances(words):
+    return [model.provenance for model in read_models(make_parser().parse_args(words))]
+
+
+def test_a_run_and_its_export_are_named_as_typed_and_have_one_digest(tmp_path, monkeypatch):
+    make_published(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run, published = provenances(["a=run", "published/model.npz"])
+    assert (run.given, run.format, run.step) == ("run", "run", 4)
+    assert (published.given, published.format) == ("published/model.npz", "published checkpoint")
+    assert published.details == "siglip in the layout of big_vision"
+    assert published.step is None
+    assert run.sha256 == published.sha256
+    assert run.parameters == published.parameters > 1_000
+    assert str(tmp_path) not in repr((run, published))
+
+
+def test_checkpoints_of_one_run_have_different_digests(tmp_path):
+    first = make_run(tmp_path / "x" / "run", steps=(4,))
+    second = make_run(tmp_path / "y" / "run", steps=(4, 8))
+    old, new = provenances([f"old={first}", f"new={second}"])
+    assert (old.step, new.step) == (4, 8)
+    assert old.parameters == new.parameters
+    assert old.sha256["parameters"] != new.sha256["parameters"]

@@ -63,6 +63,35 @@ def test_the_page_loads_nothing_and_escapes_names(record):
     assert page == render_audit(record, limits=["Only <i>this</i>."])
 
 
+def test_every_output_says_which_models_it_is_of(record):
+    rows = list(csv.DictReader(io.StringIO(audit_csv(record))))
+    head = render_audit(record).partition("<main>")[0]
+    comments = [line for line in audit_latex(record).splitlines() if line.startswith("%")]
+    assert len(comments) == len(record["models"])
+    for i, one in enumerate(record["models"]):
+        own = one["provenance"]
+        digest = own["sha256"]["parameters"]
+        cells = Cells(head).cells[6 * i : 6 * (i + 1)]
+        form = "run, averaged parameters"
+        expected = [own["given"], form, "94", "12,345", f"{digest[:16]} of parameters"]
+        assert cells == [one["name"], *expected]
+        given = [row for row in rows if row["model"] == one["name"]]
+        assert any(row["baseline"] for row in given)
+        for key, value in {**own, "sha256": f"parameters={digest}"}.items():
+            assert {row[key] for row in given} == {str(value)}
+        said = f"{own['given']}, {form}, step 94, 12,345 parameters, SHA-256 of parameters "
+        assert comments[i] == f"% {one['name']}: {said}{digest[:16]}"
+        assert comments[i][2:] in audit_lines(record)
+
+
+def test_a_path_with_a_line_break_stays_in_its_comment(record):
+    record = json.loads(json.dumps(record))
+    record["models"][0]["provenance"]["given"] = "runs/a\n\\input{b}"
+    text = audit_latex(record)
+    assert [line[0] for line in text.splitlines()[:3]] == ["%", "%", "\\"]
+    assert "runs/a \\input{b}" in text.splitlines()[0]
+
+
 def test_differences_that_are_significant_are_said_in_words(record):
     lines = significant_lines(record)
     for suite in record["suites"]:
@@ -97,7 +126,7 @@ def test_the_latex_is_balanced_and_escaped(record):
 
 def test_the_terminal_shows_headlines(record):
     lines = audit_lines(record)
-    assert lines[:2] == [
+    assert lines[2:4] == [
         "fair <b>: 3 embeddings were normalised",
         record["suites"][0]["title"],
     ]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from bias_clip.cli.compare import read_results
 from bias_clip.core.json_object import read_object
+from bias_clip.evals.audit.audit import VERSION
 
 # Name in the audits to variant without its loss; the first is what the others are compared with.
 AUDITED = {
@@ -127,7 +128,12 @@ def _of_run(workdir: Path) -> dict[str, Interval]:
 
 def _of_audit(path: Path) -> dict[str, dict[str, Interval]]:
     audit = read_object(path, advice="run the ablation again")
-    names = [name for name, *_ in audit["models"]]
+    version = audit["settings"]["version"]
+    if version != VERSION:
+        raise ValueError(
+            f"{path} is of version {version}, not {VERSION}; remove it, and audit again."
+        )
+    names = [model["name"] for model in audit["models"]]
     if names != list(AUDITED):
         raise ValueError(f"{path} is of the models {names}; expected {list(AUDITED)}; remove it.")
     numbers = {

@@ -10,6 +10,7 @@ import numpy as np
 from bias_clip.evals.audit.baselines import Baselines, Given, baseline_texts, judge_baselines
 from bias_clip.evals.audit.model import AuditModel, Say, audit_encode
 from bias_clip.evals.audit.numbers import Number, correct, part_numbers, resample
+from bias_clip.evals.audit.provenance import Provenance
 from bias_clip.evals.encode import Encode
 from bias_clip.evals.headlines import describe
 from bias_clip.evals.suites.families import measure
@@ -17,7 +18,7 @@ from bias_clip.evals.suites.layouts.data import SuiteData
 from bias_clip.evals.suites.measured import MIN_ITEMS
 from bias_clip.evals.suites.spec import Suite
 
-VERSION = 1
+VERSION = 2  # 2: models are objects, with provenance
 
 
 class Item(NamedTuple):
@@ -61,17 +62,26 @@ class Audited(NamedTuple):
     parts: tuple[Part, ...]
 
 
+class Subject(NamedTuple):
+    """A model under audit: its name on the page, which one it is, what names its cache, and notes."""
+
+    name: str
+    provenance: Provenance
+    identity: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
 class Audit(NamedTuple):
     """Everything on the page.
 
     Attributes:
-      models: name, identity and notes of each.
+      models: in the order that was asked for; the first is what the others are compared with.
       suites: in the order that was asked for.
       baselines: of each model; empty if none were fitted.
       settings: resamples, seed, level, min_items.
     """
 
-    models: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...]
+    models: tuple[Subject, ...]
     suites: tuple[Audited, ...]
     baselines: tuple[Baselines, ...]
     settings: Mapping[str, Any]
@@ -135,7 +145,12 @@ def run_audit(
         say(f"{model.name}: no baselines without training, because {found}")
     return Audit(
         tuple(
-            (m.name, m.identity, (*m.notes, *(why for name, why in without if name == m.name)))
+            Subject(
+                m.name,
+                m.provenance,
+                m.identity,
+                (*m.notes, *(why for name, why in without if name == m.name)),
+            )
             for m in models
         ),
         tuple(suites),

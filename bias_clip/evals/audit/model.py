@@ -15,6 +15,7 @@ from bias_clip.data.records import Source, column, read_record
 from bias_clip.data.tables.embeddings import chunks, open_embeddings
 from bias_clip.data.tables.embeddings_writer import Shard, write_embeddings
 from bias_clip.evals.audit.functions import Strings, function_shards
+from bias_clip.evals.audit.provenance import Provenance
 from bias_clip.evals.concat import Stage
 from bias_clip.evals.embed_rows import make_embed_rows
 from bias_clip.evals.encode import Encode
@@ -39,6 +40,7 @@ class AuditModel(NamedTuple):
       texts: maps strings to unit embeddings.
       identity: what tells this model from others, as JSON.
       notes: what a reader should know, such as that embeddings were normalised; may grow.
+      provenance: which model it is, for readers.
     """
 
     name: str
@@ -46,6 +48,7 @@ class AuditModel(NamedTuple):
     texts: Callable[[Sequence[str]], Float[np.ndarray, "m d"]]
     identity: Mapping[str, Any]
     notes: list[str]
+    provenance: Provenance
 
 
 def audit_encode(model: AuditModel, about: Mapping[str, Any]) -> Encode:
@@ -69,6 +72,7 @@ def stage_model(
     stage: Stage,
     identity: Mapping[str, Any],
     *,
+    provenance: Provenance,
     cache: Path,
     batch_size: int = 128,
     say: Say = lambda text: None,
@@ -79,6 +83,7 @@ def stage_model(
       name: on the page.
       stage: the model.
       identity: such as hashes of its parameters, and its preprocessing.
+      provenance: which model it is, for readers.
       cache: folder of the embeddings; its folders are named by model and data.
       batch_size: records embedded at the same time.
       say: is told of progress.
@@ -87,7 +92,7 @@ def stage_model(
     def shards(source: Source, modality: str) -> Callable[[range], Shard]:
         return make_embed_rows(source, [stage], modalities=[modality], batch_size=batch_size)
 
-    return _cached_model(name, shards, identity, cache, say)
+    return _cached_model(name, shards, identity, provenance, cache, say)
 
 
 def functions_model(
@@ -117,13 +122,18 @@ def functions_model(
         function = encode_images if modality == "image" else encode_texts
         return function_shards(source, modality, function, batch_size=batch_size)
 
-    return _cached_model(name, shards, identity, cache, say)
+    given = ", ".join(f"{key}={value}" for key, value in identity.items())
+    # Weights behind two functions cannot be seen: what is hashed is what the user says of them.
+    digest = {"identity": _digest(dict(identity))}
+    provenance = Provenance(given, "functions", "", None, None, digest)
+    return _cached_model(name, shards, identity, provenance, cache, say)
 
 
 def _cached_model(
     name: str,
     shards: Callable[[Source, str], Callable[[range], Shard]],
     identity: Mapping[str, Any],
+    provenance: Provenance,
     cache: Path,
     say: Say,
 ) -> AuditModel:
@@ -162,7 +172,7 @@ def _cached_model(
             known.update(zip(new, z, strict=True))
         return np.stack([known[text] for text in strings])
 
-    return AuditModel(name, images, texts, identity, notes)
+    return AuditModel(name, images, texts, identity, notes, provenance)
 
 
 def all_same(z: Float[np.ndarray, "n d"]) -> bool:

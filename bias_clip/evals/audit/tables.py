@@ -14,6 +14,7 @@ from bias_clip.data.bad_records import file_fault
 from bias_clip.data.records import Source, column
 from bias_clip.data.tables.table import file_sha256
 from bias_clip.evals.audit.model import AuditModel, same_note
+from bias_clip.evals.audit.provenance import Provenance
 from bias_clip.evals.ranking import unit
 from bias_clip.evals.suites.layouts.data import read_text
 
@@ -86,8 +87,10 @@ def table_model(name: str, paths: Sequence[Path]) -> AuditModel:
         advice = "List the texts with --list-texts FILE, with all other arguments as they are now."
         return looked_up("text", list(strings), advice)
 
-    identity = {"embeddings": [file_sha256(Path(path)) for path in paths]}
-    return AuditModel(name, images, texts, identity, notes)
+    sums = {str(path): file_sha256(Path(path)) for path in paths}
+    provenance = Provenance(",".join(sums), "embeddings", "", None, None, sums)
+    identity = {"embeddings": list(sums.values())}
+    return AuditModel(name, images, texts, identity, notes, provenance)
 
 
 def read_tables(path: Path, *, default: str = "image") -> dict[str, Table]:

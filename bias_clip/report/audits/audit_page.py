@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bias_clip.core.formatting import format_number, format_unit, is_number, spaced
+from bias_clip.evals.audit.provenance import DIGITS
 from bias_clip.report.comparison import UNITS, arrow
 from bias_clip.report.interval_plots import (
     IntervalChart,
@@ -36,11 +37,12 @@ def render_audit(audit: Mapping[str, Any], *, limits: Sequence[str] = ()) -> str
       audit: what `audit.json` holds.
       limits: what these data can and cannot tell, a sentence each.
     """
-    names = [name for name, _, _ in audit["models"]]
+    names = [model["name"] for model in audit["models"]]
     return render_page(
         "audit.html",
         names=names,
-        notes=[(name, note) for name, _, notes in audit["models"] for note in notes],
+        models=[_model(model) for model in audit["models"]],
+        notes=[(model["name"], note) for model in audit["models"] for note in model["notes"]],
         limits=list(limits),
         settings=audit["settings"],
         suites=[_suite(suite, names) for suite in audit["suites"]],
@@ -49,9 +51,22 @@ def render_audit(audit: Mapping[str, Any], *, limits: Sequence[str] = ()) -> str
     )
 
 
+def _model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Which model it is, as the cells of a row."""
+    own = model["provenance"]
+    return {
+        "name": model["name"],
+        "given": own["given"],
+        "format": ", ".join(part for part in (own["format"], own["details"]) if part),
+        "step": format_number(own["step"]),
+        "parameters": format_number(own["parameters"]),
+        "sha256": [(what, digest[:DIGITS]) for what, digest in own["sha256"].items()],
+    }
+
+
 def significant_lines(audit: Mapping[str, Any]) -> list[str]:
     """For each model after the first: the suites with numbers that differ after correction, then the others."""
-    names = [name for name, _, _ in audit["models"]]
+    names = [model["name"] for model in audit["models"]]
     lines = []
     for i, name in enumerate(names[1:]):
         same, number_same = [], 0

@@ -5,12 +5,14 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bias_clip.evals.audit.provenance import provenance_line
 from bias_clip.report.interval_plots import format_value, mark
 
 COLUMNS = (
     *("model", "baseline", "suite", "part", "key", "name", "unit", "items", "chance_or_even"),
     *("value", "low", "high", "texts_low", "texts_high", "both_low", "both_high", "official"),
     *("difference", "difference_low", "difference_high", "p", "p_holm", "test", "note"),
+    *("given", "format", "details", "step", "parameters", "sha256"),
 )
 _VALUE = ("value", "low", "high", "texts_low", "texts_high", "both_low", "both_high", "official")
 _SPECIAL = str.maketrans(
@@ -47,8 +49,10 @@ def audit_csv(audit: Mapping[str, Any]) -> str:
 
 def audit_latex(audit: Mapping[str, Any]) -> str:
     """A tabular of the headline numbers with intervals, a column per model; needs no package."""
-    names = [name for name, _, _ in audit["models"]]
-    lines = [f"\\begin{{tabular}}{{l{'l' * len(names)}}}", "\\hline"]
+    names = [model["name"] for model in audit["models"]]
+    # Comments, so that the table stays as narrow as its numbers and its file says whose they are.
+    lines = [f"% {provenance_line(model)}" for model in audit["models"]]
+    lines += [f"\\begin{{tabular}}{{l{'l' * len(names)}}}", "\\hline"]
     lines += [" & ".join(["", *map(latex, names)]) + r" \\", "\\hline"]
     for suite in audit["suites"]:
         lines.append(
@@ -70,8 +74,9 @@ def latex(text: str) -> str:
 
 def audit_lines(audit: Mapping[str, Any]) -> list[str]:
     """What a reader should know of the models, and the headline numbers of each suite, for a terminal."""
-    names = [name for name, _, _ in audit["models"]]
-    lines = [f"{name}: {note}" for name, _, notes in audit["models"] for note in notes]
+    names = [model["name"] for model in audit["models"]]
+    lines = [provenance_line(model) for model in audit["models"]]
+    lines += [f"{model['name']}: {note}" for model in audit["models"] for note in model["notes"]]
     for suite in audit["suites"]:
         lines.append(suite["title"])
         for part in suite["parts"]:
@@ -89,19 +94,26 @@ def audit_lines(audit: Mapping[str, Any]) -> list[str]:
 
 
 def _rows(audit: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    names = [name for name, _, _ in audit["models"]]
+    which = {model["name"]: _which(model) for model in audit["models"]}
     for suite in audit["suites"]:
         for part in suite["parts"]:
             for number in part["numbers"]:
-                for i, model in enumerate(names):
-                    own = _row(number, i)
-                    yield {"model": model, "suite": suite["name"], "part": part["name"], **own}
+                for i, own in enumerate(which.values()):
+                    place = {"suite": suite["name"], "part": part["name"]}
+                    yield {**own, **place, **_row(number, i)}
     for found in audit["baselines"]:
         for suite in found["suites"]:
             for number in suite["numbers"]:
                 for i, name in enumerate(found["names"]):
                     own = {"suite": suite["suite"], "part": suite["part"], **_row(number, i)}
-                    yield {"model": found["model"], "baseline": name, **own}
+                    yield {**which[found["model"]], "baseline": name, **own}
+
+
+def _which(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that say which model a row is of."""
+    own = model["provenance"]
+    sums = " ".join(f"{what}={digest}" for what, digest in own["sha256"].items())
+    return {"model": model["name"], **own, "sha256": sums}
 
 
 def _row(number: Mapping[str, Any], i: int) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """A small source of people with a group and a label, and models that know one, both or neither."""
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from bias_clip.evals.audit import AuditModel
+from bias_clip.evals.audit import AuditModel, Provenance
 from bias_clip.evals.ranking import unit
 
 WIDTH = 12
@@ -61,4 +62,6 @@ def model(name: str = "m", *, bias: float = 0.0, seed: int = 0) -> AuditModel:
     def texts(strings):
         return unit(np.stack([phrase(text, bias=bias) for text in strings]))
 
-    return AuditModel(name, images, texts, {"name": name}, [])
+    sha256 = {"parameters": hashlib.sha256(f"{name} {bias} {seed}".encode()).hexdigest()}
+    provenance = Provenance(f"runs/{name}", "run", "averaged parameters", 94, 12_345, sha256)
+    return AuditModel(name, images, texts, {"name": name}, [], provenance)

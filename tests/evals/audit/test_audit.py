@@ -193,8 +193,9 @@ def test_a_model_whose_images_are_all_the_same_ends_no_audit():
     )
     audit = run_audit([same], items(), **SETTINGS)
     assert not audit.baselines
-    (_, _, notes) = audit.models[0]
-    assert notes == ("no baselines without training, because all images have the same embedding",)
+    assert audit.models[0].notes == (
+        "no baselines without training, because all images have the same embedding",
+    )
 
 
 def test_an_attribute_with_one_value_is_refused():
@@ -222,7 +223,9 @@ def hashed():
         seeds = [zlib.crc32(word.encode()) for word in words]
         return unit(np.stack([np.random.default_rng(seed).normal(size=8) for seed in seeds]))
 
-    return AuditModel("m", lambda source, about: drawn(source.columns["id"]), drawn, {}, [])
+    return AuditModel(
+        "m", lambda source, about: drawn(source.columns["id"]), drawn, {}, [], model().provenance
+    )
 
 
 def test_copies_of_a_person_narrow_no_interval_where_they_are_one_cluster():

@@ -49,6 +49,18 @@ def test_data_are_embedded_once_and_found_again(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, atol=1e-6)
 
 
+def test_functions_are_known_by_the_identity_that_was_given(tmp_path):
+    one, again, other = (made(Calls(), tmp_path, version=v).provenance for v in (1, 1, 2))
+    assert (one.given, one.format, one.step, one.parameters) == (
+        "version=1",
+        "functions",
+        None,
+        None,
+    )
+    assert one == again
+    assert one.sha256["identity"] != other.sha256["identity"]
+
+
 def test_some_rows_come_from_the_embeddings_of_all(tmp_path):
     calls, source = Calls(), People(40)
     encode = audit_encode(made(calls, tmp_path), {})

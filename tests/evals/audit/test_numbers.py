@@ -207,7 +207,7 @@ def test_one_image_of_a_group_ends_no_audit():
     assert not audit.baselines
     why = "no baselines without training, because no data have two groups with 10 images each"
     assert said[-1] == f"m: {why}"
-    assert why in audit.models[0][2]
+    assert why in audit.models[0].notes
     with pytest.raises(ValueError, match=r"attribute 'group': no data have two groups with 10"):
         run_audit([model()], items(source), attribute="group", **SETTINGS)
 

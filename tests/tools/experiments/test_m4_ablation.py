@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bias_clip.evals.audit.audit import VERSION
 from configs.m4_people import SUITES, get_config
 from tools.experiments.m4_ablation import SHARES, variants
 from tools.experiments.m4_report import METRICS, difference, write_report
@@ -50,7 +51,8 @@ def example_audit(differences):
         own = suites.setdefault((suite, part), [])
         own.append({"key": metric, "contrasts": contrasts})
     return {
-        "models": [[name, {}, []] for name in AUDITED],
+        "models": [{"name": name} for name in AUDITED],
+        "settings": {"version": VERSION},
         "suites": [
             {"name": suite, "parts": [{"name": part, "numbers": numbers}]}
             for (suite, part), numbers in suites.items()
@@ -124,6 +126,16 @@ def test_audit_of_other_models_is_refused_by_name(tmp_path):
     audit["models"].reverse()
     path.write_text(json.dumps(audit))
     with pytest.raises(ValueError, match=r"clip_1.*expected \['plain'"):
+        write_report(runs, variants(), 3, tmp_path / "out")
+
+
+def test_audit_of_another_version_is_refused_by_name(tmp_path):
+    runs = write_runs(tmp_path / "runs", example)
+    path = runs / "audits" / "clip_1" / "audit.json"
+    audit = json.loads(path.read_text())
+    audit["settings"]["version"] = VERSION - 1
+    path.write_text(json.dumps(audit))
+    with pytest.raises(ValueError, match=rf"clip_1.* is of version {VERSION - 1}, not {VERSION}"):
         write_report(runs, variants(), 3, tmp_path / "out")
 
 
