@@ -9,17 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from bias_clip.core.norms import unit_rows
+
 _BLOCK_ELEMENTS = 2**22  # scores held at a time when no block size is given: 32 MB in float64
-
-
 _DEVICE_ELEMENTS = 2**24  # the same in float32, on the device: 64 MB
 
 
 def unit(z: Float[np.ndarray, "*n d"], *, dtype: Any = np.float32) -> Float[np.ndarray, "*n d"]:
     """Divides each row by its length, in `dtype`; a row of zeros stays zero."""
-    z = np.asarray(z, dtype)
-    length = np.linalg.norm(z, axis=-1, keepdims=True)
-    return z / np.where(length > 0, length, 1)
+    return unit_rows(np.asarray(z, dtype))[0]
 
 
 def similarity(

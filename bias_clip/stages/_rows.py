@@ -42,7 +42,7 @@ def make_rows(
     return Rows(x, weights, ids, (x.astype(dtype) ** 2).sum(1))
 
 
-def compute_dtype(x: Float[Array, "..."]) -> Any:
+def compute_dtype(x: Float[Values, "..."]) -> Any:
     """The dtype of all arithmetic: at least float32."""
     return jnp.promote_types(x.dtype, jnp.float32)
 

@@ -1,7 +1,7 @@
 """k-means of embeddings in memory, on any number of devices; `kmeans_stream` takes larger sets."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,8 +90,9 @@ def fit(
 
     Raises:
       ValueError: arguments of wrong shape or value; fewer rows, or fewer distinct rows, than
-        clusters; rows that are not finite. The values of traced arrays are not checked: there,
-        zeros in `counts` and a non-finite inertia are the signs.
+        clusters; rows that are not finite, or have numbers above 1.8e13 in float32, whose sums of
+        squares may not be. The values of traced arrays are not checked: there, zeros in `counts` and a
+        non-finite inertia are the signs.
 
     Reference: Lloyd, Least squares quantization in PCM, 1982; Arthur and Vassilvitskii, k-means++,
       2007. Multistage contrastive learning (Zhang et al., 2024) uses scikit-learn's mini-batches;
@@ -125,7 +126,7 @@ def fit(
     if _is_known(distinct) and distinct < k:
         raise ValueError(
             f"got {int(distinct)} distinct rows for k={k} clusters (nearer than a thousandth of their "
-            "length counts as the same in float32); choose a smaller k, or check whether the "
+            "length, or than 1e-19, counts as the same in float32); choose a smaller k, or check whether the "
             "embeddings have collapsed."
         )
     return found
@@ -175,14 +176,20 @@ def check_numbers(**numbers: float | int) -> None:
 
 
 def check_finite(x: Values, weights: np.ndarray | None = None, first: int = 0) -> None:
-    """Raises, naming the rows that are not finite; x[0] is row `first`."""
+    """Raises, naming the rows that are not finite, or so large that sums of squares are not.
+
+    x[0] is row `first`.
+    """
+    most = min(float(jnp.finfo(x.dtype).max), _largest(compute_dtype(x)))
     # A NumPy array stays on the host: no copy to a device for a check.
-    finite = np.isfinite(x).all(axis=1) if isinstance(x, np.ndarray) else np.asarray(_finite(x))
-    bad = np.flatnonzero(~finite & (True if weights is None else weights > 0))
+    on_host = isinstance(x, np.ndarray)
+    within = (np.abs(x) <= most).all(axis=1) if on_host else np.asarray(_within(x, most))
+    bad = np.flatnonzero(~within & (True if weights is None else weights > 0))
     if len(bad):
         raise ValueError(
-            f"x: got {len(bad)} rows that are not finite, such as {(first + bad[:SHOWN]).tolist()}; "
-            "leave them out (weight 0), or use a model that has not diverged."
+            f"x: got {len(bad)} rows with numbers that are not finite, or above {most:.2g}, such as "
+            f"{(first + bad[:SHOWN]).tolist()}; leave them out (weight 0), divide all rows by one number, "
+            "or use a model that has not diverged."
         )
 
 
@@ -248,8 +255,13 @@ def _assign(x, centres, *, chunk_size):
 
 
 @jax.jit
-def _finite(x):
-    return jnp.isfinite(x).all(axis=1)
+def _within(x, most):
+    return (jnp.abs(x) <= most).all(axis=1)  # NaN is not
+
+
+def _largest(dtype: Any) -> float:
+    """The largest number whose squares may be added a million million times."""
+    return float(jnp.finfo(dtype).max) ** 0.5 / 1e6
 
 
 def _check(x, k, *, init, weights, n_init, empty, chunk_size) -> None:

@@ -70,3 +70,5 @@ def test_top_columns_agree_with_ranks():
 def test_unit_vectors_have_length_one_and_zeros_stay():
     z = unit(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32))
     np.testing.assert_allclose(z, [[0.6, 0.8], [0, 0]], atol=1e-7)
+    for size in (1e-30, 1e30):
+        np.testing.assert_allclose(unit(np.array([[3.0, 4.0]]) * size), [[0.6, 0.8]], atol=1e-7)

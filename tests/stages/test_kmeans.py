@@ -302,8 +302,21 @@ def test_rows_that_are_not_finite_are_named(unchecked):
         lambda: fit_stream(lambda: np.array_split(x, 5), 3),
         lambda: fit_stream(lambda: np.array_split(x, 50), 3, init=jnp.asarray(x[:3])),
     ):
-        with pytest.raises(ValueError, match=r"not finite, such as \[(7, 30|7)\]"):
+        with pytest.raises(
+            ValueError, match=r"not finite, or above 1.8e\+13, such as \[(7, 30|7)\]"
+        ):
             call()
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_rows_whose_squares_overflow_are_named_and_others_keep_their_clusters(array, unchecked):
+    x = blobs(rows=50).astype(np.float32)
+    labels, large = (np.asarray(fit(array(x * size), 3).labels) for size in np.float32([1, 1e10]))
+    # Which cluster has which number may differ, because the draws' scores round otherwise.
+    np.testing.assert_array_equal(large[:, None] == large, labels[:, None] == labels)
+    x[[7, 30]] *= np.float32(1e18)
+    with pytest.raises(ValueError, match=r"above 1.8e\+13, such as \[7, 30\]; .*divide all rows"):
+        fit(array(x), 3)
 
 
 def test_a_stream_that_changes_is_refused(unchecked):

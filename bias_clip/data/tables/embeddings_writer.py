@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from bias_clip.core.norms import unit_rows
 from bias_clip.core.plans import claim_folder
 from bias_clip.core.write import whole_file, write_file
 from bias_clip.data.tables.embeddings import (
@@ -76,7 +77,7 @@ def write_embeddings(
       on_kept: called with the number of records of each shard that already existed.
 
     Raises: ValueError for a directory with other embeddings, duplicate ids, features that are not
-      finite, or too many broken records.
+      finite or longer than the largest float32, or too many broken records.
     """
     if dtype not in DTYPES or shard_rows < 1 or examples < 1:
         raise ValueError(
@@ -138,16 +139,26 @@ def _write_shard(directory: Path, number: int, shard: Shard, dtype: str) -> None
         # Norms are taken in float32, also where the matrix is stored as float16.
         raw = np.asarray(raw, np.float32)
         check_finite(name, shard.ids, raw)
-        norm, width = np.linalg.norm(raw, axis=1), raw.shape[1]
-        # A row of zeros stays zero instead of NaN.
-        z = (raw / np.where(norm > 0, norm, 1)[:, None]).astype(dtype)
-        write_array(shard_path(directory, name, number), z)
+        width = raw.shape[1]
+        z, norm = unit_rows(raw)  # a row of zeros stays zero instead of NaN
+        _check_norms(name, shard.ids, norm)
+        write_array(shard_path(directory, name, number), z.astype(dtype))
         columns[f"{name}_norm"] = norm
     about = {"kind": SHARD_KIND, "broken": dict(shard.broken), "width": width}
     about["modalities"] = list(shard.features)
     # With the table, which makes the shard whole: a run that goes on need not read it again.
     about["sums"] = shard_sums(directory, number, list(shard.features))
     write_table(shard_path(directory, "rows", number), columns, about)
+
+
+def _check_norms(what: str, ids: Sequence[str], norm: Float[np.ndarray, " n"]) -> None:
+    """Raises ValueError, naming some of the ids, for lengths that the table cannot hold."""
+    bad = np.flatnonzero(~np.isfinite(norm))
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {len(norm)} {what} embeddings are longer than the largest float32, 3.4e38, such "
+            f"as of {[ids[i] for i in bad[:SHOWN]]}; divide all by one number, or check the model."
+        )
 
 
 def _write_manifest(

@@ -98,7 +98,7 @@ def _check_directions(z: np.ndarray, modality: str, names: Sequence[str]) -> Non
     """Raises ValueError, before anything is written, for rows that are not finite or are zero."""
     faults = {
         "with NaN or infinity (in float32)": ~np.isfinite(z).all(axis=1),
-        "of zeros, which have no direction": ~z.any(axis=1),
+        "of zeros (in float32), which have no direction": ~z.any(axis=1),
     }
     for fault, rows in faults.items():
         if rows.any():

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from bias_clip.core.norms import unit_rows
 from bias_clip.data.bad_records import file_fault
 from bias_clip.data.records import Source, column
 from bias_clip.data.tables.table import file_sha256
 from bias_clip.evals.audit.model import AuditModel, same_note
 from bias_clip.evals.audit.provenance import Provenance
-from bias_clip.evals.ranking import unit
 from bias_clip.evals.suites.layouts.data import read_text
 
 SHOWN = 3
@@ -164,7 +164,7 @@ def _read_parquet(path: Path, default: str) -> dict[str, tuple[list[str], np.nda
             f"{path}: rows have widths {sorted(map(str, widths))}; expected one width."
         )
     modality = {"id": "image", "text": "text"}[keys[0]]
-    return {modality: ([str(k) for k in table[keys[0]].to_pylist()], np.array(lists, np.float32))}
+    return {modality: ([str(k) for k in table[keys[0]].to_pylist()], np.array(lists, np.float64))}
 
 
 def _table(path: Path, modality: str, keys: list[str], rows: np.ndarray) -> Table:
@@ -177,16 +177,15 @@ def _table(path: Path, modality: str, keys: list[str], rows: np.ndarray) -> Tabl
     twice = [key for key in keys if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
     if twice:
         raise ValueError(f"{path}: {len(twice)} keys come twice, such as {twice[:SHOWN]}.")
-    rows = np.asarray(rows, np.float32)
+    # Normalised in float64, because a file in it may hold numbers that a float32 cannot.
+    rows = np.asarray(rows, np.float64)
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
         raise ValueError(
             f"{path}: {len(bad)} of {len(rows)} {modality} embeddings are not finite, such as of "
             f"{[keys[i] for i in bad[:SHOWN]]}; leave them out of the data, or embed them again."
         )
-    # float64: squares of large numbers would overflow, and those of small ones be zero.
-    wide = rows.astype(np.float64)
-    length = np.linalg.norm(wide, axis=1)
+    unit, length = unit_rows(rows)
     if not length.all():
         raise ValueError(
             f"{path}: {int((length == 0).sum())} {modality} embeddings are zero, such as of "
@@ -199,4 +198,4 @@ def _table(path: Path, modality: str, keys: list[str], rows: np.ndarray) -> Tabl
             f"{off:,} of {len(rows):,} {modality} embeddings had lengths from {length.min():.3g} to "
             f"{length.max():.3g}: they were normalised to 1."
         )
-    return Table(tuple(keys), unit(wide, dtype=np.float64).astype(np.float32), tuple(notes))
+    return Table(tuple(keys), unit.astype(np.float32), tuple(notes))

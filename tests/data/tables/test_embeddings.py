@@ -196,6 +196,26 @@ def test_a_row_of_zeros_stays_one(tmp_path):
     assert not found.image_norm.any()
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_rows_whose_squares_a_float32_cannot_hold_keep_their_direction(size, tmp_path):
+    def sized(rows):
+        return Shard([f"r{i}" for i in rows], {"image": IMAGE[rows] * size}, {})
+
+    write(tmp_path / "z", sized)
+    write(tmp_path / "plain", lambda rows: sized(rows)._replace(features={"image": IMAGE[rows]}))
+    found, plain = open_embeddings(tmp_path / "z"), open_embeddings(tmp_path / "plain")
+    np.testing.assert_allclose(np.asarray(found.image), np.asarray(plain.image), atol=1e-6)
+    np.testing.assert_allclose(found.image_norm / np.float32(size), plain.image_norm, rtol=1e-6)
+
+
+def test_rows_longer_than_a_float32_holds_are_named(tmp_path):
+    def long(rows):
+        return Shard([f"r{i}" for i in rows], {"image": np.full((len(rows), 3), 3e38)}, {})
+
+    with pytest.raises(ValueError, match=r"image embeddings are longer than .* 3.4e38, .*'r0'"):
+        write(tmp_path / "z", long)
+
+
 def test_a_flipped_bit_and_a_shard_of_another_model_are_refused(tmp_path):
     write(tmp_path / "z")
     open_embeddings(tmp_path / "z")

@@ -115,7 +115,10 @@ def test_an_interrupted_audit_goes_on_after_whole_shards(tmp_path, monkeypatch):
         (np.zeros((1, 3)), r"texts returned shape \(1, 3\) for 2 inputs; expected \(2, d\)"),
         (np.ones((2, 1, 3)), r"shape \(2, 1, 3\) for 2 inputs; expected \(2, d\): one row per"),
         (np.zeros((2, 0)), r"shape \(2, 0\)"),
-        (np.zeros((2, 3)), "2 of 2 rows of zeros, which have no direction, such as for 'a'"),
+        (
+            np.zeros((2, 3)),
+            "2 of 2 rows of zeros .in float32., which have no direction, such as for 'a'",
+        ),
         ([[1, np.nan], [1, 2]], "1 of 2 rows with NaN or infinity .*such as for 'a'"),
         ([[1, 2], [1, 1e300]], "such as for 'b'"),
         (
@@ -131,6 +134,13 @@ def test_what_is_not_a_row_of_numbers_per_input_is_refused(given, message, tmp_p
     calls.encode_texts = lambda texts: given
     with pytest.raises(ValueError, match=message):
         made(calls, tmp_path).texts(["a", "b"])
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_rows_whose_squares_a_float32_cannot_hold_keep_their_direction(size, tmp_path):
+    calls = Calls()
+    calls.encode_texts = lambda texts: np.array([[3.0, 4.0]] * len(texts)) * size
+    np.testing.assert_allclose(made(calls, tmp_path).texts(["a", "b"]), [[0.6, 0.8]] * 2)
 
 
 def test_integers_and_lists_are_numbers(tmp_path):

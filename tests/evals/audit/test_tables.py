@@ -108,9 +108,12 @@ def test_rows_of_different_widths_and_other_files_are_refused(tmp_path):
         table_model("m", [tmp_path / "lonely.npy"])
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e30])
-def test_rows_whose_squares_a_float32_cannot_hold_keep_their_direction(size, tmp_path):
-    model = table_model("m", npz(tmp_path, image=(IMAGE * size).astype(np.float32)))
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [(1e-30, np.float32), (1e30, np.float32), (1e-200, np.float64), (1e200, np.float64)],
+)
+def test_rows_whose_squares_a_float32_cannot_hold_keep_their_direction(size, dtype, tmp_path):
+    model = table_model("m", npz(tmp_path, image=(IMAGE.astype(np.float64) * size).astype(dtype)))
     np.testing.assert_allclose(model.images(People(6), {}), IMAGE, atol=1e-6)
     assert "normalised to 1" in model.notes[0]
 
