@@ -1,13 +1,14 @@
 """What a projection buys that is free: fitted on half of the images, judged on the others."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from bias_clip.data.records import column
+from bias_clip.data.records import Source, column
 from bias_clip.evals.audit.model import AuditModel, all_same, audit_encode
 from bias_clip.evals.audit.numbers import Number, Resampled, correct, part_numbers, resample
 from bias_clip.evals.debiasing.transforms import (
@@ -19,9 +20,10 @@ from bias_clip.evals.debiasing.transforms import (
 )
 from bias_clip.evals.encode import Encode
 from bias_clip.evals.ranking import unit
+from bias_clip.evals.results import EvalResult
 from bias_clip.evals.suites.families import measure
 from bias_clip.evals.suites.layouts.data import SuiteData, take
-from bias_clip.evals.suites.measured import group_units
+from bias_clip.evals.suites.measured import Measured, group_units
 from bias_clip.evals.suites.spec import Suite
 
 Given = tuple[Suite, SuiteData | Path | None, Mapping[str, str], Mapping[str, Any]]
@@ -31,6 +33,7 @@ MIN_GROUP = 10  # images of a group, or clusters of them: five to fit on, and fi
 NO_ATTRIBUTE = f"no data have two groups with {MIN_GROUP} images each"
 SAME = "all images have the same embedding"
 MAX_DRAWS = 500
+SHOWN = 2  # texts in a reason
 
 
 class BaselineSuite(NamedTuple):
@@ -182,12 +185,44 @@ def find_attribute(items: Sequence[Given], attribute: str | None) -> tuple[int, 
     return None
 
 
-def transformed(encode: Encode, transform: Transform) -> Encode:
-    """The encoder with changed embeddings, of unit length again."""
-    return encode._replace(
-        images=lambda source: unit(transform.images(encode.images(source))),
-        texts=lambda strings: unit(transform.texts(encode.texts(strings))),
-    )
+def transformed(encode: Encode, transform: Transform, gone: dict[str, None]) -> Encode:
+    """The encoder with changed embeddings, of unit length again; those that are zero then stay zero.
+
+    Args:
+      encode: of the model.
+      transform: the change.
+      gone: is told of which texts, or of how many images, nothing is left.
+    """
+
+    def images(source: Source) -> np.ndarray:
+        z = unit(transform.images(encode.images(source)))
+        number = int((~z.any(axis=1)).sum())
+        if number:
+            gone[f"{number} of {len(z)} images"] = None
+        return z
+
+    def texts(strings: Sequence[str]) -> np.ndarray:
+        z = unit(transform.texts(encode.texts(strings)))
+        gone.update(
+            dict.fromkeys(f"“{strings[i]}”" for i in np.flatnonzero(~z.any(axis=1)).tolist())
+        )
+        return z
+
+    return encode._replace(images=images, texts=texts)
+
+
+def undefined(part: Measured, gone: Mapping[str, None]) -> Measured:
+    """The part with a reason in place of each number.
+
+    Scores of an embedding of which nothing is left are all equal. A number of them would look like that of a
+    model without bias, or without knowledge.
+    """
+    shown = [*gone][:SHOWN]
+    more = f" and {len(gone) - len(shown)} more" if len(gone) > len(shown) else ""
+    why = f"not defined: nothing is left of {', '.join(shown)}{more}"
+    metrics = dict.fromkeys(part.result.metrics, float("nan"))
+    details = {**part.result.details, "not_enough": dict.fromkeys(metrics, why)}
+    return replace(part, result=EvalResult(metrics, details), official=None)
 
 
 def _judged(
@@ -206,8 +241,13 @@ def _judged(
         data = take(data, np.flatnonzero([name not in used for name in ids.tolist()]))
     evaluate = measure(suite, data, files)
     base = audit_encode(model, own_about)
-    encoders = [base, *(transformed(base, t) for t in made)]
-    found = [evaluate(encode) for encode in encoders]
+    found = [evaluate(base)]
+    for change in made:
+        gone: dict[str, None] = {}
+        parts = evaluate(transformed(base, change, gone))
+        found.append(
+            {name: undefined(part, gone) if gone else part for name, part in parts.items()}
+        )
     tables, names = [], list(found[0])
     for name in names:
         drawn: list[Resampled] = [

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from bias_clip.evals.ranking import unit
 
 Matrix = Float[np.ndarray, "n d"]
+ROUNDING = 1e-6  # of the length of an embedding in float32
 
 
 class Transform(NamedTuple):
@@ -56,10 +57,15 @@ def group_basis(
 
 
 def project_out(z: Float[np.ndarray, "n d"], basis: Float[np.ndarray, "r d"]) -> Matrix:
-    """z - (z B^T) B: what is left of each row beside the span of the orthonormal rows of B."""
+    """z - (z B^T) B: what is left of each row beside the span of the orthonormal rows of B.
+
+    A row within the span becomes zero, as in exact arithmetic, and not a direction of rounding noise.
+    """
     wide = z.astype(np.float64)
     # In this order: basis.T @ basis would be d x d.
-    return wide - (wide @ basis.T) @ basis
+    left = wide - (wide @ basis.T) @ basis
+    within = np.linalg.norm(left, axis=1) <= ROUNDING * np.linalg.norm(wide, axis=1)
+    return np.where(within[:, None], 0.0, left)
 
 
 def projections(

@@ -212,6 +212,19 @@ def test_one_image_of_a_group_ends_no_audit():
         run_audit([model()], items(source), attribute="group", **SETTINGS)
 
 
+def test_prompts_that_a_baseline_takes_out_have_a_reason_and_no_number():
+    asked = items(People(), words=("man", "woman", "baker"), templates=("a photo of a {}",))
+    (found,) = run_audit([model()], asked, attribute="group", **SETTINGS).baselines
+    place = found.names.index("prompt projection, texts")
+    values = {s.suite: [n.values for n in s.numbers] for s in found.suites}
+    why = "not defined: nothing is left of “a photo of a man”, “a photo of a woman”"
+    for own in values["search"]:
+        assert own[place].value is None
+        assert own[place].note == why
+        assert all(value.value is not None for value in own[:place])
+    assert values["zeroshot"][0][place].value is not None
+
+
 def test_changed_embeddings_have_unit_length():
     from bias_clip.evals.audit.baselines import transformed
     from bias_clip.evals.audit.model import audit_encode
@@ -220,6 +233,7 @@ def test_changed_embeddings_have_unit_length():
     source = People(60)
     own = audit_encode(model(), {})
     (change, *_) = projections(own.images(source), np.arange(60) % 2)
-    found = transformed(own, change._replace(texts=change.images))
+    found = transformed(own, change._replace(texts=change.images), gone := {})
     for z in (found.images(source), found.texts(["a guard", "a baker"])):
         np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, atol=1e-6)
+    assert not gone
