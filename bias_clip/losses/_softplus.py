@@ -7,6 +7,7 @@ they arrive in the backward pass, from the caller of the loss. In a plain mean a
 and nothing is computed again.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 
 from bias_clip.losses._blocks import AxisName, add_trees, fold_blocks, fold_blocks_both
 from bias_clip.losses._pairs import Rows, is_negative, nothing, pair_logits
+from bias_clip.losses._together import Needs, fold
 
 
 def sum_softplus(
@@ -24,7 +26,7 @@ def sum_softplus(
     bias: Float[Array, " b"],
     axis_name: AxisName,
     chunk_size: int | None,
-) -> Float[Array, " b"]:
+) -> Needs[Float[Array, " b"]]:
     """`sum_j w_j softplus(scale_i <a_i, b_j> + bias_i)` over the negatives j of i, on all devices.
 
     With a ring or chunks the gradient has reverse mode only. It is exact for any weights of the
@@ -40,18 +42,36 @@ def sum_softplus(
     """
     alone = axis_name is None or jax.lax.axis_size(axis_name) == 1
     in_one = alone and (chunk_size is None or chunk_size >= len(scale))
-    # In one block, plain differentiation keeps the logits, so the custom rule would gain nothing.
-    fold = _sum if in_one else _sum_by_rule
-    return fold(anchors, candidates, scale, bias, axis_name, chunk_size)
+    step, start = _adding(anchors, scale, bias), jnp.zeros_like(scale)
+    rule = functools.partial(_sum_by_rule, anchors, candidates, scale, bias, axis_name, chunk_size)
+    # In one block, plain differentiation keeps the logits, so the custom rule would gain nothing. Nor does
+    # it beside other losses, which compute the logits again for themselves.
+    return (
+        yield from fold(
+            step,
+            start,
+            candidates,
+            axis_name,
+            chunk_size=chunk_size,
+            alone=None if in_one else rule,
+        )
+    )
 
 
-def _sum(anchors, candidates, scale, bias, axis_name, chunk_size):
-    # Also the primal of the custom rule: without differentiation, no gradient is collected.
+def _adding(anchors, scale, bias):
+    """The step of a fold that adds up the terms of each anchor."""
+
     def step(total, block):
         terms = jax.nn.softplus(_logits(anchors, block, scale, bias))
         return total + _apply_weights(terms, block).sum(1)
 
-    return fold_blocks(step, jnp.zeros_like(scale), candidates, axis_name, chunk_size=chunk_size)
+    return step
+
+
+def _sum(anchors, candidates, scale, bias, axis_name, chunk_size):
+    # The primal of the custom rule: without differentiation, no gradient is collected.
+    step, start = _adding(anchors, scale, bias), jnp.zeros_like(scale)
+    return fold_blocks(step, start, candidates, axis_name, chunk_size=chunk_size)
 
 
 def _forward(anchors, candidates, scale, bias, axis_name, chunk_size):

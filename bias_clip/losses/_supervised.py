@@ -22,9 +22,12 @@ from bias_clip.losses._pairs import (
     nan_if_lost,
     nothing,
 )
+from bias_clip.losses._together import Needs
 
 
-def prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name):
+def prepare(
+    z, labels, temperature, positives, cells, candidate_weights, axis_name
+) -> Needs[tuple[Rows, Array]]:
     """Checks the inputs; returns the numbered rows and the scale of their logits."""
     check_temperature(temperature)
     z = jnp.asarray(z)
@@ -33,7 +36,7 @@ def prepare(z, labels, temperature, positives, cells, candidate_weights, axis_na
     # Columns of `positives` are rows of all devices, while its rows are local.
     check_positives(len(z), devices * len(z), positives)
     check_labels(len(z), labels=labels)
-    rows = make_rows(
+    rows = yield from make_rows(
         z, labels=labels, cells=cells, candidate_weights=candidate_weights, axis_name=axis_name
     )
     return rows, 1 / as_scalar(temperature, logit_dtype(z.dtype))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bias_clip.losses._blocks import AxisName, fold_blocks, fold_blocks_both
+from bias_clip.losses._blocks import AxisName
 from bias_clip.losses._checks import (
     Scalar,
     as_scalar,
@@ -28,6 +28,7 @@ from bias_clip.losses._pairs import (
     positive_logits,
     prior_of_anchors,
 )
+from bias_clip.losses._together import Needs, by_folds, fold, fold_both
 
 
 def _plain_debiased_loss(
@@ -52,6 +53,7 @@ def _plain_debiased_loss(
 
 
 @on_explicit_axes(per_row=True)
+@by_folds
 def debiased_loss(
     za: Float[Array, "b d"],
     zb: Float[Array, "b d"],
@@ -63,7 +65,7 @@ def debiased_loss(
     candidate_weights: Float[Array, " b"] | None = None,
     chunk_size: int | None = None,
     axis_name: AxisName = None,
-) -> Float[Array, " b"]:
+) -> Needs[Float[Array, " b"]]:
     """Debiased contrastive loss, with one class probability or one per example.
 
     ::
@@ -122,13 +124,14 @@ def debiased_loss(
       >>> print([round(float(x), 4) for x in rows])
       [0.5514, 0.4671, 0.2395]
     """
-    sums = _negative_sums(
+    sums = yield from _negative_sums(
         za, zb, scale, None, negatives, cells, candidate_weights, chunk_size, axis_name
     )
     return nan_if_lost(_debias(sums, prior, scale, candidate_weights)[0], candidate_weights, za, zb)
 
 
 @on_explicit_axes(per_row=True)
+@by_folds
 def hard_debiased_loss(
     za: Float[Array, "b d"],
     zb: Float[Array, "b d"],
@@ -141,7 +144,7 @@ def hard_debiased_loss(
     candidate_weights: Float[Array, " b"] | None = None,
     chunk_size: int | None = None,
     axis_name: AxisName = None,
-) -> Float[Array, " b"]:
+) -> Needs[Float[Array, " b"]]:
     """Debiased contrastive loss that gives nearer negatives a larger weight.
 
     This is `debiased_loss` with S_i replaced by
@@ -183,13 +186,14 @@ def hard_debiased_loss(
       >>> print([round(float(x), 4) for x in rows])
       [0.4671, 0.4671, 0.4671]
     """
-    sums = _negative_sums(
+    sums = yield from _negative_sums(
         za, zb, scale, concentration, negatives, cells, candidate_weights, chunk_size, axis_name
     )
     return nan_if_lost(_debias(sums, prior, scale, candidate_weights)[0], candidate_weights, za, zb)
 
 
 @on_explicit_axes(per_row=True)
+@by_folds
 def debiased_floor(
     za: Float[Array, "b d"],
     zb: Float[Array, "b d"],
@@ -202,7 +206,7 @@ def debiased_floor(
     candidate_weights: Float[Array, " b"] | None = None,
     chunk_size: int | None = None,
     axis_name: AxisName = None,
-) -> Float[Array, " b"]:
+) -> Needs[Float[Array, " b"]]:
     """Tells where the floor of `debiased_loss` binds; with a concentration, of `hard_debiased_loss`.
 
     Takes the arguments of the loss. When both are in one `jit`, the sums are computed once. Log the
@@ -221,7 +225,7 @@ def debiased_floor(
       >>> print([float(x) for x in debiased_floor(z, z, prior=prior, scale=1.0)])
       [0.0, 1.0, 1.0]
     """
-    sums = _negative_sums(
+    sums = yield from _negative_sums(
         za, zb, scale, concentration, negatives, cells, candidate_weights, chunk_size, axis_name
     )
     return _debias(sums, prior, scale, candidate_weights)[1]
@@ -260,12 +264,12 @@ def _debias(
 
 def _negative_sums(
     za, zb, scale, concentration, negatives, cells, candidate_weights, chunk_size, axis_name
-) -> _Sums:
+) -> Needs[_Sums]:
     """Folds the negatives of all anchors; `concentration` None means 0, without its extra sums."""
     check_choice(negatives=negatives, choices=("cross", "both"))
     check_scalars(scale=scale)
     check_not_negative(concentration=0.0 if concentration is None else concentration)
-    a, b = make_row_pairs(
+    a, b = yield from make_row_pairs(
         za,
         zb,
         names=("za", "zb"),
@@ -288,7 +292,7 @@ def _negative_sums(
         def one_sided(stats, candidates):
             return _add(stats, both, candidates, pair_logits(both, candidates, scale), beta, 1)
 
-        stats = fold_blocks(one_sided, start, both, axis_name, chunk_size=chunk_size)
+        stats = yield from fold(one_sided, start, both, axis_name, chunk_size=chunk_size)
     else:
         start = _start(own, beta)
 
@@ -301,7 +305,7 @@ def _negative_sums(
                 _add(candidate_stats, a, candidates, s, beta, 0),
             )
 
-        stats = fold_blocks_both(
+        stats = yield from fold_both(
             two_sided, start, b, start, axis_name, join=_join, chunk_size=chunk_size
         )
         stats = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), *stats)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bias_clip.losses._blocks import AxisName, add_trees, fold_blocks_both
+from bias_clip.losses._blocks import AxisName, add_trees
 from bias_clip.losses._checks import Scalar, as_scalar, check_prior, check_scalars
 from bias_clip.losses._explicit import on_explicit_axes
 from bias_clip.losses._pairs import (
@@ -16,6 +16,7 @@ from bias_clip.losses._pairs import (
     positive_logits,
     prior_of_anchors,
 )
+from bias_clip.losses._together import Needs, by_folds, fold_both
 
 
 def _plain_debiased_sigmoid_loss(
@@ -30,6 +31,7 @@ def _plain_debiased_sigmoid_loss(
 
 
 @on_explicit_axes(per_row=True)
+@by_folds
 def debiased_sigmoid_loss(
     zimg: Float[Array, "b d"],
     ztxt: Float[Array, "b d"],
@@ -41,7 +43,7 @@ def debiased_sigmoid_loss(
     candidate_weights: Float[Array, " b"] | None = None,
     chunk_size: int | None = None,
     axis_name: AxisName = None,
-) -> Float[Array, " b"]:
+) -> Needs[Float[Array, " b"]]:
     """Sample-specific debiasing of the sigmoid loss; designed in this project, not from a paper.
 
     ::
@@ -93,7 +95,7 @@ def debiased_sigmoid_loss(
       0.6933
     """
     check_scalars(scale=scale, bias=bias)
-    images, texts = make_row_pairs(
+    images, texts = yield from make_row_pairs(
         zimg,
         ztxt,
         labels=None,
@@ -120,7 +122,7 @@ def debiased_sigmoid_loss(
 
     own = positive_logits(images, texts, scale) + bias
     zeros = (jnp.zeros_like(own), jnp.zeros_like(own))
-    sums = fold_blocks_both(
+    sums = yield from fold_both(
         step, zeros, texts, zeros, axis_name, join=add_trees, chunk_size=chunk_size
     )
     # [b] of the images, then [b] of the texts: 2b anchors.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bias_clip.losses._blocks import AxisName, fold_blocks
+from bias_clip.losses._blocks import AxisName
 from bias_clip.losses._checks import (
     check_bias_labels,
     check_choice,
@@ -25,6 +25,7 @@ from bias_clip.losses._pairs import (
     positive_logits,
     without_lost,
 )
+from bias_clip.losses._together import Needs, by_folds, fold, once
 
 _FORMS = ("kl", "jeffreys", "mean", "authors")
 
@@ -47,6 +48,7 @@ def _plain_fairkl(
 
 
 @on_explicit_axes(per_row=False)
+@by_folds
 def fairkl(
     z: Float[Array, "b d"],
     labels: Int[Array, " b"],
@@ -60,7 +62,7 @@ def fairkl(
     kld: float = 1.0,
     chunk_size: int | None = 1024,
     axis_name: AxisName = None,
-) -> Float[Array, ""]:
+) -> Needs[Float[Array, ""]]:
     """FairKL: a penalty on similarities that reveal whether two rows share the bias attribute.
 
     All ordered pairs of different rows fall into four groups: same label or not (positive,
@@ -133,13 +135,15 @@ def fairkl(
     own_pairs = z_other is not None or form == "authors"
     dtype = jnp.promote_types(z.dtype, other.dtype)
     # The labels travel in `block`, beside the bias labels. In the rows too they would travel twice.
-    rows = make_rows(
+    rows = yield from make_rows(
         z.astype(dtype), labels=labels, cells=None, candidate_weights=weights, axis_name=axis_name
-    )._replace(labels=None)
+    )
+    rows = rows._replace(labels=None)
     scale = jnp.ones((), logit_dtype(dtype)) / (temperature if form == "authors" else 1.0)
     if bias_labels.ndim == 2:
         bias_labels = without_lost(bias_labels, weights)
-    block = (rows._replace(z=without_lost(other.astype(dtype), weights)), labels, bias_labels)
+    others = yield from once(without_lost, other.astype(dtype), rows.weights)
+    block = (rows._replace(z=others), labels, bias_labels)
 
     def step(moments, block):
         # Moments of similarities; `_sides` turns them into those of distances, 2 - 2 s.
@@ -151,7 +155,7 @@ def fairkl(
     local = positive_logits(rows, block[0], scale)
     # One number per group, made from local rows: `shard_map` needs the start to vary over devices.
     empty = _Moments(*[jnp.zeros_like(local, shape=4)] * 4)
-    moments = fold_blocks(step, empty, block, axis_name, chunk_size=chunk_size)
+    moments = yield from fold(step, empty, block, axis_name, chunk_size=chunk_size)
     # So far each device has the pairs of its own rows with all others.
     moments = _over_devices(moments, axis_name)
     if form == "authors":

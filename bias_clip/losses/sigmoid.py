@@ -9,6 +9,7 @@ from bias_clip.losses._checks import Scalar, as_scalar, check_scalars
 from bias_clip.losses._explicit import on_explicit_axes
 from bias_clip.losses._pairs import logit_dtype, make_row_pairs, nan_if_lost, positive_logits
 from bias_clip.losses._softplus import sum_softplus
+from bias_clip.losses._together import Needs, by_folds
 
 
 def _plain_sigmoid_loss(
@@ -21,6 +22,7 @@ def _plain_sigmoid_loss(
 
 
 @on_explicit_axes(per_row=True)
+@by_folds
 def sigmoid_loss(
     zimg: Float[Array, "b d"],
     ztxt: Float[Array, "b d"],
@@ -33,7 +35,7 @@ def sigmoid_loss(
     candidate_weights: Float[Array, " b"] | None = None,
     chunk_size: int | None = None,
     axis_name: AxisName = None,
-) -> Float[Array, " b"]:
+) -> Needs[Float[Array, " b"]]:
     """SigLIP: every image-text pair is its own yes-or-no question.
 
     ::
@@ -88,7 +90,7 @@ def sigmoid_loss(
       0.6933
     """
     check_scalars(scale=scale, bias=bias, margin=margin)
-    images, texts = make_row_pairs(
+    images, texts = yield from make_row_pairs(
         zimg,
         ztxt,
         labels=labels,
@@ -104,5 +106,5 @@ def sigmoid_loss(
     positives = jax.nn.softplus(margin - bias - own)
     # As vectors, so that everything that the fold takes and returns belongs to local rows.
     scales, biases = jnp.zeros_like(own) + scale, jnp.zeros_like(own) + bias
-    rows = positives + sum_softplus(images, texts, scales, biases, axis_name, chunk_size)
-    return nan_if_lost(rows, candidate_weights, zimg, ztxt)
+    negatives = yield from sum_softplus(images, texts, scales, biases, axis_name, chunk_size)
+    return nan_if_lost(positives + negatives, candidate_weights, zimg, ztxt)

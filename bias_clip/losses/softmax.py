@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bias_clip.losses._blocks import AxisName, fold_blocks_both
+from bias_clip.losses._blocks import AxisName
 from bias_clip.losses._checks import Scalar, as_scalar, check_scalars
 from bias_clip.losses._explicit import on_explicit_axes
 from bias_clip.losses._pairs import (
@@ -16,6 +16,7 @@ from bias_clip.losses._pairs import (
     nothing,
     positive_logits,
 )
+from bias_clip.losses._together import Needs, by_folds, fold_both
 
 
 def _plain_softmax_loss(
@@ -29,6 +30,7 @@ def _plain_softmax_loss(
 
 
 @on_explicit_axes(per_row=True)
+@by_folds
 def softmax_loss(
     zimg: Float[Array, "b d"],
     ztxt: Float[Array, "b d"],
@@ -40,7 +42,7 @@ def softmax_loss(
     candidate_weights: Float[Array, " b"] | None = None,
     chunk_size: int | None = None,
     axis_name: AxisName = None,
-) -> Float[Array, " b"]:
+) -> Needs[Float[Array, " b"]]:
     """CLIP: find the text of an image among all texts, and the image of a text among all images.
 
     ::
@@ -94,7 +96,7 @@ def softmax_loss(
       0.000136
     """
     check_scalars(scale=scale, epsilon=epsilon)
-    images, texts = make_row_pairs(
+    images, texts = yield from make_row_pairs(
         zimg,
         ztxt,
         labels=labels,
@@ -122,7 +124,7 @@ def softmax_loss(
     # the end, because several devices may begin one.
     start = positives - epsilon
     none = jnp.full_like(start, nothing(dtype))
-    of_images, of_texts = fold_blocks_both(
+    of_images, of_texts = yield from fold_both(
         step, start, texts, none, axis_name, join=jnp.logaddexp, chunk_size=chunk_size
     )
     rows = (of_images + jnp.logaddexp(start, of_texts)) / 2 - positives

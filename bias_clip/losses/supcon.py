@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bias_clip.losses._blocks import AxisName, fold_blocks
+from bias_clip.losses._blocks import AxisName
 from bias_clip.losses._checks import Scalar, as_scalar, check_choice, check_scalars
 from bias_clip.losses._explicit import on_explicit_axes
 from bias_clip.losses._pairs import nothing, pair_logits, positive_logits
@@ -17,6 +17,7 @@ from bias_clip.losses._supervised import (
     prepare,
     top_logit,
 )
+from bias_clip.losses._together import Needs, by_folds, fold, needs_of
 
 
 def _plain_eps_supcon_loss(
@@ -42,6 +43,7 @@ def _plain_eps_supinfonce_loss(
 
 
 @on_explicit_axes(per_row=True)
+@by_folds
 def supcon_loss(
     z: Float[Array, "b d"],
     labels: Int[Array, " b"],
@@ -53,7 +55,7 @@ def supcon_loss(
     candidate_weights: Float[Array, " b"] | None = None,
     chunk_size: int | None = None,
     axis_name: AxisName = None,
-) -> Float[Array, " b"]:
+) -> Needs[Float[Array, " b"]]:
     """SupCon: find all rows with the anchor's label among all rows.
 
     This is `eps_supcon_loss` with epsilon 0; arguments, weights and memory are described there.
@@ -82,7 +84,7 @@ def supcon_loss(
       >>> print([round(float(x), 4) for x in supcon_loss(z, labels, temperature=1.0)])
       [0.3133, 0.3133, 0.0]
     """
-    return eps_supcon_loss(
+    whole = needs_of(eps_supcon_loss)(
         z,
         labels,
         temperature=temperature,
@@ -94,9 +96,11 @@ def supcon_loss(
         chunk_size=chunk_size,
         axis_name=axis_name,
     )
+    return (yield from whole)
 
 
 @on_explicit_axes(per_row=True)
+@by_folds
 def eps_supcon_loss(
     z: Float[Array, "b d"],
     labels: Int[Array, " b"],
@@ -110,7 +114,7 @@ def eps_supcon_loss(
     candidate_weights: Float[Array, " b"] | None = None,
     chunk_size: int | None = None,
     axis_name: AxisName = None,
-) -> Float[Array, " b"]:
+) -> Needs[Float[Array, " b"]]:
     """epsilon-SupCon: negatives at least epsilon below the positives, and positives close together.
 
     ::
@@ -168,7 +172,9 @@ def eps_supcon_loss(
       [-0.0259, -0.0259, 0.0]
     """
     check_scalars(epsilon=epsilon)
-    rows, scale = prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name)
+    rows, scale = yield from prepare(
+        z, labels, temperature, positives, cells, candidate_weights, axis_name
+    )
     epsilon = as_scalar(epsilon, scale.dtype)
 
     def step(carry, candidates):
@@ -190,7 +196,7 @@ def eps_supcon_loss(
     own = positive_logits(rows, rows, scale)
     zero = jnp.zeros_like(own)
     start = (jnp.full_like(own, nothing(own.dtype)), zero, zero, jax.lax.stop_gradient(own))
-    log_sum, positive_sum, positive_weight, top = fold_blocks(
+    log_sum, positive_sum, positive_weight, top = yield from fold(
         step, start, rows, axis_name, chunk_size=chunk_size
     )
     # Without positives this divides by 1; `finish` then sets the row to 0.
@@ -206,6 +212,7 @@ def eps_supcon_loss(
 
 
 @on_explicit_axes(per_row=True)
+@by_folds
 def eps_supinfonce_loss(
     z: Float[Array, "b d"],
     labels: Int[Array, " b"],
@@ -220,7 +227,7 @@ def eps_supinfonce_loss(
     candidate_weights: Float[Array, " b"] | None = None,
     chunk_size: int | None = None,
     axis_name: AxisName = None,
-) -> Float[Array, " b"]:
+) -> Needs[Float[Array, " b"]]:
     """epsilon-SupInfoNCE: every negative at least epsilon below every positive.
 
     ::
@@ -272,7 +279,9 @@ def eps_supinfonce_loss(
     check_scalars(epsilon=epsilon)
     if form == "in" and log_guard:
         raise ValueError(f"log_guard: got {log_guard}, expected 0 for the form 'in'")
-    rows, scale = prepare(z, labels, temperature, positives, cells, candidate_weights, axis_name)
+    rows, scale = yield from prepare(
+        z, labels, temperature, positives, cells, candidate_weights, axis_name
+    )
     epsilon = as_scalar(epsilon, scale.dtype)
 
     def sums(carry, candidates):
@@ -289,7 +298,7 @@ def eps_supinfonce_loss(
     own = positive_logits(rows, rows, scale)
     zero, none = jnp.zeros_like(own), jnp.full_like(own, nothing(own.dtype))
     start = (none, none, zero, jax.lax.stop_gradient(own))
-    positive_sum, negative_sum, weight, top = fold_blocks(
+    positive_sum, negative_sum, weight, top = yield from fold(
         sums, start, rows, axis_name, chunk_size=chunk_size
     )
     if form == "in":
@@ -309,7 +318,7 @@ def eps_supinfonce_loss(
         gap = jnp.where(positive, level[:, None] - s, nothing(s.dtype))
         return total + (masked_weights(positive, candidates) * jax.nn.softplus(gap)).sum(axis=1)
 
-    total = fold_blocks(gaps, zero, rows, axis_name, chunk_size=chunk_size)
+    total = yield from fold(gaps, zero, rows, axis_name, chunk_size=chunk_size)
     # Each term has this -epsilon, and the shares of the positives sum to 1.
     value = total / jnp.where(weight > 0, weight, 1) - epsilon
     return finish(value, weight, scale, base_temperature, z, candidate_weights)

@@ -50,26 +50,26 @@ class Term(NamedTuple):
         views, or pairs if `across`; the loss itself returns the average.
       columns: of the batch, which the loss takes after the embeddings.
       defaults: where they differ from those of the loss.
+      without: another loss, which lacks the arguments of this one that are None.
     """
 
     loss: Callable[..., Array]
     takes: str
     columns: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = {}
-
-
-@functools.wraps(losses.hard_debiased_loss)
-def _debiased_loss(*embeddings: Array, concentration: float | None, **arguments: Any) -> Array:
-    """Robinson's loss with hard negatives, or without a concentration the plain debiased one."""
-    if concentration is None:
-        return losses.debiased_loss(*embeddings, **arguments)
-    return losses.hard_debiased_loss(*embeddings, concentration=concentration, **arguments)
+    without: tuple[str, Callable[..., Array]] | None = None
 
 
 _TABLE = {
     "sigmoid": Term(losses.sigmoid_loss, "pairs"),
     "softmax": Term(losses.softmax_loss, "pairs"),
-    "debiased": Term(_debiased_loss, "pairs", defaults={"concentration": None}),
+    # Robinson's loss with hard negatives, or without a concentration the plain debiased one.
+    "debiased": Term(
+        losses.hard_debiased_loss,
+        "pairs",
+        defaults={"concentration": None},
+        without=("concentration", losses.debiased_loss),
+    ),
     "debiased_sigmoid": Term(losses.debiased_sigmoid_loss, "pairs"),
     "supcon": Term(losses.supcon_loss, "views", ("labels",)),
     "eps_supcon": Term(losses.eps_supcon_loss, "views", ("labels",)),
@@ -111,10 +111,7 @@ def make_objective(
     specs: Any = Outputs._make((rows, rows, PartitionSpec(), PartitionSpec()))
 
     def local_objective(outputs, batch):
-        parts = {}
-        for name, arguments in terms.items():
-            plain = {key: value for key, value in arguments.items() if key != "coef"}
-            parts[name] = TERMS[name](outputs, batch, axis_name=BATCH_AXES, **plain)
+        parts = compute_terms(terms, outputs, batch, BATCH_AXES)
         # The sum of terms is equal on all devices, since each term ends in `weighted_mean`.
         return sum(terms[name]["coef"] * value for name, value in parts.items()), parts
 
@@ -130,6 +127,33 @@ def make_objective(
         return sharded(outputs, given)
 
     return objective
+
+
+def compute_terms(
+    terms: Mapping[str, Mapping[str, Any]], outputs: Outputs, batch: Batch, axis_name: Any = None
+) -> dict[str, Float[Array, ""]]:
+    """Returns `{name: term}`, all computed in one turn of the ring where they can be.
+
+    Args:
+      terms: as for `make_objective`; `coef` is not read.
+      outputs: of local rows.
+      batch: their columns.
+      axis_name: as for the losses.
+    """
+    calls, weights = {}, {}
+    for name, arguments in terms.items():
+        plain = {key: value for key, value in arguments.items() if key != "coef"}
+        calls[name], weights[name] = _call(
+            _TABLE[name], outputs, batch, axis_name=axis_name, **plain
+        )
+    values = dict(zip(calls, losses.together(*calls.values()), strict=True))
+    return {
+        name: value
+        if _TABLE[name].takes == "number"
+        # Anchors are averaged with the weights of the batch, whether or not candidates have them.
+        else losses.weighted_mean(value, weights[name], axis_name)
+        for name, value in values.items()
+    }
 
 
 def check_term(
@@ -180,7 +204,8 @@ def _make_term(name: str, term: Term) -> Callable[..., Float[Array, ""]]:
     """Returns the function for an entry of the table, with a signature made from that of its loss."""
 
     def compute(outputs: Outputs, batch: Batch, **arguments: Any) -> Array:
-        return _compute(term, outputs, batch, **arguments)
+        axis_name = arguments.pop("axis_name", None)
+        return compute_terms({name: arguments}, outputs, batch, axis_name)[name]
 
     signature = _signature(term)
     compute.__name__ = f"{name}_term"
@@ -190,7 +215,7 @@ def _make_term(name: str, term: Term) -> Callable[..., Float[Array, ""]]:
     return compute
 
 
-def _compute(
+def _call(
     term: Term,
     outputs: Outputs,
     batch: Batch,
@@ -202,7 +227,8 @@ def _compute(
     across: bool = False,
     prior: float | None = None,
     **arguments: Any,
-) -> Float[Array, ""]:
+) -> tuple[functools.partial[Array], Array | None]:
+    """The loss with all that it takes, and the weights of its rows."""
     _check_choice("duplicates", duplicates, DUPLICATES)
     _check_choice("tower", tower, TOWERS)
     embeddings, rows = _pairs(outputs), batch
@@ -226,11 +252,12 @@ def _compute(
     # Each loss gets only what its signature names; the signature is the one list of what it takes.
     supplied = {key: value for key, value in supplied.items() if key in keywords}
     columns = (rows[key] for key in term.columns)
-    values = term.loss(*embeddings, *columns, **{**term.defaults, **arguments}, **supplied)
-    if term.takes == "number":
-        return values
-    # Anchors are averaged with the weights of the batch, whether or not candidates have them.
-    return losses.weighted_mean(values, rows.get("weights"), axis_name)
+    given, loss = {**term.defaults, **arguments}, term.loss
+    if term.without is not None and given[term.without[0]] is None:
+        loss = term.without[1]
+        del given[term.without[0]]
+    call = functools.partial(loss, *embeddings, *columns, **given, **supplied)
+    return call, rows.get("weights")
 
 
 def _signature(term: Term) -> inspect.Signature:

@@ -56,7 +56,7 @@ def test_the_blocks_statistic_comes_home(mesh, chunk_size):
     np.testing.assert_array_equal(got, 300 * np.arange(1, 25))
 
 
-@pytest.mark.parametrize(("rows", "turns"), [(64, 1), (128, 2), (256, 4), (512, 8), (4096, 8)])
+@pytest.mark.parametrize(("rows", "turns"), [(64, 1), (256, 2), (512, 4), (1024, 8), (4096, 8)])
 def test_small_blocks_go_round_together(rows, turns):
     def walk(x):
         return fold_blocks(lambda seen, x: seen + x.sum(), 0 * x.sum(), x, "data")[None]

@@ -24,7 +24,7 @@ each_case = pytest.mark.parametrize("case", [_parameter(case) for case in CASES]
 each_additive_case = pytest.mark.parametrize("case", [_parameter(c) for c in CASES if c.additive])
 
 
-NOT_PER_ROW = {"fold_blocks", "weighted_mean", "fairkl", "debiased_floor"}
+NOT_PER_ROW = {"fold_blocks", "weighted_mean", "fairkl", "debiased_floor", "together"}
 
 
 def test_every_public_loss_has_a_row():

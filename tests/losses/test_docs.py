@@ -45,6 +45,17 @@ def test_the_plain_loop_learns():
     assert history[-1] < 0.5 * history[0]
 
 
+def test_several_losses_are_their_sum():
+    space = _run("docs/losses.md")
+    pair = [
+        space["normalise"](space[name] @ space["start"][key])
+        for name, key in (("images", "image"), ("texts", "text"))
+    ]
+    rows = losses.sigmoid_loss(*pair, scale=10.0, bias=-10.0)
+    rows += 0.1 * losses.softmax_loss(*pair, scale=10.0, epsilon=0.25)
+    np.testing.assert_allclose(space["both_losses"](*pair), rows.mean(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["outside", "checked", "unchecked", "pmapped", "summed"])
 def test_gradients_of_a_recipe_equal_the_dense_ones(name):
     assert jax.device_count() == 8
@@ -72,5 +83,5 @@ def test_pmap_needs_its_recipe():
 
 def test_every_loss_is_in_the_table():
     table = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/losses.md").read_text(), re.MULTILINE))
-    helpers = {"fold_blocks", "weighted_mean", "debiased_floor"}
+    helpers = {"fold_blocks", "weighted_mean", "debiased_floor", "together"}
     assert table == set(losses.__all__) - helpers

@@ -131,6 +131,15 @@ def test_a_term_is_its_loss_averaged_with_the_weights(name, devices):
     np.testing.assert_allclose(total, 3 * values, rtol=2e-5)
 
 
+def test_terms_share_the_turns_of_one_ring():
+    names = ("sigmoid", "softmax", "debiased_sigmoid", "fairkl")
+    terms = {name: {"coef": 1.0, **CASES[name][0]} for name in names}
+    objective = make_objective(terms, make_mesh(devices=jax.devices()[:8]))
+    # The chunks of the last one are its own, but no block has so many rows.
+    program = str(jax.make_jaxpr(objective)(OUTPUTS, whole_batch()))
+    assert program.count("scan[") == 1
+
+
 def test_what_a_term_needs():
     assert needed_columns("sigmoid", {}) == ()
     assert needed_columns("softmax", {"weight_candidates": True}) == ("weights",)
