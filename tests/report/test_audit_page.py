@@ -9,7 +9,12 @@ from html.parser import HTMLParser
 import pytest
 
 from bias_clip.evals.audit import run_audit, to_json
-from bias_clip.report.audits.audit_page import number_rows, render_audit, significant_lines
+from bias_clip.report.audits.audit_page import (
+    number_rows,
+    render_audit,
+    significant_lines,
+    unknowing_lines,
+)
 from bias_clip.report.audits.audit_text import audit_csv, audit_latex, audit_lines, latex
 from bias_clip.report.interval_plots import format_difference, format_value, interval_chart
 from tests.evals.audit.people import model
@@ -51,6 +56,62 @@ def test_the_page_has_every_number_of_the_record(record):
             for number in part["numbers"]:
                 for own in number["values"]:
                     assert format_value(own, number["unit"]) in cells
+
+
+def test_the_page_has_every_number_of_the_baselines(record):
+    page = Cells(render_audit(record)).cells
+    for found in record["baselines"]:
+        for suite in found["suites"]:
+            for number in suite["numbers"]:
+                for own in number["values"]:
+                    whole = format_value(own, number["unit"]).replace(" [", "[")
+                    assert any(cell.startswith(whole) for cell in page), whole
+
+
+def test_the_reason_for_no_interval_stands_beside_the_name_of_a_baselines_number(record):
+    record = json.loads(json.dumps(record))
+    number = record["baselines"][0]["suites"][0]["numbers"][0]
+    for value in number["values"]:
+        value |= {"low": None, "high": None, "note": "not enough items: 166 images"}
+    (name, *cells) = [
+        c for c in Cells(render_audit(record)).cells if "166 images" in c or "no int" in c
+    ]
+    assert name.startswith(number["name"])
+    assert name.endswith("not enough items: 166 images")
+    assert len(cells) == len(number["values"])
+
+
+def test_the_official_value_is_shown_where_it_reads_otherwise():
+    own = {"value": 0.0412, "low": 0.02, "high": 0.06, "note": ""}
+    own |= dict.fromkeys(("texts_low", "texts_high", "both_low", "both_high"))
+    number = {"name": "x", "unit": "share", "better": "higher", "headline": True, "items": 9}
+    number |= {"contrasts": [], "chance": None, "even": None}
+    for official, lines in ((0.04121, ()), (0.05, ("official code: 5.0\u202f%",)), (None, ())):
+        ((_, cell, _, _),) = number_rows(
+            [{**number, "values": [{**own, "official": official}]}], ["a"]
+        )
+        assert cell.lines == lines
+
+
+def test_a_model_that_knows_nothing_is_said_to_and_no_other(record):
+    assert unknowing_lines(record) == []
+    record = json.loads(json.dumps(record))
+    (suite,) = [s for s in record["suites"] if s["name"] == "zeroshot"]
+    numbers = [n for n in suite["parts"][0]["numbers"] if n["headline"] and n["chance"] is not None]
+    for number in numbers:
+        number["values"][1]["low"] = number["chance"]
+    (line,) = unknowing_lines(record)
+    assert line.startswith(
+        f"biased: not found to be above chance in {suite['title']}. What a model"
+    )
+    assert line in render_audit(record)
+    for number in numbers:
+        number["values"][0]["low"] = number["chance"]
+    (line,) = unknowing_lines(record)
+    assert line.startswith("fair <b>, biased: not found")
+    for value in numbers[0]["values"]:
+        value["low"] += 1e-6
+    assert unknowing_lines(record) == []
 
 
 def test_the_page_loads_nothing_and_escapes_names(record):

@@ -29,7 +29,7 @@ EMOJI_LIMITS = (
     "does not recognise emoji (see the first suite), its bias here means nothing.",
 )
 PHOTO = ("a photo of a {}",)
-SHOWN = 8  # groups that a sentence names
+SHOWN = 10  # groups or words that a sentence names
 
 
 def suite_item(
@@ -139,7 +139,7 @@ def own_items(
         name="search",
         title=f"Images found for neutral words, by {by}",
         family="berg",
-        metric=f"MaxSkew@K and NDKL of {by}, mean over {len(queries)} words",
+        metric=f"MaxSkew@K and NDKL of {by}, mean over {len(queries)} words: {_listed(queries)}",
         templates=tuple(templates),
         words={"queries": queries},
         groups={by: groups.names},

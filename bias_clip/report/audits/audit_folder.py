@@ -11,7 +11,7 @@ from bias_clip.core.json_object import to_json as json_text
 from bias_clip.core.write import write_file
 from bias_clip.evals.audit import Audit, functions_model, run_audit, to_json
 from bias_clip.evals.audit.own_data import EMOJI, EMOJI_LIMITS, suite_item
-from bias_clip.report.audits.audit_page import render_audit
+from bias_clip.report.audits.audit_page import render_audit, unknowing_lines
 from bias_clip.report.audits.audit_text import audit_csv, audit_latex, audit_lines
 
 
@@ -78,7 +78,7 @@ def write_audit(audit: Audit, out: Path, *, on_emoji: bool) -> None:
     write_file(out / "audit.json", json_text(record, indent=2) + "\n")
     write_file(out / "audit.csv", audit_csv(record))
     write_file(out / "audit.tex", audit_latex(record))
-    print("\n".join([*audit_lines(record), *limits]))
+    print("\n".join([*audit_lines(record), *unknowing_lines(record), *limits]))
     print(f"page: {out / 'index.html'}; numbers: audit.json, audit.csv, audit.tex beside it")
 
 

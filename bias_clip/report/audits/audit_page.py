@@ -43,6 +43,7 @@ def render_audit(audit: Mapping[str, Any], *, limits: Sequence[str] = ()) -> str
         names=names,
         models=[_model(model) for model in audit["models"]],
         notes=[(model["name"], note) for model in audit["models"] for note in model["notes"]],
+        unknowing=unknowing_lines(audit),
         limits=list(limits),
         settings=audit["settings"],
         suites=[_suite(suite, names) for suite in audit["suites"]],
@@ -62,6 +63,28 @@ def _model(model: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": format_number(own["parameters"]),
         "sha256": [(what, digest[:DIGITS]) for what, digest in own["sha256"].items()],
     }
+
+
+def unknowing_lines(audit: Mapping[str, Any]) -> list[str]:
+    """The suites in which no main number of knowledge is above chance, and the models of which that is so."""
+    models_of: dict[str, list[str]] = {}
+    for i, model in enumerate(audit["models"]):
+        titles = "; ".join(s["title"] for s in audit["suites"] if _is_unknowing(s, i))
+        models_of.setdefault(titles, []).append(model["name"])
+    models_of.pop("", None)
+    return [
+        f"{', '.join(names)}: not found to be above chance in {titles}. What a model does not recognise, "
+        "it cannot associate: read its bias there as that of noise."
+        for titles, names in models_of.items()
+    ]
+
+
+def _is_unknowing(suite: Mapping[str, Any], i: int) -> bool:
+    """Whether model i has main numbers with a chance level, and the interval of each reaches down to it."""
+    numbers = [n for part in suite["parts"] for n in part["numbers"] if n["headline"]]
+    pairs = [(n["values"][i]["low"], n["chance"]) for n in numbers if n["better"] == "higher"]
+    known = [(low, chance) for low, chance in pairs if is_number(low) and is_number(chance)]
+    return bool(known) and all(low <= chance for low, chance in known)
 
 
 def significant_lines(audit: Mapping[str, Any]) -> list[str]:
@@ -125,14 +148,21 @@ def _value_cell(own: Mapping[str, Any], unit: str, over_texts: str) -> Cell:
     texts = format_interval(own["texts_low"], own["texts_high"], unit)
     both = format_interval(own["both_low"], own["both_high"], unit)
     if texts:
-        lines.append(f"{over_texts}: {texts}")
+        lines.append(f"{over_texts}: {_unbroken(texts)}")
     if both:
-        lines.append(f"both: {both}")
-    if is_number(own["official"]):
-        lines.append(f"official code: {format_plain(own['official'], unit)}")
+        lines.append(f"both: {_unbroken(both)}")
+    official = format_plain(own["official"], unit) if is_number(own["official"]) else ""
+    # Rounded to the same digits it would say nothing, and read as a misprint.
+    if official and not (is_number(own["value"]) and official == format_plain(own["value"], unit)):
+        lines.append(f"official code: {official}")
     if is_number(own["value"]) and own["note"]:
         lines.append(own["note"])
     return Cell(format_value(own, unit), tuple(lines), note=not is_number(own["value"]))
+
+
+def _unbroken(interval: str) -> str:
+    """The interval with a space that no line ends at."""
+    return interval.replace(" ", "\u00a0")
 
 
 def _contrast_cell(own: Mapping[str, Any], unit: str) -> Cell:
@@ -191,13 +221,25 @@ def _baselines(found: Mapping[str, Any]) -> dict[str, Any]:
         rows = []
         for number in suite["numbers"]:
             unit = number["unit"]
-            cells = [Cell(_named(number)), Cell(format_value(number["values"][0], unit))]
+            first = number["values"][0]
+            # The reason for no interval is that of all columns, so it stands beside the name.
+            why = (first["note"],) if is_number(first["value"]) and first["note"] else ()
+            cells = [Cell(_named(number), why), _baseline_cell(first, unit)]
             for own, contrast in zip(number["values"][1:], number["contrasts"], strict=True):
                 strong = is_number(contrast["corrected"]) and contrast["corrected"] < LEVEL
                 lines = (f"Holm {_p(contrast['corrected'])}",) if is_number(contrast["p"]) else ()
-                missing = not is_number(own["value"])
-                cells.append(Cell(format_value(own, unit), lines, strong, missing))
+                cells.append(_baseline_cell(own, unit, lines, strong))
             rows.append(cells)
         part = "" if suite["part"] == "all" else f" ({spaced(suite['part'])})"
         tables.append({"title": suite["title"] + part, "rows": rows})
     return {**found, "head": ["", *found["names"]], "tables": tables}
+
+
+def _baseline_cell(
+    own: Mapping[str, Any], unit: str, lines: tuple[str, ...] = (), strong: bool = False
+) -> Cell:
+    """The value, and its interval below it: six columns fit a window so."""
+    if not is_number(own["value"]):
+        return Cell(own["note"], note=True)
+    span = format_interval(own["low"], own["high"], unit) or "no interval"
+    return Cell(format_plain(own["value"], unit), (span, *lines), strong)
