@@ -68,7 +68,7 @@ def work(args: argparse.Namespace) -> None:
         baselines=not args.no_baselines,
         say=say,
     )
-    write_audit(audit, args.out, on_emoji=not (args.suite or args.source))
+    write_audit(audit, args.out)
 
 
 def read_items(args: argparse.Namespace) -> list:

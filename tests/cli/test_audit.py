@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bias_clip.cli.audit import main, make_parser, read_models
+from bias_clip.data.records import column
 from bias_clip.evals.suites.layouts import read_layout
 from tests.evals.suites.folders import fairface, images
 from tests.evals.suites.test_run import _vectors
@@ -108,3 +109,22 @@ def test_checkpoints_of_one_run_have_different_digests(tmp_path):
     assert (old.step, new.step) == (4, 8)
     assert old.parameters == new.parameters
     assert old.sha256["parameters"] != new.sha256["parameters"]
+
+
+def test_what_the_emoji_cannot_tell_is_said_where_they_are_asked_for(tmp_path):
+    from bias_clip.evals.audit import list_texts, run_audit, table_model
+    from bias_clip.evals.audit.own_data import EMOJI_LIMITS, suite_item
+    from bias_clip.report.audits.audit_folder import write_audit
+
+    emoji = suite_item("emoji_representation", None, {}, {})
+    people = suite_item("sispi", str(sispi(tmp_path / "sispi")), {}, {})
+    # All emoji are embedded, of which the suite takes some.
+    sources = (emoji.data.source.source, people.data.source)
+    ids = [str(name) for source in sources for name in column(source, "id")]
+    texts = list_texts([emoji, people], baselines=False)
+    arrays = {"ids": ids, "image": _vectors(ids), "texts": texts, "text": _vectors(texts)}
+    np.savez(tmp_path / "z.npz", **{key: np.array(value) for key, value in arrays.items()})
+    model = table_model("m", [tmp_path / "z.npz"])
+    for items, said in (([people], False), ([people, emoji], True)):
+        write_audit(run_audit([model], items, num=50, baselines=False), tmp_path / "out")
+        assert (EMOJI_LIMITS[0] in (tmp_path / "out" / "index.html").read_text()) == said

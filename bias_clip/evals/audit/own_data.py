@@ -22,11 +22,11 @@ EMOJI = (  # quality first: bias of a model that knows nothing means nothing
     *("emoji_search", "emoji_association", "emoji_representation"),
 )
 EMOJI_LIMITS = (
-    "These are drawings in one unseen style, not photographs: nothing here is about real people.",
+    "The emoji are drawings in one unseen style, not photographs: nothing of them is about real people.",
     "They show whether a model associates a drawn gender with a role, whom it assumes where nobody is "
     "shown, and how much a change of the model moved either.",
     "They do not show how a model behaves on photographs, on names, on race or age, or in use. If a model "
-    "does not recognise emoji (see the first suite), its bias here means nothing.",
+    "does not recognise emoji (see their names), its bias on them means nothing.",
 )
 PHOTO = ("a photo of a {}",)
 SHOWN = 10  # groups or words that a sentence names

@@ -59,19 +59,19 @@ def audit_functions(
         say=say,
     )
     audit = run_audit([model], items, num=resamples, say=say)
-    write_audit(audit, Path(out), on_emoji=suites is None)
+    write_audit(audit, Path(out))
     return audit
 
 
-def write_audit(audit: Audit, out: Path, *, on_emoji: bool) -> None:
+def write_audit(audit: Audit, out: Path) -> None:
     """Writes the page, JSON, CSV and LaTeX to the folder, and prints where they are.
 
     Args:
       audit: from `run_audit`.
       out: the folder.
-      on_emoji: whether to say what the emoji can and cannot tell.
     """
-    limits = EMOJI_LIMITS if on_emoji else ()
+    # However they were asked for, also beside other suites.
+    limits = EMOJI_LIMITS if any(suite.name in EMOJI for suite in audit.suites) else ()
     record = to_json(audit)
     out.mkdir(parents=True, exist_ok=True)
     write_file(out / "index.html", render_audit(record, limits=limits))
