@@ -24,10 +24,10 @@ from bias_clip.evals.audit import functions_model, run_audit, to_json
 from bias_clip.evals.audit.own_data import own_items
 from tests.evals.audit.people import LABELS, People
 
-SAME = 1e-5  # of every number where the pixels are the same
-# Of every number on the emoji, which each library resizes. SigLIP's pixels come out the same: 3.4e-7 measured.
-# CLIP's bicubic ones differ by up to one grey level, of which random weights make 0.0247.
-MODELS = {"whole_hf_siglip": SAME, "whole_hf_clip": 0.03}
+# Of every number: on images of the model's own size, and on the emoji, which each library resizes. The page asks for
+# PIL's resizing: torchvision's of CLIP is up to two grey levels off, of which random weights make 0.025.
+SAME = 1e-5
+MODELS = ("whole_hf_siglip", "whole_hf_clip")
 DOCS = Path(__file__).parents[3] / "docs" / "audit.md"
 SIZE = 48  # of the models: nothing is resized, so both read the same pixels
 SETTINGS = ["--resamples", "50", "--no-baselines"]
@@ -44,10 +44,10 @@ class Noise(People):
 def main(root: Path) -> int:
     """Prints a line per model; returns the exit status."""
     failed = 0
-    for name, on_emoji in MODELS.items():
+    for name in MODELS:
         with tempfile.TemporaryDirectory() as out:
             same, close, number = compare(root / name, Path(out))
-        good = same <= SAME and close <= on_emoji
+        good = max(same, close) <= SAME
         failed += not good
         print(
             f"{'passed' if good else 'FAILED'} {name}: {number} numbers; at most {same:.2g} apart on "
