@@ -6,11 +6,16 @@
 
 Each run is `python -m bias_clip.train` with a workdir of its own, `<workdir>/<name>_<seed>`, and a
 log beside it. Start the same line again after an interruption: finished runs are kept, the others
-continue where they were. With `--jobs` each run gets its own share of the cores.
+continue where they were. With `--jobs` each run gets its own share of the cores, and of the GPUs or TPU
+chips that `--chips` names; several small runs may share a GPU. With `--part` each of several hosts does its
+part of the runs, in one folder that all of them see; the last line compares when all are finished.
+
+    bias-clip sweep --workdir=/shared/runs --jobs 16 --chips cuda:8 --part 2/4 --config=configs/emoji.py
 """
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +26,7 @@ from typing import NamedTuple
 
 from bias_clip.cli.compare import add_table_arguments, check_page, compare
 from bias_clip.cli.shared.flags import Parser, add_set, read_set, run_tool
+from bias_clip.cli.shared.shares import Share, make_shares
 
 
 class Run(NamedTuple):
@@ -46,7 +52,11 @@ def work(args: argparse.Namespace) -> None:
     """
     check_page(args.plot)  # before the hours of training, not after
     runs = list(plan(args.config, args.seeds, args.set, args.workdir))
-    run_all(runs, args.jobs)
+    run_all(part_of(runs, args.part), args.jobs, args.chips)
+    others = [run.workdir.name for run in runs if not is_finished(run)]
+    if others:
+        print(f"not compared: other parts have yet to finish {', '.join(others)}")
+        return
     groups: dict[str, list[Path]] = {}
     for run in runs:
         # The seeds of a config are one group, whose mean and deviation are compared.
@@ -70,6 +80,8 @@ def make_parser() -> Parser:
     add("--seeds", type=int, default=3, metavar="N", help="0 to N - 1, of each config")
     add_set(parser)
     add("--jobs", type=int, default=1, metavar="N", help="runs side by side")
+    add("--chips", metavar="KIND:N", help="cuda:N or tpu:N, of this host, to split among the jobs")
+    add("--part", default="1/1", metavar="K/N", help="of N hosts this is the K-th, from 1")
     add_table_arguments(parser)
     return parser
 
@@ -99,21 +111,31 @@ def plan(configs: list[str], seeds: int, overrides: list[str], workdir: Path) ->
             yield Run(name, [sys.executable, "-m", "bias_clip.train", *flags], own)
 
 
-def run_all(runs: list[Run], jobs: int) -> None:
-    """Runs what is not finished.
+def part_of(runs: list[Run], part: str) -> list[Run]:
+    """Returns the runs of one of several hosts; "2/4" is every fourth, from the second.
 
     Raises:
+      ValueError: not of this form, or a host beyond the last.
+    """
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", part)
+    if found is None or int(found[1]) > int(found[2]):
+        raise ValueError(f"got part {part!r}; expected K/N with K from 1 to N, such as 2/4.")
+    return runs[int(found[1]) - 1 :: int(found[2])]
+
+
+def run_all(runs: list[Run], jobs: int, chips: str | None = None) -> None:
+    """Runs what is not finished; `jobs` and `chips` as for `make_shares`.
+
+    Raises:
+      ValueError: as `make_shares`.
       RuntimeError: a run failed; no further one was started. Says where its log is.
     """
     from tqdm import tqdm
 
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if jobs < 1 or (jobs > 1 and jobs > len(cores)):
-        raise ValueError(f"got {jobs} jobs; expected 1 to {max(1, len(cores))}, the cores at hand.")
-    # A share of the cores goes back into the queue when its run has ended.
-    shares: SimpleQueue[list[int]] = SimpleQueue()
-    for job in range(jobs):
-        shares.put(cores[job::jobs])
+    # A share of the host goes back into the queue when its run has ended.
+    shares: SimpleQueue[Share] = SimpleQueue()
+    for share in make_shares(jobs, chips):
+        shares.put(share)
     left = [run for run in runs if not is_finished(run)]
     failed: list[Run] = []
 
@@ -123,8 +145,7 @@ def run_all(runs: list[Run], jobs: int) -> None:
             return
         share = shares.get()
         try:
-            # A single run at a time may use all cores, and is not pinned.
-            if _call(run, share if jobs > 1 else []):
+            if _call(run, share):
                 failed.append(run)
         finally:  # also after an error of ours: another thread waits for a share
             shares.put(share)
@@ -144,16 +165,20 @@ def is_finished(run: Run) -> bool:
     return (run.workdir / run.last).exists()
 
 
-def _call(run: Run, cores: list[int]) -> int:
+def _call(run: Run, share: Share) -> int:
     run.workdir.parent.mkdir(parents=True, exist_ok=True)
     command = run.command
-    if cores:  # before XLA counts the cores
+    if share.cores:  # before XLA counts the cores
         pin = (
-            f"import os, sys; os.sched_setaffinity(0, {cores}); os.execv(sys.argv[1], sys.argv[1:])"
+            f"import os, sys; os.sched_setaffinity(0, {share.cores}); "
+            "os.execv(sys.argv[1], sys.argv[1:])"
         )
         command = [sys.executable, "-c", pin, *command]
     with _log(run).open("a") as log:
-        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+        environment = os.environ | share.environment
+        return subprocess.run(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment
+        ).returncode
 
 
 def _log(run: Run) -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bias_clip.cli import sweep
-from bias_clip.cli.sweep import Run, is_finished, plan, run_all
+from bias_clip.cli.shared.shares import make_shares
+from bias_clip.cli.sweep import Run, is_finished, part_of, plan, run_all
 
 
 def test_a_run_for_each_config_and_seed_with_its_own_workdir(tmp_path):
@@ -74,6 +75,75 @@ def test_runs_side_by_side_have_their_own_cores(tmp_path):
     assert all(map(is_finished, runs))
     with pytest.raises(ValueError, match="the cores at hand"):
         run_all(runs, jobs=1000)
+
+
+@pytest.fixture
+def eight_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_jobs_have_gpus_of_their_own(eight_cores):
+    shares = make_shares(2, "cuda:5")
+    assert [share.environment["CUDA_VISIBLE_DEVICES"] for share in shares] == ["0,2,4", "1,3"]
+    assert [share.cores for share in shares] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    # The only run at a time has the whole memory of its GPUs, as JAX reserves it.
+    assert all("XLA_CLIENT_MEM_FRACTION" not in share.environment for share in shares)
+
+
+def test_more_jobs_than_gpus_share_their_memory(eight_cores, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c")
+    shares = [share.environment for share in make_shares(5, "cuda:2")]
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["GPU-a", "GPU-b"] * 2 + ["GPU-a"]
+    of_memory = {"GPU-a": 0.0, "GPU-b": 0.0}
+    for share in shares:
+        of_memory[share["CUDA_VISIBLE_DEVICES"]] += float(share["XLA_CLIENT_MEM_FRACTION"])
+    assert of_memory == pytest.approx({"GPU-a": 0.9, "GPU-b": 0.9})
+
+
+def test_a_job_has_one_tpu_chip(eight_cores):
+    shares = [share.environment for share in make_shares(3, "tpu:4")]
+    assert [share["TPU_VISIBLE_CHIPS"] for share in shares] == ["0", "1", "2"]
+    assert {share["TPU_CHIPS_PER_PROCESS_BOUNDS"] for share in shares} == {"1,1,1"}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "chips", "message"),
+    [
+        (1, "gpu:2", r"got chips 'gpu:2'; expected cuda:N or tpu:N"),
+        (1, "cuda:0", r"expected cuda:N or tpu:N"),
+        (3, "tpu:2", r"got 3 jobs for 2 TPU chips.* give --jobs 2 or fewer"),
+        (1, "cuda:3", r"got chips cuda:3, but CUDA_VISIBLE_DEVICES is '4,5'"),
+        (1, "cuda:1", r"CUDA_VISIBLE_DEVICES is ''"),
+    ],
+)
+def test_chips_that_are_not_there_are_refused(jobs, chips, message, eight_cores, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "" if chips == "cuda:1" else "4,5")
+    with pytest.raises(ValueError, match=message):
+        make_shares(jobs, chips)
+
+
+def test_a_run_sees_its_share(tmp_path, eight_cores):
+    code = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).mkdir();"
+    code += (
+        "pathlib.Path(sys.argv[1], 'report.html').write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
+    )
+    workdirs = [tmp_path / "a", tmp_path / "b"]
+    runs = [Run(w.name, [sys.executable, "-c", code, str(w)], w) for w in workdirs]
+    run_all(runs, 1, "cuda:3")
+    assert [(w / "report.html").read_text() for w in workdirs] == ["0,1,2"] * 2
+
+
+def test_hosts_do_parts_of_the_runs(tmp_path):
+    runs = list(plan(["a.py", "b.py"], 3, [], tmp_path))
+    parts = [part_of(runs, f"{k}/4") for k in range(1, 5)]
+    assert sorted(run.workdir.name for part in parts for run in part) == sorted(
+        run.workdir.name for run in runs
+    )
+    assert [len(part) for part in parts] == [2, 2, 1, 1]
+    for wrong in ("0/4", "5/4", "2", "1/0"):
+        with pytest.raises(ValueError, match=r"expected K/N"):
+            part_of(runs, wrong)
 
 
 def test_an_error_of_ours_ends_the_sweep_and_leaves_no_thread_waiting(monkeypatch, tmp_path):

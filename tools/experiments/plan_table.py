@@ -20,6 +20,7 @@ B16, SO400M, ALL = "siglip_b16.py", "siglip_so400m.py", "siglip_b16.py:all"
 CHUNKED, CUDNN = "objective.sigmoid.chunk_size={}", "model.attention=cudnn"
 PALLAS, DOTS = "model.attention=pallas", "model.remat=dots"
 REPLICATED, FSDP8, FSDP16 = "mesh.fsdp=1", "mesh.fsdp=8", "mesh.fsdp=16"
+UNROLLED = "model.scan=False"
 IN_TWO = ("accumulation.mode=cached", "accumulation.steps=2")
 # Name, config, topology, overrides, and the form of the loss.
 ROWS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
@@ -66,6 +67,8 @@ ROWS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
     ("B/16, ring, fsdp 16, Pallas", B16, "v4:4x4x8", (PALLAS, FSDP16), "ring"),
     ("B/16, ring, fsdp 8, Pallas", B16, "v6e:8x8", (PALLAS, FSDP8), "ring"),
     ("B/16, ring, fsdp 16, Pallas", B16, "v5p:4x4x8", (PALLAS, FSDP16), "ring"),
+    ("ring, fsdp 16, Pallas, unrolled", B16, "v5e:16x16", (PALLAS, FSDP16, UNROLLED), "ring"),
+    ("every regulariser, the same", ALL, "v5e:16x16", (PALLAS, FSDP16, UNROLLED), "ring"),
 )
 TIMES = ("compute", "hbm", "links")
 HEAD = (
