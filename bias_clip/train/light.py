@@ -3,6 +3,8 @@
 The parameters are those of full steps, so nothing changes in a checkpoint: positions are resampled inside of
 a step. See `models.two_towers.Light` for what the towers do.
 
+On the emoji run smaller images cost most of the quality and shorter texts none (docs/speed.md).
+
 Reference: Li et al., Scaling Language-Image Pre-training via Masking, 2023 (patches); Li et al., An Inverse
 Scaling Law for CLIP Training, 2023 (smaller images and shorter texts, then a short part at full size).
 Differs from both: the end of a text is kept when it is cut, and images are made smaller by averaging
