@@ -69,6 +69,15 @@ def test_class_folders_are_captions_and_labels(tmp_path):
     assert photo[1]["captions"] == ("a photo of a b",)
 
 
+def test_a_folder_named_by_a_number_of_repeats_is_read_once(tmp_path):
+    """Some trainers read the folder "10_frog style" ten times; here the name is a label like others."""
+    tree(tmp_path, {"10_frog style/1.jpg": IMAGE, "10_frog style/1.caption": "a frog"})
+    tree(tmp_path, {"3_dog/1.jpg": IMAGE, "3_dog/1.txt": "a dog"})
+    source = read(tmp_path)
+    assert found(source) == {"10_frog style/1.jpg": ("a frog",), "3_dog/1.jpg": ("a dog",)}
+    assert column(source, "label").tolist() == ["10_frog style", "3_dog"]
+
+
 def test_metadata_name_the_images(tmp_path):
     tree(tmp_path, {"sub/1.jpg": IMAGE, "2.jpg": IMAGE, "without_row.jpg": IMAGE})
     tree(tmp_path, {"metadata.csv": "file_name,text,score\nsub/1.jpg,a dog,0.5\n2.jpg,,1\n"})
