@@ -20,6 +20,10 @@ from bias_clip.balancing.thinning import hash01
 from bias_clip.core.hashing import make_key
 
 _SMALL_PIVOT = 1e-4  # below it a replacement loses digits, so the inverse is computed again
+# Undecided units per independent constraint at which the flight ends, if `land` can compare their outcomes.
+# To go on to 1 is to keep the sums at any price: in one of 20 draws of a problem, some unit then had no
+# outcome within the allowed harm. Pairs, of which one is drawn, have 2, so their sums stay exact.
+_SPARE = 1.8
 _BLOCK = 1024  # units whose moments are looked up at a time
 
 
@@ -28,8 +32,8 @@ def cube(
 ) -> Bool[np.ndarray, " g"]:
     """Draws each unit with its chance, and keeps the number of units and the sums of their moments.
 
-    The number drawn is the sum of the chances, rounded down or up. Other sums are exact until as
-    many units are undecided as there are independent constraints. From there on see `land`.
+    The number drawn is the sum of the chances, rounded down or up. Other sums are exact until few
+    more units are undecided than there are independent constraints. From there on see `land`.
 
     Of the seed and the arguments alone. A machine with other linear algebra agrees except where
     rounding decides between equal steps.
@@ -51,8 +55,8 @@ def cube(
     # Units at 0 or 1 are decided before the draw begins.
     open_ = np.flatnonzero((x > 0) & (x < 1))
     order = hash01(int(make_key("cube order", seed)), open_)
-    # Each step decides a unit or more, and the last choice asks at most once per outcome.
-    coins = iter(hash01(int(make_key("cube", seed)), np.arange(len(open_) + LAST + 2)))
+    # Each step decides a unit or more. The last choice has a seed, and asks at most once per outcome.
+    coins = iter(hash01(int(make_key("cube", seed)), np.arange(len(open_) + LAST + 3)))
     rows = _rows_fn(constraints, len(chances))
     left = _fly(x, open_[np.argsort(order, kind="stable")], rows, coins)
     land(x, left, rows(left), constraints, coins)
@@ -134,18 +138,21 @@ def _fly(x: np.ndarray, order: np.ndarray, rows: MomentsFn, coins: Iterator[floa
     """Decides units while their moments depend on each other; returns the undecided."""
     basis = _Basis(rows(order[:0]).shape[1])
     queue: deque[int] = deque()
+    undecided = len(order)
     for start in range(0, len(order), _BLOCK):
         block = order[start : start + _BLOCK]
         # Moments of one block at a time: those of all units would be a dense matrix of the whole table.
         known = dict(zip(block.tolist(), rows(block), strict=True))
         queue.extend(block.tolist())
         while queue:
+            if undecided <= min(LAST, _SPARE * len(basis.units)):
+                return np.array([*basis.units, *queue, *order[start + _BLOCK :]], np.int64)
             unit = queue.popleft()
             vector = known.get(unit)
             vector = rows(np.array([unit]))[0] if vector is None else vector
             c = basis.inverse @ vector
             if not basis.add(unit, vector, c):
-                _enter(x, basis, unit, vector, c, coins)
+                undecided -= _enter(x, basis, unit, vector, c, coins)
             # Each pivot adds rounding to the inverse; a new one costs as many pivots as it has units.
             if basis.pivots > 2 * len(c) + 50:
                 basis, dependent = basis.renewed()
@@ -160,16 +167,20 @@ def _enter(
     vector: np.ndarray,
     c: np.ndarray,
     coins: Iterator[float],
-) -> None:
-    """A step along the dependence of a unit on the basis; whoever is decided leaves."""
+) -> int:
+    """A step along the dependence of a unit on the basis; whoever is decided leaves. Returns how many."""
     m = len(basis.units)
     step(x, np.array([*basis.units, unit]), np.append(-c[:m], 1.0), coins)
     done = [i for i in range(m) if x[basis.units[i]] in (0.0, 1.0)]
+    decided = len(done)
     if 0 < x[unit] < 1:  # takes the place of the one that it has the largest part of
         # The largest part is the largest pivot.
         place = max(done, key=lambda i: abs(c[i]))
         basis.replace(place, unit, vector, c)
         done.remove(place)
+    else:
+        decided += 1
     # From the end, because removal moves the last unit to the place that it frees.
     for i in sorted(done, reverse=True):
         basis.remove(i)
+    return decided

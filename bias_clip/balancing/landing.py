@@ -3,17 +3,18 @@
 Reference: Deville, Tillé, Efficient balanced sampling: the cube method, Biometrika 2004, section 5: a
 landing by dropping constraints, and one by a linear program over all outcomes. The first here drops
 them by the harm that they can do, and the second has its own cost, begins late, and where there are
-too many outcomes it looks for those that it needs (column generation: Gilmore, Gomory, 1961).
+too many outcomes it takes a sample of good ones (Metropolis and others, Equation of state calculations
+by fast computing machines, 1953).
 """
 
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy  # its parts are imported when they are used: a run that trains needs none
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 
 from bias_clip.balancing.thinning import hash01
 from bias_clip.core.hashing import make_key
@@ -21,12 +22,16 @@ from bias_clip.core.hashing import make_key
 MomentsFn = Callable[[np.ndarray], np.ndarray]  # from units [b] to their moments [b, p]
 
 ZERO = 1e-9  # of a chance or a moment: what rounding leaves of 0
-LAST = 40  # units whose outcomes are compared; more take longer and make no draw of the benchmark better
+# Units whose outcomes are compared; more take longer. With 40, the last problem of `tools.bench draws`
+# had 2 % of the probability above its bound: dropping constraints from 136 to 40 units left no way within.
+LAST = 220
 _ALL = 1000  # outcomes up to which all are compared: those of 12 units, in milliseconds
-# Of the search for outcomes, which takes one or two seconds at most.
-_ROUNDS, _SWAPS, _ORDERS = 12, 15, 3
-_BLOCK = 32  # outcomes whose swaps are compared at a time: in the cache of a core
-_MOST = 1e6
+_SAMPLES = 3  # at most, while some of the probability is left above the allowed harm, which is 1
+# Of a sample: chains (or two per unit, if more), sweeps, and how many sweeps apart outcomes are taken; how
+# fast the odds of units follow; and the least share of chains that aims to have a unit, or not to: without
+# it, rare units have too few outcomes.
+_CHAINS, _SWEEPS, _EVERY, _RATE, _RARE = 300, 100, 8, 0.3, 0.03
+_MOST, _STEEP = 1e6, 1000.0
 
 
 class Constraints(NamedTuple):
@@ -34,7 +39,7 @@ class Constraints(NamedTuple):
 
     Attributes:
       moments: of a unit, a number per constraint; see `MomentsFn`.
-      scale: harm of a deviation by 1, comparable between constraints.
+      scale: harm of a deviation by 1, comparable between constraints; a harm up to 1 is allowed.
       start: the sums expected, from 0 as the ideal: a constraint far from 0 is kept more eagerly.
     """
 
@@ -55,7 +60,7 @@ def land(
     While more than `LAST` units are undecided, each step gives up the constraints that can do least
     harm: scale times the farthest from 0 that the sum can end. Of the last units the outcomes are
     compared: a linear program gives them probabilities that keep each unit's chance, and make large
-    deviations rare. Up to `_ALL` outcomes it has all of them; beyond, those that a search finds.
+    deviations rare. Up to `_ALL` outcomes it has all of them; beyond, a sample.
     """
     sums = constraints.start.copy()
     while len(left):
@@ -92,7 +97,8 @@ def _choose(
         return False
     # The harm of an outcome [b] to each constraint is base + outcome @ effects.
     effects = moments[:, 1:] * scale
-    spread = _spread(chances, taken, sums * scale - chances @ effects, effects)
+    seed = int(next(coins) * 2**53)
+    spread = _spread(chances, taken, sums * scale - chances @ effects, effects, seed)
     if spread is None:
         return False
     outcomes, probabilities = spread
@@ -112,87 +118,107 @@ def _spread(
     taken: int,
     base: Float[np.ndarray, " p"],
     effects: Float[np.ndarray, "b p"],
+    seed: int,
 ) -> tuple[Float[np.ndarray, "o b"], Float[np.ndarray, " o"]] | None:
     """Outcomes and their probabilities, whose mean is `chances` and whose expected cost is low."""
     if math.comb(len(chances), taken) <= _ALL:
         places = np.array(list(itertools.combinations(range(len(chances)), taken)))
         outcomes = np.zeros((len(places), len(chances)))
         np.put_along_axis(outcomes, places, 1.0, axis=1)
-        ends = base + outcomes @ effects
-        solved = _solve(chances, outcomes, _costs(ends, _unit(ends)))
-        return None if solved.status else (outcomes, solved.x)
+        return _solve(chances, outcomes, base + outcomes @ effects)
     # Systematic sampling has these chances, so its outcomes alone are a solution, if not a good one.
-    outcomes = _systematic(chances, 0)
-    found = _swapped(outcomes, base, effects, _unit(base + outcomes @ effects), 0 * chances)
-    unit = _unit(base + found @ effects)
-    for rounds in range(1, _ROUNDS + 1):
+    first = outcomes = _systematic(chances, seed)
+    for sample in range(_SAMPLES):
+        found = _sampled(first, chances, base, effects, seed + sample)
         outcomes = np.unique(np.concatenate([outcomes, found]), axis=0)
-        solved = _solve(chances, outcomes, _costs(base + outcomes @ effects, unit))
-        if solved.status:
-            return None
-        if rounds == _ROUNDS:
+        ends = base + outcomes @ effects
+        spread = _solve(chances, outcomes, ends)
+        if spread is None or spread[1][np.abs(ends).max(1, initial=0) > 1 + ZERO].sum() <= ZERO:
             break
-        # An outcome lowers the expected cost if it costs less than its units are worth: their prices.
-        # From those in use alone the search would not get far.
-        starts = np.concatenate([outcomes[solved.x > ZERO], _systematic(chances, rounds)])
-        found = _swapped(starts, base, effects, unit, solved.eqlin.marginals)
-    return outcomes, solved.x
+    return spread
 
 
-def _solve(chances: np.ndarray, outcomes: np.ndarray, costs: np.ndarray) -> Any:
+def _solve(
+    chances: Float[np.ndarray, " b"],
+    outcomes: Float[np.ndarray, "o b"],
+    ends: Float[np.ndarray, "o p"],
+) -> tuple[Float[np.ndarray, "o b"], Float[np.ndarray, " o"]] | None:
     # With the number of units fixed, the rows of the units say that the probabilities sum to 1.
-    return scipy.optimize.linprog(
-        costs, A_eq=outcomes.T, b_eq=chances, bounds=(0, None), method="highs-ds"
+    solved = scipy.optimize.linprog(
+        _costs(ends), A_eq=outcomes.T, b_eq=chances, bounds=(0, None), method="highs-ds"
     )
+    return None if solved.status else (outcomes, solved.x)
 
 
-def _systematic(chances: Float[np.ndarray, " b"], number: int) -> Float[np.ndarray, "o b"]:
-    """All outcomes of systematic sampling in a few orders: the units in which u, u + 1, ... fall."""
-    found = []
-    for i in range(_ORDERS):
-        order = np.argsort(hash01(int(make_key("landing", number, i)), np.arange(len(chances))))
-        ends = np.cumsum(chances[order])
-        cuts = np.unique(np.append(ends % 1, (0.0, 1.0)))
-        middle = ((cuts[1:] + cuts[:-1]) / 2)[np.diff(cuts) > ZERO]
-        # As many of u, u + 1, ... as lie before an end.
-        before = np.floor(np.append(0.0, ends) - middle[:, None])
-        outcomes = np.zeros((len(middle), len(order)))
-        outcomes[:, order] = np.diff(before, axis=1)
-        found.append(outcomes)
+def _systematic(chances: Float[np.ndarray, " b"], seed: int) -> Float[np.ndarray, "o b"]:
+    """All outcomes of systematic sampling in some order: the units in which u, u + 1, ... fall."""
+    order = np.argsort(hash01(int(make_key("landing", seed)), np.arange(len(chances))))
+    ends = np.cumsum(chances[order])
+    cuts = np.unique(np.append(ends % 1, (0.0, 1.0)))
+    middle = ((cuts[1:] + cuts[:-1]) / 2)[np.diff(cuts) > ZERO]
+    # As many of u, u + 1, ... as lie before an end.
+    before = np.floor(np.append(0.0, ends) - middle[:, None])
+    outcomes = np.zeros((len(middle), len(order)))
+    outcomes[:, order] = np.diff(before, axis=1)
+    return outcomes
+
+
+def _sampled(
+    first: Float[np.ndarray, "f b"],
+    chances: Float[np.ndarray, " b"],
+    base: Float[np.ndarray, " p"],
+    effects: Float[np.ndarray, "b p"],
+    seed: int,
+) -> Float[np.ndarray, "o b"]:
+    """A sample of outcomes, likelier the less they cost, that has each unit about as often as its chance.
+
+    Many chains start from the outcomes `first` and swap two units at a time, by the rule of Metropolis.
+    After each sweep the odds rise of units that too few chains have.
+    """
+    units, chains = len(chances), max(_CHAINS, 2 * len(chances))
+    luck = hash01(int(make_key("chains", seed)), np.arange(chains))
+    start = first[(luck * len(first)).astype(int)]
+    inside, ends = start.T > 0.5, (base + start @ effects).T
+    aim = np.clip(chances, _RARE, 1 - _RARE)
+    wanted = np.log(aim / (1 - aim))
+    odds, found = wanted.copy(), []
+    for sweep in range(_SWEEPS):
+        luck = hash01(int(make_key("sweep", seed, sweep)), np.arange(units * (chains + 1)))
+        others = (luck[:units] * units).astype(int)
+        _swap(inside, ends, effects, others, odds, np.log(luck[units:]).reshape(units, chains))
+        share = (inside.sum(1) + 0.5) / (chains + 1)
+        odds += _RATE * (wanted - np.log(share / (1 - share)))
+        # Before, the chains still remember their start.
+        if sweep >= _SWEEPS / 2 and sweep % _EVERY == 0:
+            found.append(inside.T.astype(float))
     return np.concatenate(found)
 
 
-def _swapped(
-    outcomes: Float[np.ndarray, "o b"],
-    base: Float[np.ndarray, " p"],
+def _swap(
+    inside: Bool[np.ndarray, "b c"],
+    ends: Float[np.ndarray, "p c"],
     effects: Float[np.ndarray, "b p"],
-    unit: float,
-    prices: Float[np.ndarray, " b"],
-) -> Float[np.ndarray, "o b"]:
-    """Each outcome after swaps of two units, as long as they lower its cost less its units' prices."""
-    outcomes, ends = outcomes.copy(), base + outcomes @ effects
-    row = np.arange(len(outcomes))
-
-    def best(ends: np.ndarray, allowed: np.ndarray, sign: int) -> np.ndarray:
-        """The unit to take in (sign 1) or out (-1) of each outcome."""
-        worth = np.full(outcomes.shape, np.inf)
-        for first in range(0, len(worth), _BLOCK):
-            some = slice(first, first + _BLOCK)
-            o, i = np.nonzero(allowed[some])
-            worth[some][o, i] = _costs(ends[some][o] + sign * effects[i], unit) - sign * prices[i]
-        return worth.argmin(1)
-
-    for _ in range(_SWAPS):
-        out = best(ends, outcomes > 0, -1)
-        into = best(ends - effects[out], outcomes == 0, 1)
-        moved = ends - effects[out] + effects[into]
-        gain = _costs(ends, unit) - _costs(moved, unit) - prices[out] + prices[into]
-        better = gain > ZERO
-        if not better.any():
-            break
-        outcomes[row[better], out[better]], outcomes[row[better], into[better]] = 0, 1
-        ends[better] = moved[better]
-    return outcomes
+    others: Int64[np.ndarray, " b"],
+    odds: Float[np.ndarray, " b"],
+    luck: Float[np.ndarray, "b c"],
+) -> None:
+    """Offers each unit, for its other one or the reverse, to all chains that have one of the two."""
+    # The unit of costs falls as the chains improve, so that they are ever harder to make worse.
+    # A few chains have up to twice that, so that they still move when the others are stuck.
+    unit = _unit(ends.T) * (1 + np.linspace(0, 1, inside.shape[1]) ** 4)
+    for i, k in enumerate(others):
+        chains = np.flatnonzero(inside[i] != inside[k])
+        change = effects[k] - effects[i]
+        touched = np.flatnonzero(change)
+        sign = np.where(inside[i, chains], 1.0, -1.0)
+        now = ends[touched[:, None], chains]
+        then = now + change[touched, None] * sign
+        gain = _eighth(now, unit[chains]).sum(0) - _eighth(then, unit[chains]).sum(0)
+        takes = luck[i, chains] < gain + sign * (odds[k] - odds[i])
+        chains = chains[takes]
+        ends[touched[:, None], chains] = then[:, takes]
+        inside[i, chains] ^= True
+        inside[k, chains] ^= True
 
 
 def _unit(ends: Float[np.ndarray, "o p"]) -> float:
@@ -201,14 +227,21 @@ def _unit(ends: Float[np.ndarray, "o p"]) -> float:
     return max(float(worst.min()), 1e-3 * float(worst.max())) or 1.0
 
 
-def _costs(ends: Float[np.ndarray, "o p"], unit: float) -> Float[np.ndarray, " o"]:
+def _costs(ends: Float[np.ndarray, "o p"]) -> Float[np.ndarray, " o"]:
     """The cost of each outcome: nearly that of its worst constraint, so that the others still count."""
-    # The sum of eighth powers: near a maximum; of sixteenth, the smaller deviations are not seen any more.
-    # By products, because NumPy's power takes ten times as long, which was most of a draw.
-    fourth = ends / unit
-    for _ in range(2):
-        fourth *= fourth
-    return np.minimum(np.einsum("op,op->o", fourth, fourth), _MOST)
+    unit = _unit(ends)
+    # Otherwise a little harm above the allowed may be cheaper than many draws that come near to it.
+    above = np.maximum(np.abs(ends) - max(unit, 1.0), 0).sum(1)
+    return np.minimum(_eighth(ends, unit).sum(1), _MOST) + _STEEP * above / unit
+
+
+def _eighth(ends: np.ndarray, unit: float | np.ndarray) -> np.ndarray:
+    # The sum of eighth powers is near a maximum; that of sixteenth does not see smaller deviations.
+    # By products, because NumPy's power takes ten times as long.
+    power = ends / unit
+    for _ in range(3):
+        power *= power
+    return power
 
 
 def step(x: np.ndarray, units: np.ndarray, direction: np.ndarray, coins: Iterator[float]) -> None:

@@ -111,23 +111,51 @@ def test_chances_are_exact_where_outcomes_are_too_many_to_compare_all(monkeypatc
     np.testing.assert_allclose(probability @ drawn, chances, atol=1e-7)
 
 
-def test_outcomes_that_a_search_finds_are_nearly_as_good_as_the_best(monkeypatch):
-    """Twelve units, of which all outcomes can be compared, beside the search alone."""
+def test_sampled_outcomes_are_nearly_as_good_as_the_best(monkeypatch):
+    """Twelve units, of which all outcomes can be compared, beside those that are sampled."""
     rng = np.random.default_rng(3)
     chances, effects = np.full(12, 0.5), rng.normal(size=(12, 8))
     base = -chances @ effects
 
     def expected_worst():
-        outcomes, probability = landing._spread(chances, 6, base, effects)
+        outcomes, probability = landing._spread(chances, 6, base, effects, 0)
         return probability @ np.abs(base + outcomes @ effects).max(1)
 
     best = expected_worst()
     monkeypatch.setattr(landing, "_ALL", 0)
-    searched = expected_worst()
-    monkeypatch.setattr(landing, "_ROUNDS", 1)
-    monkeypatch.setattr(landing, "_SWAPS", 0)
-    assert searched <= 1.1 * best
+    sampled = expected_worst()
+    monkeypatch.setattr(landing, "_sampled", lambda first, *_: first)
+    assert sampled <= 1.1 * best
     assert expected_worst() > 1.2 * best  # systematic sampling alone
+
+
+@pytest.mark.parametrize("rare", [0, 6])
+@pytest.mark.parametrize("seed", range(4))
+def test_sampled_outcomes_do_no_harm_where_it_can_be_avoided(monkeypatch, seed, rare):
+    """Thirty units in 24 overlapping sums; most outcomes of systematic sampling harm one of them."""
+    rng = np.random.default_rng(seed)
+    chances = np.append(rng.uniform(0.02, 0.98, 29), 0.0)
+    chances[:rare] = 0.0005
+    chances[29] = np.ceil(chances.sum()) - chances.sum()
+    effects = 0.65 * rng.integers(-1, 2, (30, 24)) * (rng.random((30, 24)) < 0.15)
+    base = -chances @ effects
+
+    def harmful():
+        outcomes, probability = landing._spread(chances, round(chances.sum()), base, effects, 0)
+        np.testing.assert_allclose(probability @ outcomes, chances, atol=1e-7)
+        return probability[(np.abs(base + outcomes @ effects) > 1).any(1)].sum()
+
+    assert harmful() < 1e-7
+    monkeypatch.setattr(landing, "_sampled", lambda first, *_: first)
+    assert harmful() > 0.2
+
+
+def test_pairs_keep_every_sum_though_the_flight_ends_early():
+    """Seventy pairs, fewer units than `LAST`: one of each pair, which a sample would hardly find."""
+    pairs = np.repeat(np.eye(70), 2, axis=0)
+    for seed in range(5):
+        drawn = cube(seed, np.full(140, 0.5), unit_moments(pairs))
+        assert (drawn @ pairs == 1).all()
 
 
 def test_coins_fall_as_often_as_the_steps_demand():

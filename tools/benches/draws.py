@@ -9,8 +9,8 @@ that is balanced:
   bound              1.1 times the weighted one, and one row
   cube, coin         mean and largest over the seeds
   over               share of the draws above the bound
-  sigma              largest deviation of a cell's mean number of rows from its weight, in standard
-                     errors of that mean; about 3 where thousands are right
+  p                  whether each cell gives one row more as often as its weight says: the smallest
+                     p-value of an exact binomial test, times the number of cells; at most 1
   seconds            of one draw by the cube, without the ids
 
 --save FOLDER keeps the draws by the cube as they are made: a bench that was stopped continues with the same
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from bias_clip.balancing import (
     CountTable,
@@ -76,13 +77,13 @@ def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
         "largest",
         "over",
     )
-    print(f"{'problem':<24}" + "".join(f"{head:>9}" for head in heads) + "    sigma  seconds")
+    print(f"{'problem':<24}" + "".join(f"{head:>9}" for head in heads) + "        p  seconds")
     found = []
     for number in args.problems or range(2 + len(RANDOM)):
         path = args.save / f"cube{number}.npz" if args.save else None
         row = measure(make(number), args.seeds, path)
         points = "".join(f"{row[key]:>9.2f}" for key in list(row)[1:11])
-        print(f"{row['problem']:<24}{points}{row['sigma']:>9.1f}{row['seconds']:>9.3f}", flush=True)
+        print(f"{row['problem']:<24}{points}{row['p']:>9.2g}{row['seconds']:>9.3f}", flush=True)
         found.append(row)
     return found
 
@@ -147,17 +148,28 @@ def measure(solved: Solved, seeds: int, path: Path | None = None) -> dict[str, A
     row = _one_row(solved, mass)
     bound = 1.1 * weighted + row
     by_cube, by_coin = (np.array([largest(solved, c) for c in draws]) for draws in (cube, coins))
-    fraction = mass % 1
-    error = np.sqrt(np.maximum(fraction * (1 - fraction), 1e-12) / seeds)
-    off = np.where((fraction > 1e-6) & (fraction < 1 - 1e-6), np.abs(np.mean(cube, 0) - mass), 0)
     points = {"before": before, "weighted": weighted, "row": row, "bound": bound}
     points |= {"cube": by_cube.mean(), "cube_largest": by_cube.max()}
     points |= {"cube_over": (by_cube > bound + 1e-12).mean()}
     points |= {"coin": by_coin.mean(), "coin_largest": by_coin.max()}
     points |= {"coin_over": (by_coin > bound + 1e-12).mean()}
     found = {key: 100 * float(value) for key, value in points.items()}
-    sigma = float((off / error).max())
-    return {"problem": solved.name, **found, "sigma": sigma, "seconds": seconds}
+    return {"problem": solved.name, **found, "p": agreement(cube, mass), "seconds": seconds}
+
+
+def agreement(draws: np.ndarray, mass: np.ndarray) -> float:
+    """Smallest p-value of how often a cell gives one row more than its whole ones, times the cells; at most 1."""
+    chance = mass % 1
+    # A standard error would not do: a cell of chance 1e-5 that is drawn once in 1,000 is ten of them off.
+    cells = np.flatnonzero((chance > 1e-6) & (chance < 1 - 1e-6))
+    more = (draws[:, cells] - np.floor(mass[cells])).round().astype(int)
+    if not np.isin(more, (0, 1)).all():
+        return 0.0  # more than one row off
+    values = [
+        stats.binomtest(k, len(draws), chance[i]).pvalue
+        for i, k in zip(cells, more.sum(0), strict=True)
+    ]
+    return float(min(1.0, len(cells) * min(values, default=1.0)))
 
 
 def _cube_draws(solved: Solved, seeds: int, path: Path | None) -> tuple[np.ndarray, float]:
