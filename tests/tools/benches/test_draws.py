@@ -27,7 +27,8 @@ def test_rows_of_two_attributes_stay_within_the_bound():
 
 
 def test_three_attributes_leave_no_chance_of_a_draw_above_the_bound(monkeypatch):
-    """Seed 0: with a flight to its end, or 40 units compared, a cell of chance 0.06 has no way within it."""
+    """Seed 0: with a flight to its end, or 40 units compared, a cell of chance 0.06 has no way within it.
+    Seed 30: without an extra cost above it, a little chance above it is cheaper."""
     solved = draws.random_problem(4000, 60, 3, seed=9)
     spread, above = landing._spread, []
 
@@ -38,7 +39,7 @@ def test_three_attributes_leave_no_chance_of_a_draw_above_the_bound(monkeypatch)
 
     monkeypatch.setattr(landing, "_spread", seen)
     cells = make_cells(solved.table, solved.problem)
-    for seed in (0, 2):
+    for seed in (0, 30):
         draws.allocate(seed, solved.table.counts, solved.weights, cells)
     assert above == pytest.approx([0, 0], abs=1e-6)
 
