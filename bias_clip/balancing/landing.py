@@ -128,12 +128,16 @@ def _spread(
         return _solve(chances, outcomes, base + outcomes @ effects)
     # Systematic sampling has these chances, so its outcomes alone are a solution, if not a good one.
     first = outcomes = _systematic(chances, seed)
+    spread = None
     for sample in range(_SAMPLES):
         found = _sampled(first, chances, base, effects, seed + sample)
         outcomes = np.unique(np.concatenate([outcomes, found]), axis=0)
         ends = base + outcomes @ effects
-        spread = _solve(chances, outcomes, ends)
-        if spread is None or spread[1][np.abs(ends).max(1, initial=0) > 1 + ZERO].sum() <= ZERO:
+        solved = _solve(chances, outcomes, ends)
+        if solved is None:
+            break  # what an earlier sample found still serves
+        spread = solved
+        if spread[1][np.abs(ends).max(1, initial=0) > 1 + ZERO].sum() <= ZERO:
             break
     return spread
 

@@ -60,13 +60,16 @@ def fold_blocks(
       >>> float(total)
       10.0
     """
-
-    def one_sided(carry, block, _):
-        return step(carry, block), ()
-
     return fold_blocks_both(
-        one_sided, init, block, (), axis_name, join=lambda a, _: a, chunk_size=chunk_size
+        one_sided(step), init, block, (), axis_name, join=add_trees, chunk_size=chunk_size
     )[0]
+
+
+def one_sided(
+    step: Callable[[Tree, Tree], Tree],
+) -> Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]:
+    """The step of `fold_blocks` as one of `fold_blocks_both`, for blocks whose carry is ()."""
+    return lambda carry, block, _: (step(carry, block), ())
 
 
 def fold_blocks_both(

@@ -21,7 +21,14 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 
-from bias_clip.losses._blocks import TURN_ROWS, AxisName, Tree, fold_blocks_both
+from bias_clip.losses._blocks import (
+    TURN_ROWS,
+    AxisName,
+    Tree,
+    add_trees,
+    fold_blocks_both,
+    one_sided,
+)
 from bias_clip.losses._explicit import explicit_mesh
 
 T = TypeVar("T")
@@ -96,16 +103,11 @@ def fold(
     alone: Callable[[], Tree] | None = None,
 ) -> Needs[Tree]:
     """`fold_blocks`, as a need; `alone` returns the carry."""
-
-    def one_sided(carry, block, _):
-        return step(carry, block), ()
-
-    def rule():
-        assert alone is not None
-        return alone(), ()
-
-    needed = Fold(one_sided, init, block, (), lambda a, _: a, axis_name, chunk_size)
-    return (yield needed._replace(alone=None if alone is None else rule))[0]
+    needed = Fold(one_sided(step), init, block, (), add_trees, axis_name, chunk_size)
+    if alone is not None:
+        rule = alone
+        needed = needed._replace(alone=lambda: (rule(), ()))
+    return (yield needed)[0]
 
 
 def fold_both(

@@ -150,6 +150,20 @@ def test_sampled_outcomes_do_no_harm_where_it_can_be_avoided(monkeypatch, seed, 
     assert harmful() > 0.2
 
 
+def test_a_sample_that_cannot_be_solved_leaves_what_an_earlier_one_found(monkeypatch):
+    chances, solve, calls = np.full(16, 0.5), landing._solve, []
+    effects = 9.0 * np.random.default_rng(0).normal(size=(16, 12))  # some harm is left in any case
+
+    def fails_the_second_time(*given):
+        calls.append(given)
+        return solve(*given) if len(calls) == 1 else None
+
+    monkeypatch.setattr(landing, "_solve", fails_the_second_time)
+    spread = landing._spread(chances, 8, -chances @ effects, effects, 0)
+    assert len(calls) == 2
+    np.testing.assert_allclose(spread[1] @ spread[0], chances, atol=1e-7)
+
+
 def test_pairs_keep_every_sum_though_the_flight_ends_early():
     """Seventy pairs, fewer units than `LAST`: one of each pair, which a sample would hardly find."""
     pairs = np.repeat(np.eye(70), 2, axis=0)
