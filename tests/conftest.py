@@ -21,12 +21,31 @@ from absl import flags
 
 flags.FLAGS(["pytest"])
 
+import gc
 import json
 from pathlib import Path
 
 import jax
 import jaxtyping
 import pytest
+
+# A process may have 65,530 memory mappings (Linux's default), and a worker of the whole suite had 25,000, since each
+# compiled program keeps some: beyond the limit XLA dies without a message.
+_MANY_MAPPINGS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings():
+    """Forgets the compiled programs of earlier modules when they have become many."""
+    yield
+    if _num_mappings() > _MANY_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _num_mappings():
+    maps = Path("/proc/self/maps")
+    return len(maps.read_bytes().splitlines()) if maps.exists() else 0
 
 
 @pytest.fixture
