@@ -14,7 +14,7 @@ about gender to recognise it in another style.
 """
 
 from bias_clip.data.emoji import emoji_roles, emoji_twins
-from configs.emoji import emoji
+from configs.emoji import GENTLE, emoji, set_images
 from configs.emoji import get_config as get_emoji
 
 STYLES = ("noto-v1", "noto")
@@ -25,6 +25,7 @@ def get_config(style="noto"):
         raise ValueError(f"got style {style!r}; expected one of {STYLES}, after a colon.")
     config = get_emoji()
     config.total = "80_000 examples"  # the same for both, because noto has more images
+    set_images(config, 48, GENTLE)  # as it was measured
     config.data.source.styles = (style,)
     drawn_as_man = emoji_twins("noto-v1")["man"]
     others = sorted(set(emoji_roles()) - set(drawn_as_man))

@@ -7,7 +7,7 @@ role, are as frequent in a batch as in the data. Images have 32 px, towers a wid
 `configs/emoji_debiased.py` and `configs/m4_people.py` compare methods on these data.
 """
 
-from configs.emoji import TRAIN_OPS, emoji
+from configs.emoji import GENTLE, emoji, set_images
 from configs.emoji import get_config as get_emoji
 
 SIZE = 32
@@ -23,13 +23,12 @@ def get_config():
     config.total = "40_000 examples"
     config.batch_size = 128
     config.data.source = people("train")
-    config.data.image = TRAIN_OPS.replace("48", str(SIZE))
     config.model.image = dict(
         variant="Ti/8", size=SIZE, pool="gap", width=128, depth=2, mlp_dim=256, num_heads=4
     )
     config.model.text = dict(**config.model.text.to_dict(), mlp_dim=256)
     config.model.text.update(depth=1, out_dim=128)
-    config.evaluation.image = config.evaluation.image.replace("48", str(SIZE))
+    set_images(config, SIZE, GENTLE)
     config.evals = {}
     config.evals.style = zeroshot("style", "name")
     config.evals.style_concept = zeroshot("style", "concept")
