@@ -2,7 +2,7 @@
 
     python -m bias_clip.train --config=configs/emoji_biased.py --workdir=runs/emoji_biased
 
-Expected result: the bias metrics of docs/results.md, clearly apart from those of the plain run.
+Expected result: docs/results.md. The stereotype in preference is clearly above that of the plain run.
 """
 
 from configs.emoji import get_config as get_emoji
