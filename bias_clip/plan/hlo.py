@@ -6,10 +6,10 @@ reports collectives. Here a loop counts as often as it runs.
 
 import math
 import re
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from bias_clip.plan.hlo_flops import own_flops
+from bias_clip.plan.hlo_flops import ATTENTION, is_product, own_flops
 from bias_clip.plan.hlo_text import Computation, Instruction, Shape, read_hlo
 
 COLLECTIVES = (
@@ -20,6 +20,8 @@ COLLECTIVES = (
     "reduce-scatter",
 )
 _CARRIER = "async_collective_fusion"
+_PARTIAL = ("dynamic-slice", "slice", "gather")
+"""They read a part of their operand, alone or inside a fusion."""
 # Opcodes without work, or whose work is counted in the computations that they call.
 _FREE = frozenset(
     """parameter constant tuple get-tuple-element bitcast while conditional call after-all
@@ -35,6 +37,7 @@ class Counts(NamedTuple):
     hbm_bytes: float  # read and written in the chip's main memory
     sent: dict[str, float]  # bytes that the chip sends, by kind of collective
     cycles: float = 0.0  # as a TPU's compiler estimates them; kernels of Pallas have none
+    kernels: Mapping[str, int] = {}  # that a GPU starts, by kind; see `_kernel`
 
 
 def count_hlo(text: str, *, branch: Callable = max) -> Counts:
@@ -78,12 +81,16 @@ def _count_one(
         # `branch` decides, `max` for a bound; the compiler does not know which one will run.
         return branch(called, key=lambda counts: counts.flops)
     total = Counts(
-        own_flops(x, scope), _own_bytes(x, scope, all_), _own_sent(x, scope), _own_cycles(x)
+        own_flops(x, scope),
+        _own_bytes(x, scope, all_),
+        _own_sent(x, scope),
+        _own_cycles(x),
+        {kind: 1 for kind in (_kernel(x),) if kind},
     )
     if x.opcode in ("call", "fusion") or x.opcode.startswith("async"):
         for name, inner in zip(x.called, called, strict=True):
             if x.opcode == "fusion":  # traffic and time are those of the fusion as a whole
-                inner = inner._replace(hbm_bytes=0.0, cycles=0.0)
+                inner = inner._replace(hbm_bytes=0.0, cycles=0.0, kernels={})
             total = _add(total, inner)
             # The body of a continued collective repeats the instruction that its start has counted.
             if _goes_on(name, all_[name]):
@@ -131,14 +138,35 @@ def count_turns(loop: Instruction, scope: Computation, all_: dict[str, Computati
 
 
 def _add(a: Counts, b: Counts) -> Counts:
-    kinds = sorted(a.sent.keys() | b.sent.keys())
-    sent = {kind: a.sent.get(kind, 0.0) + b.sent.get(kind, 0.0) for kind in kinds}
-    return Counts(a.flops + b.flops, a.hbm_bytes + b.hbm_bytes, sent, a.cycles + b.cycles)
+    def by_kind(x: Mapping[str, Any], y: Mapping[str, Any]) -> dict[str, Any]:
+        return {kind: x.get(kind, 0) + y.get(kind, 0) for kind in sorted(x.keys() | y.keys())}
+
+    return Counts(
+        a.flops + b.flops,
+        a.hbm_bytes + b.hbm_bytes,
+        by_kind(a.sent, b.sent),
+        a.cycles + b.cycles,
+        by_kind(a.kernels, b.kernels),
+    )
 
 
 def _times(a: Counts, n: int) -> Counts:
     sent = {kind: n * size for kind, size in a.sent.items()}
-    return Counts(n * a.flops, n * a.hbm_bytes, sent, n * a.cycles)
+    kernels = {kind: n * number for kind, number in a.kernels.items()}
+    return Counts(n * a.flops, n * a.hbm_bytes, sent, n * a.cycles, kernels)
+
+
+def _kernel(x: Instruction) -> str | None:
+    """What a GPU starts for `x`: a "fusion", a "product", "attention", a collective, or "other"; None: nothing."""
+    if x.opcode in _FREE or x.opcode.endswith("-done"):
+        return None
+    if x.opcode == "fusion":
+        return "fusion"
+    if is_product(x):
+        return "product"
+    if ATTENTION in x.rest:
+        return "attention"
+    return "collective" if x.opcode.removesuffix("-start") in COLLECTIVES else "other"
 
 
 def _own_cycles(x: Instruction) -> float:
@@ -199,7 +227,7 @@ def _own_bytes(x: Instruction, scope: Computation, all_: dict[str, Computation])
     if x.opcode.endswith("-start"):
         # Reads the operand here and writes it at the other end.
         return 2 * sum(operands)
-    if x.opcode in ("dynamic-slice", "slice", "gather"):
+    if x.opcode in _PARTIAL:
         # Only the part is read, however large the operand.
         return 2 * written
     if x.opcode == "dynamic-update-slice":
@@ -227,7 +255,7 @@ def _fusion_bytes(
     total = 0.0
     for i, full in enumerate(operands):
         uses = list(_uses(body, i, all_))
-        sliced = uses and all(use.opcode in ("dynamic-slice", "gather") for use in uses)
+        sliced = uses and all(use.opcode in _PARTIAL for use in uses)
         updated = uses and all(use.opcode == "dynamic-update-slice" for use in uses)
         part = sum(_size(use.shapes[0]) for use in uses) if sliced else full
         total += min(full, 0.0 if updated else part)

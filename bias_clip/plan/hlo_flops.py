@@ -6,7 +6,8 @@ import re
 from bias_clip.plan.hlo_text import Computation, Instruction
 
 _MATMUL_CALLS = ("__cublas$gemm", "__cublas$lt$matmul")
-_ATTENTION = "__cudnn$fmhaSoftmax"
+ATTENTION = "__cudnn$fmhaSoftmax"
+"""Begins the name of cuDNN's kernels, forward and backward."""
 
 
 def own_flops(x: Instruction, scope: Computation) -> float:
@@ -25,15 +26,20 @@ def own_flops(x: Instruction, scope: Computation) -> float:
         return _convolution_flops(x, scope)
     if x.opcode == "custom-call" and "tpu_custom_call" in x.rest:
         return _kernel_flops(x)
-    if x.opcode == "custom-call" and _ATTENTION in x.rest:
+    if x.opcode == "custom-call" and ATTENTION in x.rest:
         return _attention_flops(x, scope)
-    if x.opcode == "custom-call" and any(name in x.rest for name in _MATMUL_CALLS):
+    if is_product(x):
         # cuBLAS calls keep the dimensions of the product as JSON, as the backend config.
         found = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', x.rest)
         left = scope[x.operands[0]].shapes[0].dims
         contracted = _numbers(found[1].replace('"', "")) if found else ()
         return 2.0 * math.prod(x.shapes[0].dims) * math.prod(left[i] for i in contracted)
     return 0.0
+
+
+def is_product(x: Instruction) -> bool:
+    """Whether `x` is a matrix product that a GPU leaves to cuBLAS."""
+    return x.opcode == "custom-call" and any(name in x.rest for name in _MATMUL_CALLS)
 
 
 def _kernel_flops(x: Instruction) -> float:
@@ -53,7 +59,7 @@ def _attention_flops(x: Instruction, scope: Computation) -> float:
         raise ValueError(f"the attention {x.name!r} has no intermediate_tensor_shape.")
     scores = _numbers(found[1].replace('"', ""))
     # Backward: scores again, dv, dw, dq and dk.
-    products = 5 if f"{_ATTENTION}Backward" in x.rest else 2
+    products = 5 if f"{ATTENTION}Backward" in x.rest else 2
     return 2.0 * products * math.prod(scores) * scope[x.operands[0]].shapes[0].dims[-1]
 
 

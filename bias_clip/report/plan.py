@@ -44,6 +44,7 @@ def make_record(measured: dict[str, Any], chip: Chip) -> dict[str, Any]:
         "cost_analysis flops": measured["step"]["cost_analysis flops"],
         "hbm bytes": counts.hbm_bytes,
         "sent bytes": counts.sent,
+        "kernels": dict(counts.kernels) if chip.gpu else None,
         "seconds": times._asdict() | {"at least": times.at_least, "in turns": times.in_turns},
         "mfu at most": measured["model flops"] / peak / times.at_least,
         "mfu in turns": measured["model flops"] / peak / times.in_turns,
@@ -95,6 +96,7 @@ def _format_work(record: dict[str, Any]) -> list[str]:
         f"compiled FLOPs        {record['flops'] / 1e12:,.1f} TFLOP a step, all chips "
         f"(the compiler's count, loops once, one chip: {noted})",
         f"memory traffic        {record['hbm bytes'] / GIB:,.1f} GiB a chip, at least",
+        *_format_kernels(record["kernels"]),
         "sent per chip",
         *(f"  {kind:<20}{size / 2**20:10.2f} MiB" for kind, size in sent.items()),
         f"time at peak          compute {1e3 * seconds['compute']:.1f}, memory "
@@ -109,3 +111,10 @@ def _format_work(record: dict[str, Any]) -> list[str]:
             else []
         ),
     ]
+
+
+def _format_kernels(kernels: dict[str, int] | None) -> list[str]:
+    if kernels is None:
+        return []
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in kernels.items())
+    return [f"kernels               {sum(kernels.values()):,} started a step: {kinds}"]

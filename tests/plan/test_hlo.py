@@ -122,6 +122,46 @@ ENTRY %main (x: bf16[4,196,12,64]) -> bf16[4,196,12,64] {{
         assert count_hlo(program(cudnn)).flops == products * product
 
 
+def test_kernels_are_those_that_a_gpu_starts_in_all_turns():
+    text = """HloModule m
+
+%inner (p: f32[8,8]) -> f32[8,8] {
+  %p = f32[8,8]{1,0} parameter(0)
+  %n = f32[8,8]{1,0} negate(%p)
+  ROOT %e = f32[8,8]{1,0} exponential(%n)
+}
+
+%body (b: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
+  %b = (s32[], f32[8,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%b), index=0
+  %x = f32[8,8]{1,0} get-tuple-element(%b), index=1
+  %m = (f32[8,8]{1,0}, s8[1024]{0}) custom-call(%x, %x), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}
+  %y = f32[8,8]{1,0} get-tuple-element(%m), index=0
+  %f = f32[8,8]{1,0} fusion(%y), kind=kLoop, calls=%inner
+  %c = f32[8,8]{1,0} copy(%f)
+  ROOT %t = (s32[], f32[8,8]{1,0}) tuple(%i, %c)
+}
+
+%condition (q: (s32[], f32[8,8])) -> pred[] {
+  %q = (s32[], f32[8,8]{1,0}) parameter(0)
+  %j = s32[] get-tuple-element(%q), index=0
+  %bound = s32[] constant(6)
+  ROOT %less = pred[] compare(%j, %bound), direction=LT
+}
+
+ENTRY %main (z: (s32[], f32[8,8])) -> f32[8,8] {
+  %z = (s32[], f32[8,8]{1,0}) parameter(0)
+  %loop = (s32[], f32[8,8]{1,0}) while(%z), condition=%condition, body=%body
+  %out = f32[8,8]{1,0} get-tuple-element(%loop), index=1
+  %s = f32[8,8]{1,0} all-reduce-start(%out), replica_groups={{0,1}}, to_apply=%inner
+  ROOT %d = f32[8,8]{1,0} all-reduce-done(%s)
+}
+"""
+    counts = count_hlo(text)
+    assert counts.kernels == {"collective": 1, "fusion": 6, "other": 6, "product": 6}
+    assert counts.flops == 6 * 2 * 8**3
+
+
 def test_loop_without_a_bound_is_an_error():
     with pytest.raises(ValueError, match="how often the loop 'loop' runs"):
         count_hlo(BATCHED.replace("constant(12)", "parameter(1)"))
@@ -173,6 +213,27 @@ def test_a_slice_of_a_stack_reads_the_slice_and_not_the_stack():
     stack = jax.ShapeDtypeStruct((1_000, WIDTH), jnp.float32)
     index = jax.ShapeDtypeStruct((), np.int32)
     assert count_hlo(compiled(one, stack, index)).hbm_bytes < 10 * FLOAT * WIDTH
+
+
+@pytest.mark.parametrize("opcode", ["slice", "dynamic-slice"])
+def test_a_fusion_that_slices_a_stack_reads_the_slice(opcode):
+    """Layers that are not in a loop take their part of a stack so: it counted as the whole stack."""
+    index = ", %i" if opcode == "dynamic-slice" else ""
+    text = f"""HloModule m
+
+%inner (p: f32[1000,8]) -> f32[1,8] {{
+  %p = f32[1000,8]{{1,0}} parameter(0)
+  %i = s32[] constant(3)
+  %part = f32[1,8]{{1,0}} {opcode}(%p{index}), slice={{[3:4], [0:8]}}
+  ROOT %n = f32[1,8]{{1,0}} negate(%part)
+}}
+
+ENTRY %main (x: f32[1000,8]) -> f32[1,8] {{
+  %x = f32[1000,8]{{1,0}} parameter(0)
+  ROOT %f = f32[1,8]{{1,0}} fusion(%x), kind=kLoop, calls=%inner
+}}
+"""
+    assert count_hlo(text).hbm_bytes == 2 * FLOAT * 8
 
 
 @pytest.mark.parametrize(

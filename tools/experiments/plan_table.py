@@ -21,6 +21,7 @@ CHUNKED, CUDNN = "objective.sigmoid.chunk_size={}", "model.attention=cudnn"
 PALLAS, DOTS = "model.attention=pallas", "model.remat=dots"
 REPLICATED, FSDP8, FSDP16 = "mesh.fsdp=1", "mesh.fsdp=8", "mesh.fsdp=16"
 UNROLLED = "model.scan=False"
+ONE_GPU = ("batch_size=256", "model.remat=none", UNROLLED, "mesh.fsdp=1")
 IN_TWO = ("accumulation.mode=cached", "accumulation.steps=2")
 # Name, config, topology, overrides, and the form of the loss.
 ROWS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
@@ -69,6 +70,8 @@ ROWS: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
     ("B/16, ring, fsdp 16, Pallas", B16, "v5p:4x4x8", (PALLAS, FSDP16), "ring"),
     ("ring, fsdp 16, Pallas, unrolled", B16, "v5e:16x16", (PALLAS, FSDP16, UNROLLED), "ring"),
     ("every regulariser, the same", ALL, "v5e:16x16", (PALLAS, FSDP16, UNROLLED), "ring"),
+    ("B/16, 256 pairs, no remat, unrolled, cuDNN", B16, "h100:1", (CUDNN, *ONE_GPU), "ring"),
+    ('the same, "xla"', B16, "h100:1", ONE_GPU, "ring"),
 )
 TIMES = ("compute", "hbm", "links")
 HEAD = (
