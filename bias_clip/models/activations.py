@@ -18,7 +18,8 @@ _QUICK = 1.702  # with this slope a sigmoid is closest to the normal distributio
 @jax.custom_jvp
 def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """`x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x³)))`: GELU in its tanh form, as in SigLIP."""
-    return 0.5 * x * (1.0 + _tanh(x))
+    # In this order XLA knows it for GELU on NVIDIA GPUs, and leaves it to the product before it.
+    return x * (0.5 * (1.0 + _tanh(x)))
 
 
 @gelu_tanh.defjvp
@@ -27,12 +28,12 @@ def _gelu_tanh_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array
     tanh = _tanh(x)
     # d/dx = (1 + tanh) / 2 + x / 2 (1 - tanh²) inner', all from x and its tanh.
     half = 0.5 * (1.0 + tanh)
-    inner = _TANH_SLOPE * (1.0 + 3 * _TANH_CUBE * x * x)
+    inner = _TANH_SLOPE * (1.0 + 3 * _TANH_CUBE * (x * x))
     return x * half, dx * (half + 0.5 * x * (1.0 - tanh * tanh) * inner)
 
 
 def _tanh(x: Array) -> Array:
-    return jnp.tanh(_TANH_SLOPE * (x + _TANH_CUBE * x * x * x))
+    return jnp.tanh(_TANH_SLOPE * (x + _TANH_CUBE * (x * (x * x))))
 
 
 @jax.custom_jvp

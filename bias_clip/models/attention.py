@@ -102,11 +102,9 @@ class Attention(nnx.Module):
             )
         self.kind, self.mask = kind, mask
         heads = (num_heads, width // num_heads)
-        # The gradients of cuDNN's kernel reach the biases as finished arrays; that for TPUs sums them itself.
-        by_product = kind == "cudnn"
-        self.query = Linear((width,), heads, sums_by_product=by_product, stack=stack)
-        self.key = Linear((width,), heads, sums_by_product=by_product, stack=stack)
-        self.value = Linear((width,), heads, sums_by_product=by_product, stack=stack)
+        self.query = Linear((width,), heads, stack=stack)
+        self.key = Linear((width,), heads, stack=stack)
+        self.value = Linear((width,), heads, stack=stack)
         self.out = Linear(heads, (width,), stack=stack)
 
     def __call__(

@@ -27,7 +27,7 @@ REMAT_POLICIES = ("none", "minimal", "dots", "full")
 def remat_block(body: Callable[..., Any], policy: str, scan: bool) -> Callable[..., Any]:
     """Wraps one block so that the backward pass recomputes what `policy` does not keep.
 
-    * "none": everything is kept, nothing is recomputed.
+    * "none": everything is kept, nothing is recomputed; but see `Mlp` for unrolled layers in bfloat16.
     * "minimal": results of all matrix products are kept, everything between them is recomputed.
     * "dots": only products with a weight matrix are kept; attention is recomputed.
     * "full": only the input of each block is kept.
@@ -74,6 +74,7 @@ class Block(nnx.Module):
         mask: str = "none",
         activation: str = "gelu_tanh",
         epsilon: float = EPSILON,
+        recompute: bool = False,
         stack: tuple[int, ...] = (),
     ):
         # XLA keeps tokens transposed beside a kernel, see `keep_rows`; without one it lays them out well.
@@ -81,7 +82,7 @@ class Block(nnx.Module):
         self.norm1 = LayerNorm(width, epsilon=epsilon, stack=stack)
         self.attention = Attention(width, num_heads, kind=attention, mask=mask, stack=stack)
         self.norm2 = LayerNorm(width, epsilon=epsilon, stack=stack)
-        self.mlp = Mlp(width, mlp_dim, activation=activation, stack=stack)
+        self.mlp = Mlp(width, mlp_dim, activation=activation, recompute=recompute, stack=stack)
 
     def __call__(
         self, x: Float[Array, "bl d"], statistics: Statistics, *, num: int
@@ -149,6 +150,8 @@ class Encoder(nnx.Module):
             mask=mask,
             activation=activation,
             epsilon=epsilon,
+            # Unrolled, XLA would keep the argument of GELU and its tanh, and write and read both.
+            recompute=remat == "none" and not scan,
             stack=(depth,),
         )
         self.norm = LayerNorm(width, epsilon=epsilon)
@@ -205,6 +208,7 @@ class MapHead(nnx.Module):
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b d"]:
         """One vector for all tokens."""
         # [1, 1, width] to [b, width]: one query for each example.
-        probe = jnp.broadcast_to(self.probe[0].astype(x.dtype), (x.shape[0], x.shape[-1]))
-        y = self.attention(probe, x.reshape(-1, x.shape[-1]), num=x.shape[0])
+        probe = jnp.broadcast_to(self.probe[0], (x.shape[0], x.shape[-1]))
+        # Cast last, so that the probe's gradient is a sum over the batch in float32.
+        y = self.attention(probe.astype(x.dtype), x.reshape(-1, x.shape[-1]), num=x.shape[0])
         return y + self.mlp(self.norm(y))

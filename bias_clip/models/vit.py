@@ -237,14 +237,15 @@ class ViT(nnx.Module):
         x = image if self.stem is None else self.stem(image)
         x = self.embedding(_patches(x, self.patch))
         if self.class_token is not None:
-            token = self.class_token[...].astype(x.dtype)
+            token = jnp.broadcast_to(self.class_token[...], (len(x), 1, x.shape[-1]))
             # The token comes first, as in CLIP: positions of published checkpoints count it as 0.
-            x = jnp.concatenate([jnp.broadcast_to(token, (len(x), *token.shape[1:])), x], axis=1)
+            x = jnp.concatenate([token.astype(x.dtype), x], axis=1)
         if self.pos_embedding is None:
             table = jnp.asarray(sincos2d(self.side, x.shape[-1]))[None]
         else:
             table = self.pos_embedding[...]
-        x = x + self._resampled(table, x.shape[1]).astype(x.dtype)
+        # The sum in float32, and with it the gradient's sum over the batch.
+        x = (x + self._resampled(table, x.shape[1])).astype(x.dtype)
         if kept is not None:
             x = self._keep(x, kept)
         x = x if self.pre_norm is None else self.pre_norm(x)

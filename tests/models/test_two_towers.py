@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from configs.default import get_config
 
 IMAGE = {"variant": "mu/8", "size": 16, "depth": 2}
 TEXT = {"variant": "mu", "vocab_size": 11, "length": 6, "depth": 2, "out_dim": 32}
+CLIP_IMAGE = dict(pool="class", class_token=True, pre_norm=True, patch_bias=False, head_bias=False)
+CLIP_TEXT = dict(mask="causal", pool="argmax", head_bias=False)
 
 
 def tiny(image=None, text=None, **arguments):
@@ -194,6 +197,34 @@ def test_the_loop_over_depth_stacks_the_gradients_of_kernels_in_the_dtype_of_the
     assert ((3, 32), "float32") in stacked  # norms and biases
 
 
+def sums_in_bfloat16(jaxpr):
+    """Shapes of all sums over bfloat16 numbers in a program and in those that it calls."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("reduce_sum", "cumsum"):
+            found += [v.aval.shape for v in equation.invars if v.aval.dtype == jnp.bfloat16]
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            found += sums_in_bfloat16(inner)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "how"),
+    [
+        ({}, {}, {}),
+        ({}, {}, {"scan": False}),
+        ({}, {"pool": "map"}, {"remat": "full", "attention": "pallas"}),
+        ({"pool": "gap", "stem": "conv"}, {"pool": "gap"}, {"remat": "dots"}),
+        ({**CLIP_IMAGE, "out_dim": 32}, CLIP_TEXT, {"bias_init": None}),
+    ],
+)
+def test_gradients_that_sum_over_examples_or_tokens_sum_in_float32(image, text, how):
+    model = tiny(image=image, text=text, dtype="bfloat16", **how)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    grad = jax.make_jaxpr(jax.grad(functools.partial(_loss, model)))(shapes, **batch())
+    assert sums_in_bfloat16(grad.jaxpr) == []
+
+
 def test_init_is_a_function_of_the_key_and_the_towers_differ():
     init = jax.jit(tiny(text={"pool": "map"}).init)
     a, b, c = (init(jax.random.key(seed)) for seed in (0, 0, 1))
@@ -274,10 +305,6 @@ def test_tokens_of_the_image_tower_are_rows_in_order():
     lowered = jax.jit(tiny().apply).lower(shapes, image=jnp.zeros((2, 16, 16, 3)))
     (barrier,) = [line for line in lowered.as_text().splitlines() if "optimization_barrier" in line]
     assert "tensor<8x32xf32>" in barrier  # 2 images of 4 tokens
-
-
-CLIP_IMAGE = dict(pool="class", class_token=True, pre_norm=True, patch_bias=False, head_bias=False)
-CLIP_TEXT = dict(mask="causal", pool="argmax", head_bias=False)
 
 
 def clip_b32(**how):

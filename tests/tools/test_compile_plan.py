@@ -5,9 +5,11 @@ are not there, and with libtpu SigLIP B/16 for a pod, with and without every reg
 among the requirements of the tests (700 MB and 5 GB), so without them those tests do not exist.
 """
 
+import gzip
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,7 @@ from bias_clip.cli.compile_plan import (
     make_global_objective,
     measure,
 )
+from bias_clip.models.vit import parse_variant
 from bias_clip.plan import topology
 from bias_clip.plan.flops import count_flops
 from bias_clip.plan.hlo import count_hlo
@@ -201,6 +204,20 @@ if INSTALLED:
             assert sum(record["sent bytes"].values()) > 0
         assert fused["model flops"] == written_out["model flops"]
         assert (fused["compiler's seconds"] is not None) == topology.startswith("v5e")
+
+
+if importlib.util.find_spec("jax_cuda12_plugin"):
+
+    @pytest.mark.slow
+    def test_cublas_applies_gelu_to_the_product_before_it(config_path, tmp_path):
+        sets = [f"--set=model.{x}" for x in ("scan=False", "remat=none", "dtype=bfloat16")]
+        hlo = tmp_path / "step.gz"
+        done = run_tool(f"--config={config_path}", "--topology=h100:1", f"--hlo={hlo}", *sets)
+        assert done.returncode == 0, done.stderr
+        epilogues = re.findall(r'"epilogue":"(\w+)"', gzip.decompress(hlo.read_bytes()).decode())
+        # Once for each block of both towers.
+        assert epilogues.count("BIAS_GELU_AUX") == 2 * parse_variant("mu")[0].depth
+        assert re.search(r"^kernels .* product", done.stdout, re.MULTILINE)
 
 
 if importlib.util.find_spec("libtpu"):

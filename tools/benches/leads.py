@@ -26,15 +26,15 @@ def _plain_flatten(kernel: Any, rows: int) -> Any:
     return kernel.reshape(rows, -1)
 
 
-def _two_passes(wide: Any, mean: Any, narrow: bool) -> Any:
-    del narrow
-    return jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)
+def _two_passes(wide: Any, mean: Any, one_pass: bool) -> Any:
+    del one_pass
+    return jnp.mean(jnp.square(wide - mean[..., None]), axis=-1)
 
 
 LEADS: dict[str, tuple[Any, str, Any]] = {
-    "bias-by-product": (layers, "add_bias", layers.add_plainly),
     "variance-in-one-pass": (layers, "variance", _two_passes),
     "flat-gradients": (layers, "flatten", _plain_flatten),
+    "activations-from-arguments": (layers, "from_argument", lambda activation: activation),
     "short-softmax-gradient": (attention, "softmax", jax.nn.softmax),
 }
 """Name to the module, its function, and the plain form of it."""
