@@ -19,10 +19,10 @@ The weights change the share of men from 64 to 51 % of the gendered entries (2,3
 Roles have no constraint, because all except the dancer have fewer than ten entries on one side. All men's roles
 as one label cannot be balanced here without deleting nearly all of them.
 
-Measured before 29 November 2026, with 270,000 examples at 48 px (one seed; in brackets three seeds of
-configs/emoji_biased.py of then): names of an unseen style 21.5 / 44.1 % (22.4 / 46.4), held-out images
-24.7 / 50.4 % (27.4 / 54.6); the stereotype in recognition 7 points (24 +- 9), in preference 29 (40 +- 13).
-With the 450,000 examples at 32 px of today: not measured. Three seeds of a smaller form: docs/m4.md.
+Measured on 29 November 2026, "thin,balanced,100%", one seed (in brackets seed 0 of configs/emoji_biased.py): names of
+an unseen style 23.6 / 46.7 % (24.8 / 48.8), held-out images 28.0 / 58.0 % (29.7 / 56.8). The stereotype in preference
+is 18 points (31 +- 4 in three seeds), in recognition 9 (8 +- 18). An audit of it: docs/audit.md. Three seeds of a
+smaller form: docs/m4.md.
 """
 
 from bias_clip.data.emoji.splits import MEN_ROLES, WOMEN_ROLES
