@@ -40,7 +40,7 @@ bench step-1024 120 step $b16 --batch 1024 --rounds 5 --peers "open_clip compile
 for lead in activations-from-arguments variance-in-one-pass flat-gradients; do
     bench "without-$lead" 60 step $b16 --batch 256 --peers --without "$lead"
 done
-# XLA makes one product of the queries, keys and values of texts; apart they move 2 % fewer bytes. The flags of
+# XLA makes one product of the queries, keys and values of texts; apart they move 1 % fewer bytes. The flags of
 # cuBLASLt and of latency hiding give the same program as without them, on one GPU, so they are not here.
 XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_dot_merger_threshold_mb=0" bench with-products-apart 60 step $b16 --batch 256 --peers
 bench losses 60 losses --batches 4096 16384 --forms dense chunked open_clip --devices 1
