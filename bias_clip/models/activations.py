@@ -18,7 +18,7 @@ _QUICK = 1.702  # with this slope a sigmoid is closest to the normal distributio
 @jax.custom_jvp
 def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """`x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x³)))`: GELU in its tanh form, as in SigLIP."""
-    # In this order XLA knows it for GELU on NVIDIA GPUs, and leaves it to the product before it.
+    # XLA for NVIDIA GPUs recognises GELU in this order of operations, and leaves it to the product before it.
     return x * (0.5 * (1.0 + _tanh(x)))
 
 

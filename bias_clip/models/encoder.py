@@ -150,7 +150,7 @@ class Encoder(nnx.Module):
             mask=mask,
             activation=activation,
             epsilon=epsilon,
-            # Unrolled, XLA would keep the argument of GELU and its tanh, and write and read both.
+            # Unrolled, XLA would keep both the argument of GELU and its tanh for the backward pass.
             recompute=remat == "none" and not scan,
             stack=(depth,),
         )
